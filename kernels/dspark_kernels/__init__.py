@@ -1,0 +1,1 @@
+"""Triton kernels for DSpark, each beside its torch reference. Needs torch and triton, nothing else."""
