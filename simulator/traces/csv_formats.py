@@ -1,0 +1,157 @@
+"""Traces in comma-separated columns with a header line: one reader, told which columns to take."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from .raw import RawRequests
+from .source import Lines
+from .trace import MAX_ARRIVAL_S, MAX_LENGTH
+
+#: Rows converted at a time: large enough for NumPy, small enough that a week-long trace is never held as text.
+_ROWS_AT_ONCE = 1 << 16
+
+# A whole column is checked in one match, joined by newlines; float() and int() alone would take "1_000" and "nan".
+_INTEGERS = re.compile(r"(?:[ \t]*+[0-9]{1,10}(?:\.0*+)?[ \t]*+\n)*+")
+_SECONDS = re.compile(r"(?:[ \t]*+[0-9]{1,20}(?:\.[0-9]{0,20})?(?:[eE][+-]?[0-9]{1,2})?[ \t]*+\n)*+")
+_DATES = re.compile(
+    r"(?:[ \t]*+(?:19|20)[0-9]{2}-[0-9]{2}-[0-9]{2}[ T][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,9})?"
+    r"(?:Z|\+00:00)?[ \t]*+\n)*+"
+)
+_ZONE = re.compile(r"(?:Z|\+00:00)?[ \t]*$")
+_EPOCH = np.datetime64("2000-01-01T00:00:00", "ns")
+
+
+class Kind(NamedTuple):
+    """A type of column: what is expected, in words, and how text becomes numbers (ValueError if it does not)."""
+
+    expected: str
+    parse: Callable[[Sequence[str]], np.ndarray]
+
+
+def _parse_integers(texts: Sequence[str]) -> np.ndarray:
+    values = _matched(_INTEGERS, texts).astype(np.float64).astype(np.int64)
+    if (values > MAX_LENGTH).any():
+        raise ValueError("too many tokens")
+    return values
+
+
+def _parse_seconds(texts: Sequence[str]) -> np.ndarray:
+    values = _matched(_SECONDS, texts).astype(np.float64)
+    if not (values <= MAX_ARRIVAL_S).all():
+        raise ValueError("too late")
+    return values
+
+
+def _parse_dates(texts: Sequence[str]) -> np.ndarray:
+    _matched(_DATES, texts)
+    dates = np.array([_ZONE.sub("", text.lstrip()) for text in texts], dtype="datetime64[ns]")
+    # int64 nanoseconds: float64 seconds since 2000 would lose the last digits; the first stamp is taken off later.
+    return (dates - _EPOCH).astype(np.int64)
+
+
+def _matched(pattern: re.Pattern[str], texts: Sequence[str]) -> np.ndarray:
+    joined = "\n".join(texts) + "\n"
+    if joined.count("\n") != len(texts) or not pattern.fullmatch(joined):
+        raise ValueError("not a number")
+    return np.array(texts)
+
+
+TOKENS = Kind(f"an integer 0 .. {MAX_LENGTH}", _parse_integers)
+SECONDS = Kind(f"seconds 0 .. {MAX_ARRIVAL_S:g}", _parse_seconds)
+DATES = Kind("a UTC time YYYY-MM-DD HH:MM:SS.fffffff", _parse_dates)
+
+
+@dataclass(frozen=True)
+class CsvFormat:
+    """A reader of one CSV schema; columns that are not named here may be there and are not read."""
+
+    about: str
+    stamp: str
+    stamp_kind: Kind
+    input_length: str
+    output_length: str
+
+    @property
+    def columns(self) -> tuple[str, str, str]:
+        """Names of the columns that are read: stamp, prompt tokens, generated tokens."""
+        return self.stamp, self.input_length, self.output_length
+
+    def recognises(self, first_line: str) -> bool:
+        """Whether the first line of a file is this format's header."""
+        return not set(self.columns) - set(header_names(first_line))
+
+    def read(self, lines: Lines) -> RawRequests:
+        """Read all rows. Raises InputError that names line and column."""
+        first = lines.first()
+        names = header_names(first)
+        missing = [name for name in self.columns if name not in names]
+        if missing:
+            raise lines.error(f"a header with the columns {', '.join(self.columns)}", first.strip())
+        next(lines)
+        where = [names.index(name) for name in self.columns]
+        kinds = (self.stamp_kind, TOKENS, TOKENS)
+        parts: list[list[np.ndarray]] = [[], [], []]
+        for block in _blocks(lines, len(names), where):
+            for part, name, kind, texts in zip(parts, self.columns, kinds, block.columns, strict=True):
+                part.append(_converted(lines, name, kind, texts, block.numbers))
+        if not parts[0]:
+            raise lines.error("at least one request below the header: the trace is empty")
+        stamps, input_length, output_length = (np.concatenate(part) for part in parts)
+        if self.stamp_kind is DATES:
+            stamps = (stamps - stamps.min()) / 1e9
+        return RawRequests(stamps, input_length, output_length)
+
+
+def header_names(line: str) -> list[str]:
+    """Return the column names of a header line; none if it is no CSV."""
+    try:
+        return [name.strip() for name in next(csv.reader([line], strict=True), [])]
+    except csv.Error:
+        return []
+
+
+class _Block(NamedTuple):
+    columns: tuple[list[str], list[str], list[str]]
+    numbers: list[int]  # the file's line of each row
+
+
+def _blocks(lines: Lines, width: int, where: Sequence[int]) -> Iterator[_Block]:
+    stamp, first, second = where
+    block = _Block(([], [], []), [])
+    reader = csv.reader(lines, strict=True)
+    try:
+        for row in reader:
+            if len(row) != width:
+                if not "".join(row).strip():
+                    continue
+                raise lines.error(f"{width} columns", len(row))
+            block.columns[0].append(row[stamp])
+            block.columns[1].append(row[first])
+            block.columns[2].append(row[second])
+            block.numbers.append(lines.number)
+            if len(block.numbers) == _ROWS_AT_ONCE:
+                yield block
+                block = _Block(([], [], []), [])
+    except csv.Error as error:
+        raise lines.error(f"comma-separated values: {error}") from error
+    if block.numbers:
+        yield block
+
+
+def _converted(lines: Lines, name: str, kind: Kind, texts: list[str], numbers: list[int]) -> np.ndarray:
+    try:
+        return kind.parse(texts)
+    except ValueError as error:
+        for text, number in zip(texts, numbers, strict=True):
+            try:
+                kind.parse([text])
+            except ValueError:
+                raise lines.error(kind.expected, text, column=name, line=number) from error
+        raise

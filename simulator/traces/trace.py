@@ -1,0 +1,112 @@
+"""A request trace: when requests arrive, how long their prompts are and how long their answers will be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sglang_dspark.errors import InputError
+
+#: Longest prompt or answer, in tokens, that a trace may hold (an int32, as engines store it).
+MAX_LENGTH = 2**31 - 1
+
+#: Latest arrival, in seconds, that a trace may hold: far above Unix time, far below where float64 loses microseconds.
+MAX_ARRIVAL_S = 1e10
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """Requests in order of arrival; N is their number. Arrays are read-only copies of what is passed in.
+
+    Attributes:
+        arrival_s: float64 [N], seconds since the start of the trace, >= 0, non-decreasing.
+        input_length: int64 [N], prompt tokens, >= 1.
+        output_length: int64 [N], generated tokens, >= 1.
+        domain: int16 [N], index into `domains`, or None if the trace does not say.
+        domains: names of the domains.
+        request_id: names of the requests [N], or None.
+        source: file name and format.
+        notes: what was done to the requests on the way here: jitter, skipped rows, window, rate.
+
+    Raises:
+        InputError: if a field breaks what is said above; the sentence names the field and the request.
+    """
+
+    arrival_s: np.ndarray
+    input_length: np.ndarray
+    output_length: np.ndarray
+    domain: np.ndarray | None = None
+    domains: tuple[str, ...] = ()
+    request_id: tuple[str, ...] | None = None
+    source: str = ""
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        count = len(self.arrival_s)
+        if count == 0:
+            raise InputError(f"trace {self.source or '(in memory)'} is empty: expected at least one request")
+        _set(self, "arrival_s", _arrivals(self.arrival_s))
+        _set(self, "input_length", _integers("input_length", self.input_length, count, 1, MAX_LENGTH))
+        _set(self, "output_length", _integers("output_length", self.output_length, count, 1, MAX_LENGTH))
+        _set(self, "domains", tuple(self.domains))
+        _set(self, "notes", tuple(self.notes))
+        if self.domain is not None:
+            domain = _integers("domain", self.domain, count, 0, min(len(self.domains), 2**15) - 1)
+            _set(self, "domain", _read_only(domain.astype(np.int16)))
+        if self.request_id is not None:
+            _set(self, "request_id", tuple(self.request_id))
+            if len(self.request_id) != count:
+                raise InputError(
+                    f"trace field request_id has {len(self.request_id)} entries for {count} requests"
+                )
+
+    def __len__(self) -> int:
+        return len(self.arrival_s)
+
+    @property
+    def span_s(self) -> float:
+        """Seconds from the first arrival to the last."""
+        return float(self.arrival_s[-1] - self.arrival_s[0])
+
+
+def _set(trace: Trace, name: str, value: object) -> None:
+    object.__setattr__(trace, name, value)
+
+
+def _read_only(values: np.ndarray) -> np.ndarray:
+    values.flags.writeable = False
+    return values
+
+
+def _arrivals(values: Sequence[float] | np.ndarray) -> np.ndarray:
+    arrival_s = np.array(values, dtype=np.float64)
+    if arrival_s.ndim != 1:
+        raise InputError(f"trace field arrival_s has shape {list(arrival_s.shape)}, expected [N]")
+    bad = ~((arrival_s >= 0) & (arrival_s <= MAX_ARRIVAL_S))
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise InputError(
+            f"trace field arrival_s of request {row} is {arrival_s[row]}, expected 0 .. {MAX_ARRIVAL_S:g} seconds"
+        )
+    back = np.flatnonzero(np.diff(arrival_s) < 0)
+    if back.size:
+        row = int(back[0]) + 1
+        raise InputError(
+            f"trace field arrival_s of request {row} is {arrival_s[row]}, before request {row - 1} at {arrival_s[row - 1]}"
+        )
+    return _read_only(arrival_s)
+
+
+def _integers(name: str, values: Sequence[int] | np.ndarray, count: int, low: int, high: int) -> np.ndarray:
+    array = np.array(values)
+    if array.dtype.kind not in "iu":
+        raise InputError(f"trace field {name} has type {array.dtype}, expected integers")
+    if array.shape != (count,):
+        raise InputError(f"trace field {name} has shape {list(array.shape)}, expected [{count}]")
+    bad = (array < low) | (array > high)
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise InputError(f"trace field {name} of request {row} is {array[row]}, expected {low} .. {high}")
+    return _read_only(array.astype(np.int64))
