@@ -1,0 +1,139 @@
+"""The step-cost model: seconds of a decode step from requests, verified tokens and context, and of a prefill chunk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from sglang_dspark.cost.curves import Curve, Floats
+from sglang_dspark.cost.prices import StepPrices
+from sglang_dspark.errors import InputError
+
+CONTEXT_STEP = 256
+"""Policies price the mean context per request in steps of this many tokens, so that prices can be cached."""
+
+TERMS: dict[str, tuple[float, float, str]] = {
+    "host_s": (0.0, 10.0, "host work per step, seconds (hidden under the GPU's when overlapped)"),
+    "copy_s": (0.0, 1.0, "device-to-host copy and launch bubble of a synchronous step, seconds"),
+    "prefill_base_s": (0.0, 10.0, "fixed part of a prefill step, seconds"),
+    "prefill_token_s": (0.0, 1.0, "prefill seconds per prompt token"),
+    "prefill_pair_s": (0.0, 1e-3, "prefill attention: seconds per (new token x context token)"),
+    "context_token_s": (0.0, 1e-3, "verify attention: seconds per context token of the batch"),
+    "draft_context_token_s": (0.0, 1e-3, "draft attention: seconds per context token of the batch"),
+    "kv_tokens": (1.0, 1e12, "KV cache capacity of one replica, tokens"),
+}
+"""Scalar terms with their accepted range and meaning; a profile gives them or they are stated assumptions."""
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """Seconds of a step. `draft` is by requests, `verify` by verified tokens (B = R + K).
+
+    captured: [G] token counts with a CUDA graph (None: tokens execute unpadded); captured_requests: largest batch with
+    a graph. bias_s: constant part. terms: see `TERMS`. splits_draft: whether draft and verify were measured apart.
+    diagonal: measured only at B = R (1 + gamma), so that other B are guesses. assumptions: terms that the source does
+    not give, in words, printed with every result.
+    """
+
+    name: str
+    form: str
+    draft: Curve
+    verify: Curve
+    bias_s: float = 0.0
+    captured: np.ndarray[Any, np.dtype[np.int64]] | None = None
+    captured_requests: int | None = None
+    eager: Curve | None = None
+    splits_draft: bool = True
+    diagonal: bool = False
+    terms: dict[str, float] = field(default_factory=dict)
+    assumptions: tuple[str, ...] = ()
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # Prices are shared by every step with the same batch; the cache belongs to the model.
+        object.__setattr__(self, "_prices", lru_cache(maxsize=1024)(self._make_prices))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_prices"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.__post_init__()
+
+    @property
+    def last_captured(self) -> float:
+        """The largest verified-token count with a graph (inf without padding)."""
+        return float("inf") if self.captured is None else float(self.captured[-1])
+
+    def executed_tokens(self, num_tokens: Floats) -> Floats:
+        """What is executed for B verified tokens: the graph tier above, or B itself when eager."""
+        if self.captured is None:
+            return num_tokens
+        index = np.searchsorted(self.captured, num_tokens)
+        padded = self.captured[np.minimum(index, self.captured.size - 1)]
+        return np.where(index < self.captured.size, padded, num_tokens)
+
+    def draft_s(self, num_requests: int, context_tokens: float = 0.0) -> float:
+        """Seconds to draft one block for every request."""
+        context = context_tokens / max(num_requests, 1)
+        return float(self.draft.at(num_requests, context)) + self.terms["draft_context_token_s"] * context_tokens
+
+    def verify_s(self, num_requests: int, num_tokens: Floats | int, context_tokens: float = 0.0, *, eager: bool = False) -> Floats:
+        """Seconds to verify `num_tokens` (anchors included) as executed; `eager` forces it outside the graphs."""
+        tokens = np.asarray(num_tokens, dtype=np.float64)
+        context = context_tokens / max(num_requests, 1)
+        seconds = self.verify.at(self.executed_tokens(tokens), context)
+        if self.eager is not None:
+            outside = np.full(tokens.shape, True) if eager else tokens > self.last_captured
+            seconds = np.where(outside, self.eager.at(tokens, context), seconds)
+        return self.bias_s + seconds + self.terms["context_token_s"] * context_tokens
+
+    def prefill_s(self, new_tokens: int, context_tokens: float = 0.0) -> float:
+        """Seconds of a prefill chunk of `new_tokens` whose requests already hold `context_tokens`."""
+        terms = self.terms
+        pairs = new_tokens * (context_tokens + new_tokens / 2)
+        return terms["prefill_base_s"] + terms["prefill_token_s"] * new_tokens + terms["prefill_pair_s"] * pairs
+
+    def prices(self, num_requests: int, gamma: int, context_tokens: float = 0.0) -> StepPrices:
+        """Prices of k = 0..R * gamma admitted draft tokens, cached; context in steps of `CONTEXT_STEP` per request."""
+        bucket = 0
+        if self.knows_context and num_requests:
+            bucket = round(context_tokens / num_requests / CONTEXT_STEP)
+        return self._prices(num_requests, gamma, bucket)  # type: ignore[attr-defined, no-any-return]
+
+    @property
+    def knows_context(self) -> bool:
+        """Whether the step time depends on the context at all."""
+        slopes = self.terms["context_token_s"] + self.terms["draft_context_token_s"]
+        return slopes > 0 or self.draft.knows_context or self.verify.knows_context
+
+    def with_terms(self, **terms: float) -> StepCost:
+        """The same model with terms overridden, which the assumptions then state."""
+        for key, value in terms.items():
+            if key not in TERMS:
+                raise InputError(f"unknown cost term '{key}', expected one of {', '.join(TERMS)}")
+            low, high, _ = TERMS[key]
+            if not low <= value <= high:
+                raise InputError(f"cost term {key}={value} is refused, expected {low:g}..{high:g}")
+        kept = tuple(text for text in self.assumptions if text.split(" ", 1)[0] not in terms)
+        stated = tuple(f"{key} = {value:g} (set by the user)" for key, value in terms.items())
+        return replace(self, terms={**self.terms, **terms}, assumptions=kept + stated)
+
+    def _make_prices(self, num_requests: int, gamma: int, bucket: int) -> StepPrices:
+        context_tokens = float(bucket * CONTEXT_STEP * num_requests)
+        tokens = num_requests + np.arange(num_requests * gamma + 1, dtype=np.float64)
+        draft = self.draft_s(num_requests, context_tokens)
+        seconds = draft + self.verify_s(num_requests, tokens, context_tokens)
+        inside = tokens <= self.last_captured
+        last = int(inside.sum()) - 1
+        top = np.where(inside, np.minimum(self.executed_tokens(tokens) - num_requests, max(last, 0)), tokens - num_requests)
+        return StepPrices(seconds, draft + self._floor_seconds(tokens, context_tokens), top.astype(np.int64), last)
+
+    def _floor_seconds(self, tokens: Floats, context_tokens: float) -> Floats:
+        """SGLang's price: the probe below for a 1-D or tiered table, its own interpolation for the additive one."""
+        context = context_tokens / max(float(tokens[0]), 1.0)
+        curve = self.verify if self.form == "additive" else replace(self.verify, floor=True)
+        return self.bias_s + curve.at(tokens, context) + self.terms["context_token_s"] * context_tokens

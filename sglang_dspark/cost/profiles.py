@@ -1,0 +1,182 @@
+"""Profiles by name or file: a table becomes a `StepCost`, and what it does not give becomes a stated assumption."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sglang_dspark.cost.curves import Curve, make_curve
+from sglang_dspark.cost.model import TERMS, StepCost
+from sglang_dspark.cost.tables import SpsAdditiveCostTable, SpsCostTable, Table, Tiered, decode_table
+from sglang_dspark.errors import InputError
+
+_ASSUMED: dict[str, tuple[float, str]] = {
+    "host_s": (0.003, "3 ms of scheduler work a step"),
+    "copy_s": (0.0001, "100 us for a device-to-host copy and the launch it delays"),
+    "prefill_pair_s": (0.0, "prefill attention is inside the per-token time"),
+    "context_token_s": (0.0, "the source measured one context length"),
+    "draft_context_token_s": (0.0, "the source measured one context length"),
+    "kv_tokens": (1_000_000.0, "KV capacity is not part of the source"),
+}
+
+
+def profile_names() -> list[str]:
+    """Names of the profiles that the package ships."""
+    return sorted(item.name.removesuffix(".json") for item in files("dspark_profiles").iterdir() if item.name.endswith(".json"))
+
+
+def load_profile(name: str, *, force_diagonal: bool = False) -> StepCost:
+    """A step-cost model by shipped name or from a user's file.
+
+    force_diagonal: accept a table measured only at B = R (1 + gamma) for other B too; the result states it.
+    Errors: InputError names the file and what does not fit.
+    """
+    return model_from_table(decode_table(_read(name), name), _stem(name), force_diagonal=force_diagonal)
+
+
+def model_from_table(table: Table, name: str, *, force_diagonal: bool = False) -> StepCost:
+    """See `load_profile`."""
+    meta = dict(table.meta or {})
+    if isinstance(table, SpsCostTable):
+        model = _from_one_dimensional(table, name, meta)
+    elif table.tiered is None:
+        model = _from_additive(table, name, meta)
+    else:
+        model = _from_tiered(table.tiered, name, meta)
+    if model.diagonal and force_diagonal:
+        stated = "off-diagonal prices come from a table measured only at B = R (1 + gamma) (forced by the user)"
+        return replace(model, diagonal=False, assumptions=(*model.assumptions, stated))
+    return model
+
+
+def provenance(model: StepCost) -> str:
+    """One line: hardware, model, software, date, how it was measured."""
+    keys = ("hardware", "model", "software", "date", "how", "source")
+    known = [str(model.meta[key]) for key in keys if model.meta.get(key)]
+    return "; ".join(known) if known else "no provenance in the file"
+
+
+def _read(name: str) -> bytes:
+    if name in profile_names():
+        return files("dspark_profiles").joinpath(f"{name}.json").read_bytes()
+    path = Path(name)
+    if not path.suffix and not path.exists():
+        raise InputError(f"unknown profile '{name}', expected a file or one of {', '.join(profile_names())}")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"profile {name}: {error.strerror}") from error
+
+
+def _stem(name: str) -> str:
+    return Path(name).name.removesuffix(".json")
+
+
+def _flat(seconds: float) -> Curve:
+    return Curve(np.array([1.0]), np.array([seconds]))
+
+
+def _from_one_dimensional(table: SpsCostTable, name: str, meta: dict[str, Any]) -> StepCost:
+    where = f"profile {name}: sample_steps_per_sec"
+    rates = table.sample_steps_per_sec
+    curve = make_curve(where, table.sample_batch_tokens, list(rates), floor=True, least_probes=2)
+    if table.max_batch_tokens < table.sample_batch_tokens[-1]:
+        last = table.sample_batch_tokens[-1]
+        raise InputError(f"profile {name}: max_batch_tokens={table.max_batch_tokens}, expected at least the last probe {last}")
+    seconds = Curve(curve.probes, 1.0 / curve.seconds, None, True)
+    captured, slots = _graphs(meta, name)
+    terms, stated = _terms({}, seconds, name)
+    if captured is None:
+        stated += ("captured sizes are not in the file: tokens are priced unpadded, by the probe below",)
+    # SGLang's own profiler fills this form from a sweep over the batch size with full blocks.
+    diagonal = meta.get("sweep", "diagonal") != "off-diagonal"
+    return StepCost(
+        name, "1-d", _flat(0.0), seconds, captured=captured, captured_requests=slots, splits_draft=False,
+        diagonal=diagonal, terms=terms, assumptions=stated, meta=meta,
+    )  # fmt: skip
+
+
+def _from_additive(table: SpsAdditiveCostTable, name: str, meta: dict[str, Any]) -> StepCost:
+    if not np.isfinite(table.bias_seconds) or table.bias_seconds <= 0:
+        raise InputError(f"profile {name}: bias_seconds={table.bias_seconds}, expected a positive number")
+    alpha = make_curve(f"profile {name}: alpha_seconds", table.bs_probes, table.alpha_seconds, zero_ok=True)
+    theta = make_curve(f"profile {name}: theta_seconds", table.m_probes, table.theta_seconds, least_probes=2, zero_ok=True)
+    captured, slots = _graphs(meta, name)
+    terms, stated = _terms({}, theta, name, table.bias_seconds)
+    if captured is None:
+        stated += ("captured sizes are not in the file: tokens are priced unpadded",)
+    return StepCost(
+        name, "additive", alpha, theta, bias_s=table.bias_seconds, captured=captured, captured_requests=slots,
+        splits_draft=False, terms=terms, assumptions=stated, meta=meta,
+    )  # fmt: skip
+
+
+def _from_tiered(tiered: Tiered, name: str, meta: dict[str, Any]) -> StepCost:
+    draft = make_curve(
+        f"profile {name}: draft", tiered.draft.num_requests, tiered.draft.seconds, tiered.draft.context_tokens_per_request
+    )
+    verify = make_curve(
+        f"profile {name}: verify", tiered.verify.num_tokens, tiered.verify.seconds,
+        tiered.verify.context_tokens_per_request, least_probes=2,
+    )  # fmt: skip
+    eager = None
+    if tiered.eager is not None:
+        eager = make_curve(
+            f"profile {name}: eager", tiered.eager.num_tokens, tiered.eager.seconds, tiered.eager.context_tokens_per_request
+        )
+    captured = _captured(tiered.captured_tokens, name)
+    if tiered.captured_requests < 1:
+        raise InputError(f"profile {name}: captured_requests={tiered.captured_requests}, expected at least 1")
+    terms, stated = _terms(tiered.terms, eager or verify, name, float(verify.at(1)))
+    if eager is None:
+        stated += ("eager steps are not in the source: beyond the last captured size a step costs what that size costs",)
+    return StepCost(
+        name, "tiered", draft, verify, captured=captured, captured_requests=tiered.captured_requests, eager=eager,
+        terms=terms, assumptions=stated, meta=meta,
+    )  # fmt: skip
+
+
+def _graphs(meta: dict[str, Any], name: str) -> tuple[np.ndarray[Any, np.dtype[np.int64]] | None, int | None]:
+    """Graph sizes that a plain SGLang table carries in its meta object."""
+    captured = meta.get("captured_tokens")
+    return (None if captured is None else _captured(captured, name)), meta.get("captured_requests")
+
+
+def _captured(sizes: Any, name: str) -> np.ndarray[Any, np.dtype[np.int64]]:
+    good = isinstance(sizes, list) and sizes and all(isinstance(size, int) and size > 0 for size in sizes)
+    if not good or sizes != sorted(set(sizes)):
+        raise InputError(f"profile {name}: captured_tokens is refused, expected strictly increasing positive integers")
+    return np.asarray(sizes, dtype=np.int64)
+
+
+def _terms(given: dict[str, float], forward: Curve, name: str, base_s: float | None = None) -> tuple[dict[str, float], tuple[str, ...]]:
+    """Scalar terms: what the source gives, and stated assumptions for the rest."""
+    for key, value in given.items():
+        if key not in TERMS:
+            raise InputError(f"profile {name}: unknown term '{key}', expected one of {', '.join(TERMS)}")
+        low, high, _ = TERMS[key]
+        if not low <= value <= high:
+            raise InputError(f"profile {name}: {key}={value} is refused, expected {low:g}..{high:g}")
+    assumed = dict(_ASSUMED)
+    base = base_s if base_s is not None else float(forward.at(1))
+    assumed["prefill_base_s"] = (base, "the source's smallest step")
+    assumed["prefill_token_s"] = (_slope(forward), "slope through the source's largest forwards")
+    terms, stated = dict(given), []
+    for key, (value, why) in assumed.items():
+        if key not in given:
+            terms[key] = value
+            stated.append(f"{key} = {value:.3g} (assumed: {why})")
+    return terms, tuple(stated)
+
+
+def _slope(curve: Curve) -> float:
+    """Seconds per token through the largest half of the probes (least squares), never below 0.1 us."""
+    seconds = curve.seconds if curve.seconds.ndim == 1 else curve.seconds[0]
+    half = max(2, curve.probes.size // 2)
+    if curve.probes.size < 2:
+        return 1e-5
+    return max(float(np.polyfit(curve.probes[-half:], seconds[-half:], 1)[0]), 1e-7)

@@ -1,0 +1,74 @@
+"""Parameters of policies: declared with their range, checked when a policy is made."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from functools import cache
+from typing import Any
+
+from sglang_dspark.errors import InputError
+
+FLOOR = (0, 64, "positions that every request verifies before the walk")
+CAP = (0, 64, "the last position that the walk may admit (default: the whole block)")
+
+
+def parameter(default: Any, low: Any, high: Any = None, doc: str = "") -> Any:
+    """A dataclass field with an accepted range low..high, or, when `low` is a tuple of strings, a choice."""
+    return dataclasses.field(default=default, metadata={"low": low, "high": high, "doc": doc})
+
+
+@cache
+def field_types(policy_class: type) -> dict[str, Any]:
+    """Declared type of every parameter, `X | None` reduced to X."""
+    hints = typing.get_type_hints(policy_class)
+    found = {}
+    for field in dataclasses.fields(policy_class):
+        hint = hints[field.name]
+        if isinstance(hint, types.UnionType):
+            hint = next(kind for kind in typing.get_args(hint) if kind is not type(None))
+        found[field.name] = hint
+    return found
+
+
+def expected(field: dataclasses.Field[Any], kind: Any) -> str:
+    """The accepted values of a parameter, in words."""
+    low, high = field.metadata.get("low"), field.metadata.get("high")
+    if isinstance(low, tuple):
+        return "one of " + ", ".join(low)
+    if kind is bool:
+        return "true or false"
+    if kind is int:
+        return f"an integer in {low}..{high}"
+    if kind is float:
+        return f"a number in {low}..{high}"
+    if typing.get_origin(kind) is tuple:
+        return f"integers in {low}..{high} separated by /"
+    return "a policy in parentheses, such as (hull:fill=true)"
+
+
+def check_parameters(policy: Any) -> None:
+    """Refuse a parameter of the wrong type or out of range, naming policy, parameter, value and range."""
+    types_ = field_types(type(policy))
+    for field in dataclasses.fields(policy):
+        value, kind = getattr(policy, field.name), types_[field.name]
+        if value is None and field.default is None:
+            continue
+        if not _accepts(value, kind, field.metadata.get("low"), field.metadata.get("high")):
+            raise InputError(f"policy '{policy.name}': {field.name}={value!r} is refused, expected {expected(field, kind)}")
+
+
+def _accepts(value: Any, kind: Any, low: Any, high: Any) -> bool:
+    if isinstance(low, tuple):
+        return isinstance(value, str) and value in low
+    if kind is bool:
+        return isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and low <= value <= high
+    if typing.get_origin(kind) is tuple:
+        return isinstance(value, tuple) and bool(value) and all(_accepts(item, int, low, high) for item in value)
+    return isinstance(value, kind)

@@ -1,0 +1,34 @@
+"""Policies for research: they see what no lossless rule may see. The live engine refuses them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from sglang_dspark.policies.arithmetic import SCALE, Ints, allocate
+from sglang_dspark.policies.base import Unrestricted, best_budget
+from sglang_dspark.policies.state import LiveBlock, Past
+
+
+@dataclass(frozen=True)
+class ArgmaxLive(Unrestricted):
+    """Global argmax on this step's survivals: the paper's Appendix A counterexample, biased by up to 0.25."""
+
+    name: ClassVar[str] = "argmax-live"
+
+    def choose(self, past: Past, live: LiveBlock) -> Ints:
+        return allocate(live.units, best_budget(past, live.units, past.prices.inverse, 0, past.gamma))
+
+
+@dataclass(frozen=True)
+class Oracle(Unrestricted):
+    """Knows which draft tokens will be accepted and verifies the most profitable of them: an upper bound, simulator only."""
+
+    name: ClassVar[str] = "oracle"
+
+    def choose(self, past: Past, live: LiveBlock) -> Ints:
+        assert live.depth is not None, "oracle needs the true accepted depth, which the simulator alone knows"
+        known = np.where(np.arange(past.gamma)[None, :] < live.depth[:, None], SCALE, 0).astype(np.int64)
+        return np.minimum(allocate(known, best_budget(past, known, past.prices.inverse, 0, past.gamma)), live.depth)

@@ -1,0 +1,126 @@
+"""What a policy may see: the past, and (for live rules) this step's block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sglang_dspark.cost import StepPrices
+from sglang_dspark.policies.arithmetic import SCALE, Ints, survival_units
+
+Lagged = Callable[[int], tuple[Ints, NDArray[np.bool_]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What was known before this step's draft was drawn.
+
+    num_requests: R, requests in the decode batch. gamma: draft block size.
+    prices: step seconds for every admitted count, as the policy believes them.
+    lagged: see `survival`. carry: what the policy itself carried from earlier steps (`Policy.start`, `Policy.learn`).
+    waiting: requests that wait for admission.
+    """
+
+    num_requests: int
+    gamma: int
+    prices: StepPrices
+    lagged: Lagged | None = None
+    carry: Any = None
+    waiting: int = 0
+
+    def survival(self, lag: int) -> tuple[Ints, NDArray[np.bool_]]:
+        """Survivals published `lag` decode steps ago.
+
+        Returns ([R, gamma] int64 units, [R] bool "published"); rows that published nothing then hold survival 1.
+        """
+        if self.lagged is None:
+            ones = np.full((self.num_requests, self.gamma), SCALE, dtype=np.int64)
+            return ones, np.zeros(self.num_requests, dtype=bool)
+        return self.lagged(lag)
+
+
+@dataclass(slots=True)
+class LiveBlock:
+    """This step's draft as the confidence head sees it.
+
+    units: [R, gamma] int64 survivals. confidence: [R, gamma] float32, only needed by `threshold`.
+    depth: [R] int64 true accepted depth, known to the simulator alone (policy `oracle`).
+    """
+
+    units: Ints
+    confidence: NDArray[np.float32] | None = None
+    depth: Ints | None = None
+
+    @classmethod
+    def of(cls, confidence: NDArray[np.float32], depth: Ints | None = None) -> LiveBlock:
+        """From confidences [R, gamma] float32."""
+        return cls(survival_units(confidence), confidence, depth)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an earlier step ended, as the host learns it. All arrays are [R] of that step; survivals [R, gamma]."""
+
+    survival: Ints
+    lengths: Ints
+    accepted: Ints
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A decision made before the draft: how many draft tokens to verify; which ones the live order says.
+
+    budget: K, floor included. floor, cap: positions admitted before the walk, and the last one it may admit.
+    """
+
+    budget: int
+    floor: int
+    cap: int
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """lengths: [R] int64 admitted draft tokens of each request (anchor excluded). total: their sum, K."""
+
+    lengths: Ints
+    total: int
+
+
+class SurvivalRing:
+    """Published survivals of every request slot, by decode publishes ago. One ring for the simulator and the engine.
+
+    A slot holds what its present owner published; `generation` tells owners apart, so that a slot that was handed on
+    counts as unpublished. Late or missing publishes are the caller's business: it then has no past to show.
+    """
+
+    def __init__(self, num_slots: int, gamma: int, depth: int) -> None:
+        """depth: the largest lag that will be asked for, >= 1."""
+        self.depth = depth
+        self._units = np.full((depth, num_slots, gamma), SCALE, dtype=np.int64)
+        self._generation = np.zeros((depth, num_slots), dtype=np.int64)
+        self._head = 0
+
+    def publish(self, slots: Ints, generation: Ints, units: Ints) -> None:
+        """One decode step's survivals: units [R, gamma] for slots [R] owned by generation [R] (>= 1)."""
+        newest = (self._head + 1) % self.depth
+        if newest != self._head:
+            self._units[newest] = self._units[self._head]
+            self._generation[newest] = self._generation[self._head]
+        self._units[newest, slots] = units
+        self._generation[newest, slots] = generation
+        self._head = newest
+
+    def look(self, slots: Ints, generation: Ints, lag: int) -> tuple[Ints, NDArray[np.bool_]]:
+        """What `Past.survival(lag)` answers for these slots and owners."""
+        if not 1 <= lag <= self.depth:
+            raise ValueError(f"lag {lag} was asked of a ring that keeps 1..{self.depth} publishes")
+        row = (self._head - lag + 1) % self.depth
+        published = self._generation[row, slots] == generation
+        units = self._units[row, slots]
+        if not published.all():
+            units[~published] = SCALE
+        return units, published
