@@ -6,7 +6,9 @@ import typer
 
 from sglang_dspark.errors import InputError
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.split(".")[0])
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.split(".")[0]
+)
 audit_app = typer.Typer(no_args_is_help=True, help="Check that policies leave the target's output law as it is.")
 app.add_typer(audit_app, name="audit")
 
@@ -25,3 +27,6 @@ def run(command: typer.Typer) -> None:
 def main() -> None:
     """Entry point of the `dspark` command."""
     run(app)
+
+
+from sglang_dspark.cli import demo_model  # noqa: E402, F401  (registers its command on `app`)

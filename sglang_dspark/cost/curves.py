@@ -50,8 +50,14 @@ class Curve:
 
 
 def make_curve(
-    name: str, probes: list[int], seconds: list[float | list[float]], contexts: list[int] | None = None,
-    *, floor: bool = False, least_probes: int = 1, zero_ok: bool = False,
+    name: str,
+    probes: list[int],
+    seconds: list[float | list[float]],
+    contexts: list[int] | None = None,
+    *,
+    floor: bool = False,
+    least_probes: int = 1,
+    zero_ok: bool = False,
 ) -> Curve:
     """A checked curve; InputError says what is wrong with `name`."""
     points = np.asarray(probes, dtype=np.float64)
@@ -70,7 +76,9 @@ def make_curve(
         raise InputError(f"{name}: expected one row of values for every context length")
     grid = None if contexts is None else np.asarray(contexts, dtype=np.float64)
     if grid is not None and (np.any(grid < 0) or np.any(np.diff(grid) <= 0)):
-        raise InputError(f"{name}: context lengths {_short(contexts)} are refused, expected strictly increasing integers")
+        raise InputError(
+            f"{name}: context lengths {_short(contexts)} are refused, expected strictly increasing integers"
+        )
     return Curve(points, values, grid, floor)
 
 

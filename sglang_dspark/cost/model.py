@@ -81,7 +81,9 @@ class StepCost:
         context = context_tokens / max(num_requests, 1)
         return float(self.draft.at(num_requests, context)) + self.terms["draft_context_token_s"] * context_tokens
 
-    def verify_s(self, num_requests: int, num_tokens: Floats | int, context_tokens: float = 0.0, *, eager: bool = False) -> Floats:
+    def verify_s(
+        self, num_requests: int, num_tokens: Floats | int, context_tokens: float = 0.0, *, eager: bool = False
+    ) -> Floats:
         """Seconds to verify `num_tokens` (anchors included) as executed; `eager` forces it outside the graphs."""
         tokens = np.asarray(num_tokens, dtype=np.float64)
         context = context_tokens / max(num_requests, 1)
@@ -129,7 +131,9 @@ class StepCost:
         seconds = draft + self.verify_s(num_requests, tokens, context_tokens)
         inside = tokens <= self.last_captured
         last = int(inside.sum()) - 1
-        top = np.where(inside, np.minimum(self.executed_tokens(tokens) - num_requests, max(last, 0)), tokens - num_requests)
+        top = np.where(
+            inside, np.minimum(self.executed_tokens(tokens) - num_requests, max(last, 0)), tokens - num_requests
+        )
         return StepPrices(seconds, draft + self._floor_seconds(tokens, context_tokens), top.astype(np.int64), last)
 
     def _floor_seconds(self, tokens: Floats, context_tokens: float) -> Floats:

@@ -26,7 +26,9 @@ _ASSUMED: dict[str, tuple[float, str]] = {
 
 def profile_names() -> list[str]:
     """Names of the profiles that the package ships."""
-    return sorted(item.name.removesuffix(".json") for item in files("dspark_profiles").iterdir() if item.name.endswith(".json"))
+    return sorted(
+        item.name.removesuffix(".json") for item in files("dspark_profiles").iterdir() if item.name.endswith(".json")
+    )
 
 
 def load_profile(name: str, *, force_diagonal: bool = False) -> StepCost:
@@ -86,7 +88,9 @@ def _from_one_dimensional(table: SpsCostTable, name: str, meta: dict[str, Any]) 
     curve = make_curve(where, table.sample_batch_tokens, list(rates), floor=True, least_probes=2)
     if table.max_batch_tokens < table.sample_batch_tokens[-1]:
         last = table.sample_batch_tokens[-1]
-        raise InputError(f"profile {name}: max_batch_tokens={table.max_batch_tokens}, expected at least the last probe {last}")
+        raise InputError(
+            f"profile {name}: max_batch_tokens={table.max_batch_tokens}, expected at least the last probe {last}"
+        )
     seconds = Curve(curve.probes, 1.0 / curve.seconds, None, True)
     captured, slots = _graphs(meta, name)
     terms, stated = _terms({}, seconds, name)
@@ -104,7 +108,9 @@ def _from_additive(table: SpsAdditiveCostTable, name: str, meta: dict[str, Any])
     if not np.isfinite(table.bias_seconds) or table.bias_seconds <= 0:
         raise InputError(f"profile {name}: bias_seconds={table.bias_seconds}, expected a positive number")
     alpha = make_curve(f"profile {name}: alpha_seconds", table.bs_probes, table.alpha_seconds, zero_ok=True)
-    theta = make_curve(f"profile {name}: theta_seconds", table.m_probes, table.theta_seconds, least_probes=2, zero_ok=True)
+    theta = make_curve(
+        f"profile {name}: theta_seconds", table.m_probes, table.theta_seconds, least_probes=2, zero_ok=True
+    )
     captured, slots = _graphs(meta, name)
     terms, stated = _terms({}, theta, name, table.bias_seconds)
     if captured is None:
@@ -117,7 +123,10 @@ def _from_additive(table: SpsAdditiveCostTable, name: str, meta: dict[str, Any])
 
 def _from_tiered(tiered: Tiered, name: str, meta: dict[str, Any]) -> StepCost:
     draft = make_curve(
-        f"profile {name}: draft", tiered.draft.num_requests, tiered.draft.seconds, tiered.draft.context_tokens_per_request
+        f"profile {name}: draft",
+        tiered.draft.num_requests,
+        tiered.draft.seconds,
+        tiered.draft.context_tokens_per_request,
     )
     verify = make_curve(
         f"profile {name}: verify", tiered.verify.num_tokens, tiered.verify.seconds,
@@ -126,14 +135,19 @@ def _from_tiered(tiered: Tiered, name: str, meta: dict[str, Any]) -> StepCost:
     eager = None
     if tiered.eager is not None:
         eager = make_curve(
-            f"profile {name}: eager", tiered.eager.num_tokens, tiered.eager.seconds, tiered.eager.context_tokens_per_request
+            f"profile {name}: eager",
+            tiered.eager.num_tokens,
+            tiered.eager.seconds,
+            tiered.eager.context_tokens_per_request,
         )
     captured = _captured(tiered.captured_tokens, name)
     if tiered.captured_requests < 1:
         raise InputError(f"profile {name}: captured_requests={tiered.captured_requests}, expected at least 1")
     terms, stated = _terms(tiered.terms, eager or verify, name, float(verify.at(1)))
     if eager is None:
-        stated += ("eager steps are not in the source: beyond the last captured size a step costs what that size costs",)
+        stated += (
+            "eager steps are not in the source: beyond the last captured size a step costs what that size costs",
+        )
     return StepCost(
         name, "tiered", draft, verify, captured=captured, captured_requests=tiered.captured_requests, eager=eager,
         terms=terms, assumptions=stated, meta=meta,
@@ -153,7 +167,9 @@ def _captured(sizes: Any, name: str) -> np.ndarray[Any, np.dtype[np.int64]]:
     return np.asarray(sizes, dtype=np.int64)
 
 
-def _terms(given: dict[str, float], forward: Curve, name: str, base_s: float | None = None) -> tuple[dict[str, float], tuple[str, ...]]:
+def _terms(
+    given: dict[str, float], forward: Curve, name: str, base_s: float | None = None
+) -> tuple[dict[str, float], tuple[str, ...]]:
     """Scalar terms: what the source gives, and stated assumptions for the rest."""
     for key, value in given.items():
         if key not in TERMS:

@@ -34,9 +34,13 @@ class Guard(Policy):
         super().__post_init__()
         for branch in (self.inner, self.baseline):
             if not branch.lossless:
-                raise InputError(f"policy 'guard': '{branch.name}' is not lossless, expected lossless policies in both branches")
+                raise InputError(
+                    f"policy 'guard': '{branch.name}' is not lossless, expected lossless policies in both branches"
+                )
             if not branch.drafts:
-                raise InputError(f"policy 'guard': '{branch.name}' has no drafter, expected policies that draft (fixed:k=0 does)")
+                raise InputError(
+                    f"policy 'guard': '{branch.name}' has no drafter, expected policies that draft (fixed:k=0 does)"
+                )
 
     @property
     def learns(self) -> bool:  # type: ignore[override]
@@ -66,7 +70,8 @@ class Guard(Policy):
         lagged, _ = past.survival(self.lag)
         views = [_with_carry(past, state) for state in past.carry]
         gain = [
-            _predicted_theta(policy, view, lagged) for policy, view in zip((self.inner, self.baseline), views, strict=True)
+            _predicted_theta(policy, view, lagged)
+            for policy, view in zip((self.inner, self.baseline), views, strict=True)
         ]
         return (self.inner, views[0]) if gain[0] >= (1.0 + self.min_gain) * gain[1] else (self.baseline, views[1])
 

@@ -57,7 +57,9 @@ def check_parameters(policy: Any) -> None:
         if value is None and field.default is None:
             continue
         if not _accepts(value, kind, field.metadata.get("low"), field.metadata.get("high")):
-            raise InputError(f"policy '{policy.name}': {field.name}={value!r} is refused, expected {expected(field, kind)}")
+            raise InputError(
+                f"policy '{policy.name}': {field.name}={value!r} is refused, expected {expected(field, kind)}"
+            )
 
 
 def _accepts(value: Any, kind: Any, low: Any, high: Any) -> bool:
@@ -68,7 +70,12 @@ def _accepts(value: Any, kind: Any, low: Any, high: Any) -> bool:
     if kind is int:
         return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
     if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and low <= value <= high
+        return (
+            isinstance(value, int | float)
+            and not isinstance(value, bool)
+            and math.isfinite(value)
+            and low <= value <= high
+        )
     if typing.get_origin(kind) is tuple:
         return isinstance(value, tuple) and bool(value) and all(_accepts(item, int, low, high) for item in value)
     return isinstance(value, kind)

@@ -43,7 +43,9 @@ def policy_from_json(data: Any, registry: Mapping[str, type[Policy]], depth: int
     if depth > _MAX_DEPTH:
         raise InputError(f"policy file nests deeper than {_MAX_DEPTH} policies")
     if not isinstance(data, dict) or not isinstance(data.get("policy"), str):
-        raise InputError('a policy file must hold an object with a "policy" name, such as {"policy": "hull", "fill": true}')
+        raise InputError(
+            'a policy file must hold an object with a "policy" name, such as {"policy": "hull", "fill": true}'
+        )
     policy_class = _find(data["policy"], registry)
     values: dict[str, Any] = {}
     for key, value in data.items():
@@ -114,7 +116,11 @@ def _split(text: str, whole: str) -> list[str]:
 
 
 def _parse(
-    text: str, field: dataclasses.Field[Any], policy_class: type[Policy], registry: Mapping[str, type[Policy]], depth: int
+    text: str,
+    field: dataclasses.Field[Any],
+    policy_class: type[Policy],
+    registry: Mapping[str, type[Policy]],
+    depth: int,
 ) -> Any:
     kind = field_types(policy_class)[field.name]
     try:
