@@ -1,9 +1,10 @@
 """Counter-based random streams: every draw is named by what it is for, so that policies meet the same draws.
 
 A stream is named by (seed, purpose) and up to two further integers, for instance a request and a chunk of its
-output. Seed and purpose are hashed into the key of a Philox generator (Salmon et al., "Parallel random numbers: as
-easy as 1, 2, 3", SC 2011); the integers are the upper half of its counter. A stream may therefore be opened at any time, in any
-order and by any process and gives the same numbers, and no two streams overlap (each has 2**128 blocks of four words).
+output. Seed and purpose are hashed into the key of a Philox generator (Salmon et al., "Parallel random
+numbers: as easy as 1, 2, 3", SC 2011); the integers are the upper half of its counter. A stream may therefore
+be opened at any time, in any order and by any process and gives the same numbers, and no two streams overlap:
+each has 2**128 blocks of four words.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Streams:
 
 
 def philox_key(seed: int, purpose: str) -> np.ndarray:
-    """Return the key, uint64 [2], of (seed, purpose): a hash that does not depend on process, platform or version."""
+    """Return the key, uint64 [2], of (seed, purpose): a hash, the same in every process."""
     digest = blake2b(f"{int(seed)}:{purpose}".encode(), digest_size=16).digest()
     return np.frombuffer(digest, dtype="<u8").astype(np.uint64)
 

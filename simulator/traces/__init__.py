@@ -1,15 +1,19 @@
 """Request traces: readers with automatic detection, selection, rates, and the project's own format."""
 
 from .formats import TRACE_FORMATS
-from .load import first_requests, load_trace, scale_rate, window, with_poisson_arrivals
+from .load import example_trace, load_trace
+from .select import first_requests, scale_rate, window, with_poisson_arrivals
 from .trace import Trace
+from .write import write_trace
 
 __all__ = [
     "TRACE_FORMATS",
     "Trace",
+    "example_trace",
     "first_requests",
     "load_trace",
     "scale_rate",
     "window",
     "with_poisson_arrivals",
+    "write_trace",
 ]

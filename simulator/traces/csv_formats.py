@@ -14,10 +14,10 @@ from .raw import RawRequests
 from .source import Lines
 from .trace import MAX_ARRIVAL_S, MAX_LENGTH
 
-#: Rows converted at a time: large enough for NumPy, small enough that a week-long trace is never held as text.
+#: Rows converted at a time: large enough for NumPy, small enough that no long trace is held as text.
 _ROWS_AT_ONCE = 1 << 16
 
-# A whole column is checked in one match, joined by newlines; float() and int() alone would take "1_000" and "nan".
+# A whole column is checked in one match, joined by newlines: float() and int() alone take "1_000" and "nan".
 _INTEGERS = re.compile(r"(?:[ \t]*+[0-9]{1,10}(?:\.0*+)?[ \t]*+\n)*+")
 _SECONDS = re.compile(r"(?:[ \t]*+[0-9]{1,20}(?:\.[0-9]{0,20})?(?:[eE][+-]?[0-9]{1,2})?[ \t]*+\n)*+")
 _DATES = re.compile(
@@ -29,7 +29,7 @@ _EPOCH = np.datetime64("2000-01-01T00:00:00", "ns")
 
 
 class Kind(NamedTuple):
-    """A type of column: what is expected, in words, and how text becomes numbers (ValueError if it does not)."""
+    """A type of column: what is expected, in words, and how text becomes numbers; else ValueError."""
 
     expected: str
     parse: Callable[[Sequence[str]], np.ndarray]
@@ -52,7 +52,7 @@ def _parse_seconds(texts: Sequence[str]) -> np.ndarray:
 def _parse_dates(texts: Sequence[str]) -> np.ndarray:
     _matched(_DATES, texts)
     dates = np.array([_ZONE.sub("", text.lstrip()) for text in texts], dtype="datetime64[ns]")
-    # int64 nanoseconds: float64 seconds since 2000 would lose the last digits; the first stamp is taken off later.
+    # int64 nanoseconds: float64 seconds since 2000 would lose digits before the first stamp is taken off.
     return (dates - _EPOCH).astype(np.int64)
 
 

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 import msgspec
 import numpy as np
 
+from sglang_dspark.errors import InputError
+
 from .raw import RawRequests
 from .source import Lines
 from .trace import MAX_ARRIVAL_S, MAX_LENGTH
@@ -21,7 +23,9 @@ SomeTokens = Annotated[int, msgspec.Meta(ge=1, le=MAX_LENGTH)]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=MAX_ARRIVAL_S)]
 Milliseconds = Annotated[float, msgspec.Meta(ge=0, le=MAX_ARRIVAL_S * 1e3)]
 
-_COLUMN = re.compile(r"(.*) - at `\$\.?(.*)`$")
+# msgspec says "Expected `int`, got `str` - at `$.timestamp`" or "Object missing required field `timestamp`".
+_TYPE = re.compile(r"Expected (.*?)(?:, got (.*?))?(?: - at `\$\.?(.*)`)?")
+_FIELD = re.compile(r"Object (missing required|contains unknown) field `(.*)`")
 
 
 class MooncakeRow(msgspec.Struct):
@@ -84,9 +88,7 @@ class MooncakeFormat:
         """Read all rows. Raises InputError that names line and key."""
         rows = [(row.timestamp, row.input_length, row.output_length) for row in _rows(lines, MooncakeRow)]
         stamps, input_length, output_length = _columns(lines, rows)
-        return RawRequests(
-            np.array(stamps, dtype=np.float64) / 1e3, _int64(input_length), _int64(output_length)
-        )
+        return RawRequests(np.array(stamps, dtype=np.float64) / 1e3, _int64(input_length), _int64(output_length))
 
 
 class BailianFormat:
@@ -101,8 +103,7 @@ class BailianFormat:
     def read(self, lines: Lines) -> RawRequests:
         """Read all rows. Raises InputError that names line and key."""
         rows = [
-            (row.timestamp, row.input_length, row.output_length, str(row.chat_id))
-            for row in _rows(lines, BailianRow)
+            (row.timestamp, row.input_length, row.output_length, str(row.chat_id)) for row in _rows(lines, BailianRow)
         ]
         stamps, input_length, output_length, names = _columns(lines, rows)
         return RawRequests(
@@ -129,9 +130,7 @@ class OwnFormat:
         rows: list[tuple[float, int, int, int | None, str | None]] = []
         for row in _rows(lines, OwnRow):
             if rows and row.arrival_s < rows[-1][0]:
-                raise lines.error(
-                    f"arrivals in order, so at least {rows[-1][0]}", row.arrival_s, column="arrival_s"
-                )
+                raise lines.error(f"arrivals in order, so at least {rows[-1][0]}", row.arrival_s, column="arrival_s")
             for column, index in (("domain", 3), ("request_id", 4)):
                 if rows and (getattr(row, column) is None) != (rows[0][index] is None):
                     raise lines.error(f"{column} for every request or for none", column=column)
@@ -149,6 +148,7 @@ class OwnFormat:
             request_id=None if names[0] is None else tuple(names),
             notes=header.notes,
             foreign=False,
+            origin=header.source,
         )
 
 
@@ -186,11 +186,25 @@ def _decode(lines: Lines, line: str, decode: Callable[[str], Any]) -> Any:
     try:
         return decode(line)
     except msgspec.ValidationError as error:
-        match = _COLUMN.fullmatch(str(error))
-        reason, column = match.groups() if match else (str(error), "")
-        raise lines.error(reason.removeprefix("Expected "), column=column) from error
+        raise _wrong_type(lines, line, str(error)) from error
     except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
         raise lines.error(f"one JSON object ({error})", line.strip()) from error
+
+
+def _wrong_type(lines: Lines, line: str, message: str) -> InputError:
+    """Say in the words of `Lines.error` what msgspec found wrong with a line of valid JSON."""
+    if match := _FIELD.fullmatch(message):
+        problem, column = match.groups()
+        expected = "this key, got none" if problem == "missing required" else "no such key"
+        return lines.error(expected, column=column)
+    match = _TYPE.fullmatch(message)
+    if match is None:
+        return lines.error(f"one JSON object with the keys of its format ({message})", line.strip())
+    expected, _, column = match.groups()
+    value = msgspec.json.decode(line)
+    if column in value if isinstance(value, dict) else False:
+        value = value[column]
+    return lines.error(expected.replace("`", ""), value, column=column or "")
 
 
 def _columns(lines: Lines, rows: list[Any]) -> list[tuple[Any, ...]]:

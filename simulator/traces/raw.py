@@ -19,8 +19,9 @@ class RawRequests:
         domains: names of the domains.
         request_id: names of the requests [N], or None.
         notes: what the file says of itself.
-        foreign: whether the clock, its resolution and empty requests are somebody else's to be put right here:
-            stamps are sorted, shifted to 0 and jittered within their buckets, requests without tokens are skipped.
+        foreign: whether stamps are to be sorted, shifted to 0 and jittered within their buckets, and requests
+            without tokens skipped.
+        origin: what the file says that it was made from.
     """
 
     stamp_s: np.ndarray
@@ -31,3 +32,4 @@ class RawRequests:
     request_id: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
     foreign: bool = True
+    origin: str = ""

@@ -9,7 +9,7 @@ import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import zstandard
 
@@ -19,7 +19,7 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _CHUNK = 1 << 12  # small, because a few bytes of zstd can hold a megabyte
 
-#: Longest line that is read, in bytes; the longest known (a million-token prompt in 16-token blocks) has half a MiB.
+#: Longest line that is read, in bytes; a million-token prompt in 16-token blocks takes half a MiB.
 MAX_LINE = 1 << 24
 
 
@@ -29,7 +29,7 @@ class Lines:
     Iterating yields str and raises InputError where the file cannot be read, unpacked or decoded.
     """
 
-    def __init__(self, name: str, stream: BinaryIO) -> None:
+    def __init__(self, name: str, stream: IO[bytes]) -> None:
         self.name = name
         self.number = 0
         self._stream = stream
@@ -57,7 +57,7 @@ class Lines:
         raise InputError(f"{self.name} is empty: expected a trace")
 
     def error(self, expected: str, got: object = None, *, column: str = "", line: int = 0) -> InputError:
-        """Return the error for one place in the file; `got`, if given, is quoted and cut to a readable length."""
+        """Return the error for one place in the file; `got`, if given, is quoted and cut."""
         place = f"{self.name}, line {line or self.number}" + (f", column {column}" if column else "")
         return InputError(f"{place}: expected {expected}" + ("" if got is None else f", got {quoted(got)}"))
 
@@ -77,14 +77,12 @@ class Lines:
             return data.decode("utf-8-sig" if self.number == 0 else "utf-8")
         except UnicodeDecodeError as error:
             byte = data[error.start]
-            raise InputError(
-                f"{place}, byte {error.start + 1}: expected UTF-8 text, got byte 0x{byte:02x}"
-            ) from error
+            raise InputError(f"{place}, byte {error.start + 1}: expected UTF-8 text, got byte 0x{byte:02x}") from error
 
 
 @contextlib.contextmanager
 def open_lines(path: str | os.PathLike[str]) -> Iterator[Lines]:
-    """Open a trace file, plain, gzip or zstd (told by its first bytes, not by its name), for reading by lines.
+    """Open a trace file, plain, gzip or zstd (told by its first bytes, not its name), for reading by lines.
 
     Raises:
         InputError: if it is missing, a directory, or cannot be opened; while it is read, as `Lines` says.
@@ -101,7 +99,7 @@ def open_lines(path: str | os.PathLike[str]) -> Iterator[Lines]:
         except OSError as error:
             raise InputError(f"{name}: the trace cannot be read: {error.strerror}") from error
         if magic.startswith(_GZIP_MAGIC):
-            yield Lines(name, gzip.GzipFile(fileobj=file))
+            yield Lines(name, io.BufferedReader(gzip.GzipFile(fileobj=file)))
         elif magic.startswith(_ZSTD_MAGIC):
             yield Lines(name, io.BufferedReader(_ZstdReader(file)))
         else:
@@ -132,7 +130,7 @@ def _one_line(error: Exception) -> str:
 class _ZstdReader(io.RawIOBase):
     """Unpacks zstd frames and says so when the last one is cut off, which zstandard's own reader does not."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: IO[bytes]) -> None:
         super().__init__()
         self._file = file
         self._unpacked = memoryview(b"")

@@ -12,13 +12,15 @@ from sglang_dspark.errors import InputError
 #: Longest prompt or answer, in tokens, that a trace may hold (an int32, as engines store it).
 MAX_LENGTH = 2**31 - 1
 
-#: Latest arrival, in seconds, that a trace may hold: far above Unix time, far below where float64 loses microseconds.
+#: Latest arrival, in seconds, that a trace may hold: above Unix time, below where float64 loses milliseconds.
 MAX_ARRIVAL_S = 1e10
 
 
 @dataclass(frozen=True, eq=False)
 class Trace:
     """Requests in order of arrival; N is their number. Arrays are read-only copies of what is passed in.
+
+    `dataclasses.replace` makes a changed copy, checked again.
 
     Attributes:
         arrival_s: float64 [N], seconds since the start of the trace, >= 0, non-decreasing.
@@ -58,9 +60,7 @@ class Trace:
         if self.request_id is not None:
             _set(self, "request_id", tuple(self.request_id))
             if len(self.request_id) != count:
-                raise InputError(
-                    f"trace field request_id has {len(self.request_id)} entries for {count} requests"
-                )
+                raise InputError(f"trace field request_id has {len(self.request_id)} entries for {count} requests")
 
     def __len__(self) -> int:
         return len(self.arrival_s)
@@ -88,13 +88,14 @@ def _arrivals(values: Sequence[float] | np.ndarray) -> np.ndarray:
     if bad.any():
         row = int(np.argmax(bad))
         raise InputError(
-            f"trace field arrival_s of request {row} is {arrival_s[row]}, expected 0 .. {MAX_ARRIVAL_S:g} seconds"
+            f"trace field arrival_s of request {row} is {arrival_s[row]}, expected 0 .. {MAX_ARRIVAL_S:g} s"
         )
     back = np.flatnonzero(np.diff(arrival_s) < 0)
     if back.size:
         row = int(back[0]) + 1
         raise InputError(
-            f"trace field arrival_s of request {row} is {arrival_s[row]}, before request {row - 1} at {arrival_s[row - 1]}"
+            f"trace field arrival_s of request {row} is {arrival_s[row]}, before that of request {row - 1}: "
+            "expected requests in order of arrival"
         )
     return _read_only(arrival_s)
 

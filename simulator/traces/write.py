@@ -1,0 +1,87 @@
+"""Writing a trace in the project's own format: the whole file under its name, or nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import msgspec
+import zstandard
+
+from sglang_dspark.errors import InputError
+
+from .json_formats import FORMAT_NAME, FORMAT_VERSION, OwnHeader, OwnRow
+from .source import printable
+from .trace import Trace
+
+_encode = msgspec.json.Encoder().encode
+
+
+def write_trace(path: str | os.PathLike[str], trace: Trace) -> None:
+    """Write a trace as the project's own JSONL, packed if the name ends in .gz or .zst; no clock goes in.
+
+    The file is written beside its place and renamed when it is complete and on the disk.
+
+    Raises:
+        InputError: if the file cannot be written; nothing is left then, and an older file of that name stays.
+    """
+    target = Path(os.path.realpath(path))  # a link keeps pointing to the file
+    name = printable(os.fspath(path))
+    if target.exists() and not target.is_file():
+        raise InputError(f"{name}: the trace cannot be written: expected a regular file or a new name")
+    part = target.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        with open(part, "xb") as file:
+            with _packed(file, target.suffix) as stream:
+                for line in _lines(trace):
+                    stream.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, target)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise InputError(f"{name}: the trace cannot be written: {reason}") from error
+    finally:
+        with contextlib.suppress(OSError, ValueError):
+            part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _packed(file: IO[bytes], suffix: str) -> Iterator[IO[bytes]]:
+    if suffix == ".gz":
+        with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as packed:
+            yield packed  # type: ignore[misc]
+    elif suffix == ".zst":
+        with zstandard.ZstdCompressor().stream_writer(file, closefd=False) as packed:
+            yield packed
+    else:
+        yield file
+
+
+def _lines(trace: Trace) -> Iterator[bytes]:
+    header = OwnHeader(
+        format=FORMAT_NAME,
+        version=FORMAT_VERSION,
+        requests=len(trace),
+        domains=trace.domains,
+        source=trace.source,
+        notes=trace.notes,
+    )
+    yield _encode(header) + b"\n"
+    count = len(trace)
+    domains = [None] * count if trace.domain is None else [trace.domains[index] for index in trace.domain]
+    columns = zip(
+        trace.arrival_s.tolist(),
+        trace.input_length.tolist(),
+        trace.output_length.tolist(),
+        domains,
+        trace.request_id or [None] * count,
+        strict=True,
+    )
+    for arrival_s, input_length, output_length, domain, request_id in columns:
+        yield _encode(OwnRow(arrival_s, input_length, output_length, domain, request_id)) + b"\n"
