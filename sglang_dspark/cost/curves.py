@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from sglang_dspark.errors import InputError
 
 Floats = NDArray[np.float64]
+Seconds = Sequence[float | list[float]]
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Curve:
 def make_curve(
     name: str,
     probes: list[int],
-    seconds: list[float | list[float]],
+    seconds: Seconds,
     contexts: list[int] | None = None,
     *,
     floor: bool = False,
@@ -82,7 +84,7 @@ def make_curve(
     return Curve(points, values, grid, floor)
 
 
-def _rectangular(name: str, seconds: list[float | list[float]]) -> list[float] | list[list[float]]:
+def _rectangular(name: str, seconds: Seconds) -> Seconds:
     lengths = {len(row) for row in seconds if isinstance(row, list)}
     if len(lengths) > 1:
         raise InputError(f"{name}: rows of {sorted(lengths)} values, expected rows of one length")

@@ -104,7 +104,7 @@ class StepCost:
         bucket = 0
         if self.knows_context and num_requests:
             bucket = round(context_tokens / num_requests / CONTEXT_STEP)
-        return self._prices(num_requests, gamma, bucket)  # type: ignore[attr-defined, no-any-return]
+        return self._prices(num_requests, gamma, bucket)  # type: ignore[attr-defined]
 
     @property
     def knows_context(self) -> bool:

@@ -2,8 +2,8 @@
 
 SGLang 0.5.23 reads {sample_batch_tokens, sample_steps_per_sec, max_batch_tokens} (floor look-up) or
 {bias_seconds, bs_probes, alpha_seconds, m_probes, theta_seconds} (sums of interpolations), told apart by the text
-"bias_seconds"; it ignores further keys. We add `meta` (provenance) and `tiered` (what is executed, and the draft apart),
-so that one file serves both.
+"bias_seconds"; it ignores further keys. We add `meta` (provenance) and `tiered` (what is executed, the draft apart), so
+that one file serves both.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class MeasuredVerify(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Tiered(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What is executed: graph sizes in verified tokens, the largest batch with a graph, the eager tail, scalar terms."""
+    """What is executed: graph sizes in verified tokens, largest batch with a graph, eager tail, scalar terms."""
 
     draft: MeasuredDraft
     verify: MeasuredVerify

@@ -72,7 +72,7 @@ class Schedule(BudgetRule):
         super().__post_init__()
         if len(self.k) != len(self.upto) + 1 or list(self.upto) != sorted(set(self.upto)):
             raise InputError(
-                f"policy 'schedule': upto={'/'.join(map(str, self.upto))} with k={'/'.join(map(str, self.k))} is refused, "
+                f"policy 'schedule': upto={'/'.join(map(str, self.upto))} with k={'/'.join(map(str, self.k))}, "
                 "expected increasing batch sizes and one k more than batch sizes"
             )
 

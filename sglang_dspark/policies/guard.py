@@ -18,7 +18,7 @@ from sglang_dspark.policies.state import Decision, LiveBlock, Outcome, Past, Pla
 
 @dataclass(frozen=True)
 class Guard(Policy):
-    """`inner` where survivals published `lag` decode steps ago predict a gain of `min_gain` over `baseline`, else `baseline`.
+    """`inner` where lagged survivals predict a gain of at least `min_gain` over `baseline`, else `baseline`.
 
     The branch is picked before the live survivals are read: a gain predicted from live survivals leaks (design.md 3).
     """
@@ -78,7 +78,7 @@ class Guard(Policy):
     def plan(self, past: Past) -> Plan:
         """Only when neither branch is live."""
         policy, view = self.branch(past)
-        return policy.plan(view)  # type: ignore[attr-defined, no-any-return]
+        return policy.plan(view)  # type: ignore[attr-defined]
 
     def decide(self, past: Past, live: LiveBlock) -> Decision:
         policy, view = self.branch(past)

@@ -21,7 +21,7 @@ def parameter(default: Any, low: Any, high: Any = None, doc: str = "") -> Any:
 
 
 @cache
-def field_types(policy_class: type) -> dict[str, Any]:
+def field_types(policy_class: type[Any]) -> dict[str, Any]:
     """Declared type of every parameter, `X | None` reduced to X."""
     hints = typing.get_type_hints(policy_class)
     found = {}
@@ -51,7 +51,7 @@ def expected(field: dataclasses.Field[Any], kind: Any) -> str:
 
 def check_parameters(policy: Any) -> None:
     """Refuse a parameter of the wrong type or out of range, naming policy, parameter, value and range."""
-    types_ = field_types(type(policy))
+    types_ = field_types(policy.__class__)
     for field in dataclasses.fields(policy):
         value, kind = getattr(policy, field.name), types_[field.name]
         if value is None and field.default is None:

@@ -24,7 +24,7 @@ class ArgmaxLive(Unrestricted):
 
 @dataclass(frozen=True)
 class Oracle(Unrestricted):
-    """Knows which draft tokens will be accepted and verifies the most profitable of them: an upper bound, simulator only."""
+    """Knows which draft tokens will be accepted and verifies the most profitable of them; simulator only."""
 
     name: ClassVar[str] = "oracle"
 

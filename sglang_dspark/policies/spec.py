@@ -1,4 +1,4 @@
-"""Policies as text: `hull:fill=true` on a command line, a JSON object in a file; both round-trip. Nothing is evaluated."""
+"""Policies as text: `hull:fill=true` on a command line, a JSON object in a file. Nothing is evaluated."""
 
 from __future__ import annotations
 
