@@ -1,0 +1,72 @@
+"""`dspark demo-model`: train the tiny target and draft pair, or reuse the one that is there."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sglang_dspark.cli import app
+from sglang_dspark.errors import InputError
+
+
+def _summary(manifest: dict) -> str:
+    """A few lines that say what the pair can do."""
+    lines = []
+    for name, stats in manifest["acceptance"].items():
+        by_domain = ", ".join(
+            f"{domain} {length:.2f}"
+            for domain, length in stats["accept_length_by_domain"].items()
+            if length is not None
+        )
+        area = stats["survival_auc_mean"]
+        lines.append(
+            f"{name}  accept length {stats['accept_length']:.2f} ({by_domain})"
+            + ("" if area is None else f", survival AUC {area:.2f}")
+        )
+    lines.append(
+        f"weights {manifest['weights_sha256'][:16]}, made in {manifest['seconds']['total']:.0f} s "
+        f"on {manifest['request']['threads']} threads"
+    )
+    return "\n".join(lines)
+
+
+@app.command("demo-model")
+def demo_model(
+    out: Annotated[Path, typer.Option(help="Folder of the pair: target/, draft/, prompts/, demo.json.")],
+    size: Annotated[
+        str, typer.Option(help="default, ci (smaller, sooner) or micro (untrained, for tests).")
+    ] = "default",
+    head: Annotated[str, typer.Option(help="Markov head: vanilla, gated or rnn.")] = "vanilla",
+    gamma: Annotated[int, typer.Option(help="Draft block size.")] = 7,
+    seed: Annotated[int, typer.Option(help="Seed of weights and windows.")] = 0,
+    threads: Annotated[int | None, typer.Option(help="Compute threads (default: the cores, at most 4).")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Train even if the folder holds this very pair.")] = False,
+) -> None:
+    """Train a tiny Qwen3 target and DSpark draft on this machine's CPU, in minutes, for trying and testing the server.
+
+    The pair learns the Python standard library's sources and generated JSON, CSV and logs. A pair of the same request and
+    versions is reused.
+    """
+    try:
+        import torch  # noqa: F401
+        import transformers  # noqa: F401
+    except ImportError as error:
+        raise InputError(f"demo-model needs {error.name}; install sglang-dspark[serve]") from None
+    from sglang_dspark.demo.build import build, read_manifest, stale_reason
+    from sglang_dspark.demo.progress import reporting
+    from sglang_dspark.demo.recipe import Request
+
+    request = Request(size, head, gamma, seed, threads if threads is not None else min(4, os.cpu_count() or 1))
+    manifest = read_manifest(out)
+    if manifest is not None and not force:
+        reason = stale_reason(out, manifest, request)
+        if reason is None:
+            typer.echo(f"{out} already holds this pair (--force trains it again)")
+            typer.echo(_summary(manifest))
+            return
+        typer.echo(f"training again, {out} holds another pair: {reason}", err=True)
+    with reporting() as report:
+        manifest = build(out, request, report)
+    typer.echo(f"wrote {out}")
+    typer.echo(_summary(manifest))
