@@ -186,25 +186,30 @@ def _decode(lines: Lines, line: str, decode: Callable[[str], Any]) -> Any:
     try:
         return decode(line)
     except msgspec.ValidationError as error:
-        raise _wrong_type(lines, line, str(error)) from error
+        raise _wrong_object(lines, line, str(error)) from error
     except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
-        raise lines.error(f"one JSON object ({error})", line.strip()) from error
+        raise _no_object(lines, line, error) from error
 
 
-def _wrong_type(lines: Lines, line: str, message: str) -> InputError:
-    """Say in the words of `Lines.error` what msgspec found wrong with a line of valid JSON."""
+def _no_object(lines: Lines, line: str, reason: object) -> InputError:
+    return lines.error(f"one JSON object ({reason})", line.strip())
+
+
+def _wrong_object(lines: Lines, line: str, message: str) -> InputError:
+    """Say in the words of `Lines.error` what msgspec found wrong with an object."""
+    try:
+        value = msgspec.json.decode(line)
+    except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:  # wrong first and malformed later
+        return _no_object(lines, line, error)
     if match := _FIELD.fullmatch(message):
         problem, column = match.groups()
         expected = "this key, got none" if problem == "missing required" else "no such key"
         return lines.error(expected, column=column)
     match = _TYPE.fullmatch(message)
     if match is None:
-        return lines.error(f"one JSON object with the keys of its format ({message})", line.strip())
-    expected, _, column = match.groups()
-    value = msgspec.json.decode(line)
-    if column in value if isinstance(value, dict) else False:
-        value = value[column]
-    return lines.error(expected.replace("`", ""), value, column=column or "")
+        return _no_object(lines, line, message)
+    expected, column = match[1].replace("`", ""), match[3] or ""
+    return lines.error(expected, value.get(column) if isinstance(value, dict) else value, column=column)
 
 
 def _columns(lines: Lines, rows: list[Any]) -> list[tuple[Any, ...]]:

@@ -30,10 +30,16 @@ def write_trace(path: str | os.PathLike[str], trace: Trace) -> None:
     Raises:
         InputError: if the file cannot be written; nothing is left then, and an older file of that name stays.
     """
-    target = Path(os.path.realpath(path))  # a link keeps pointing to the file
-    name = printable(os.fspath(path))
+    try:
+        _write_or_leave(Path(os.path.realpath(path)), trace)  # a link keeps pointing to the file
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise InputError(f"{printable(os.fspath(path))}: the trace cannot be written: {reason}") from error
+
+
+def _write_or_leave(target: Path, trace: Trace) -> None:
     if target.exists() and not target.is_file():
-        raise InputError(f"{name}: the trace cannot be written: expected a regular file or a new name")
+        raise ValueError("expected a regular file or a new name")
     part = target.with_name(f".{secrets.token_hex(8)}.part")
     try:
         with open(part, "xb") as file:
@@ -43,12 +49,8 @@ def write_trace(path: str | os.PathLike[str], trace: Trace) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, target)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise InputError(f"{name}: the trace cannot be written: {reason}") from error
     finally:
-        with contextlib.suppress(OSError, ValueError):
-            part.unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
