@@ -1,0 +1,85 @@
+"""Runs the Triton kernels of this package on CPU tensors, in Triton's own interpreter.
+
+`with interpreted():` swaps every `@triton.jit` function that this package and `triton.language` hold for an
+interpreted one, and swaps them back. It does not depend on TRITON_INTERPRET or on who imported triton first, so that
+a test process, a benchmark and a server can share one interpreter-free import. Slow by design: for tests and
+debugging, never for speed figures.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import pkgutil
+import sys
+from collections.abc import Iterator
+from types import ModuleType
+
+import numpy as np
+import torch
+import triton.language as tl
+from triton.runtime.interpreter import InterpretedFunction
+from triton.runtime.jit import JITFunction
+
+_active = 0
+
+
+def runs_kernel(tensor: torch.Tensor) -> bool:
+    """Whether a public function launches its kernel for this tensor: on CUDA, or inside `interpreted()`."""
+    return tensor.is_cuda or _active > 0
+
+
+@contextlib.contextmanager
+def interpreted() -> Iterator[None]:
+    """Inside, public functions of this package launch their kernels on CPU tensors through Triton's interpreter.
+
+    Not thread-safe: it swaps module attributes. May be nested.
+    """
+    global _active
+    if _active:
+        _active += 1
+        try:
+            yield
+        finally:
+            _active -= 1
+        return
+    # Triton imports this lazily at a launch and then asserts that its functions are not interpreted.
+    importlib.import_module("triton.experimental.gluon")
+    saved = [(owner, dict(vars(owner))) for owner in _owners()]
+    functions: dict[int, InterpretedFunction] = {}
+    for owner, names in saved:
+        for name, value in names.items():
+            if isinstance(value, JITFunction):
+                setattr(owner, name, functions.setdefault(id(value), InterpretedFunction(value.fn)))
+    _active = 1
+    try:
+        # Masked lanes compute log(0) and inf - inf on purpose; a GPU does not warn either.
+        with np.errstate(all="ignore"):
+            yield
+    finally:
+        _active = 0
+        for owner, names in saved:
+            _restore(owner, names)
+
+
+def _owners() -> list[ModuleType | type]:
+    """Everything that holds jitted functions, or that Triton's interpreter patches and leaves patched."""
+    package = importlib.import_module(__package__)
+    for info in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{__package__}.{info.name}")
+    prefixes = ("triton.language", f"{__package__}.")
+    modules = [
+        module for name, module in sorted(sys.modules.items()) if module is not None and name.startswith(prefixes)
+    ]
+    return [*modules, tl.core.tensor, tl.core.tensor_descriptor_base, tl.core.dtype]
+
+
+def _restore(owner: ModuleType | type, names: dict[str, object]) -> None:
+    if isinstance(owner, type):
+        # Modules keep what Triton's rewriter adds to the globals of a function: it adds it once and caches the
+        # function.
+        for name in set(vars(owner)) - set(names):
+            delattr(owner, name)
+    for name, value in names.items():
+        if vars(owner).get(name) is not value:
+            setattr(owner, name, value)

@@ -1,0 +1,166 @@
+"""Admission on the device is bit-equal to the NumPy policies that decide everywhere else."""
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+torch = pytest.importorskip("torch", reason="needs torch and triton (extra `serve`)")
+pytest.importorskip("triton", reason="needs torch and triton (extra `serve`)")
+
+from dspark_kernels import admission  # noqa: E402
+
+from sglang_dspark.cost import StepPrices  # noqa: E402
+from sglang_dspark.policies import EarlyStop, Hull, LiveBlock, Lookahead, Past, allocate  # noqa: E402
+
+FEW = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+CONFIDENCES = st.one_of(st.sampled_from([0.0, 0.25, 0.5, 0.875, 1.0]), st.floats(0, 1, width=32))
+
+
+@st.composite
+def batches(draw, max_requests=6, max_gamma=5):
+    """A block of confidences with many ties, floor and cap, and a staircase of step times with dips and a cliff."""
+    num_requests, gamma = draw(st.integers(1, max_requests)), draw(st.integers(1, max_gamma))
+    cap = draw(st.integers(0, gamma))
+    floor = draw(st.integers(0, cap))
+    values = draw(st.lists(CONFIDENCES, min_size=num_requests * gamma, max_size=num_requests * gamma))
+    confidence = np.array(values, dtype=np.float32).reshape(num_requests, gamma)
+    return LiveBlock.of(confidence), floor, cap, draw(prices(num_requests * gamma + 1))
+
+
+@st.composite
+def prices(draw, size):
+    last_captured = draw(st.integers(0, size - 1))
+    ends = sorted(draw(st.sets(st.integers(0, last_captured), max_size=5)) | {last_captured})
+    top = np.array([next((end for end in ends if end >= k), k) for k in range(size)], dtype=np.int64)
+    step = {end: draw(st.floats(1e-3, 1e-1)) for end in sorted(set(top.tolist()))}
+    seconds = np.array([step[end] for end in top.tolist()])
+    return StepPrices(seconds, seconds.copy(), top, last_captured)
+
+
+def on(device, array):
+    return torch.tensor(np.ascontiguousarray(array), device=device)
+
+
+def same(got, lengths, total):
+    assert got.lengths.cpu().tolist() == list(lengths)
+    assert got.total.cpu().tolist() == [total]
+
+
+@given(batches(), st.integers(-3, 40), st.booleans())
+@FEW
+def test_budget_takes_the_policies_first_k(device, batch, budget, on_device):
+    live, floor, cap, _ = batch
+    num_requests = len(live.units)
+    total = min(max(budget, num_requests * floor), num_requests * cap)
+    given_budget = torch.tensor([budget], device=device) if on_device else budget
+    got = admission.admit(on(device, live.units), "budget", budget=given_budget, floor=floor, cap=cap)
+    same(got, allocate(live.units, budget, floor, cap), total)
+
+
+@given(batches())
+@FEW
+def test_early_stop_decides_as_the_policy(device, batch):
+    live, floor, cap, table = batch
+    want = EarlyStop(floor=floor, cap=cap).decide(Past(*live.units.shape, table), live)
+    got = admission.admit(on(device, live.units), "early-stop", inverse=on(device, table.inverse), floor=floor, cap=cap)
+    same(got, want.lengths, want.total)
+
+
+@given(batches(), st.booleans())
+@FEW
+def test_hull_decides_as_the_policy(device, batch, fill):
+    live, floor, cap, table = batch
+    want = Hull(floor=floor, cap=cap, fill=fill).decide(Past(*live.units.shape, table), live)
+    fill_to = on(device, table.tier_top) if fill else None
+    got = admission.admit(
+        on(device, live.units),
+        "early-stop",
+        inverse=on(device, table.hull_inverse),
+        fill_to=fill_to,
+        floor=floor,
+        cap=cap,
+    )
+    same(got, want.lengths, want.total)
+
+
+@given(batches())
+@FEW
+def test_lookahead_decides_as_the_policy(device, batch):
+    live, floor, cap, table = batch
+    policy = Lookahead(floor=floor, cap=cap)
+    past = Past(*live.units.shape, table)
+    want = policy.decide(past, live)
+    tops = on(device, policy._tops(past))
+    got = admission.admit(
+        on(device, live.units), "lookahead", inverse=on(device, table.inverse), tops=tops, floor=floor, cap=cap
+    )
+    same(got, want.lengths, want.total)
+
+
+@given(batches(max_requests=4, max_gamma=4), st.sampled_from(["early-stop", "lookahead"]))
+@FEW
+def test_reference_decides_as_the_kernel(device, batch, rule):
+    live, floor, cap, table = batch
+    tops = on(device, table.tier_tops) if rule == "lookahead" else None
+    arguments = dict(inverse=on(device, table.inverse), tops=tops, floor=floor, cap=cap)
+    got = admission.admit(on(device, live.units), rule, **arguments)
+    want = admission.admit_reference(on(device, live.units), rule, **arguments)
+    same(got, want.lengths.tolist(), int(want.total))
+
+
+@pytest.mark.parametrize(
+    ("num_requests", "gamma"),
+    [(160, 7), (600, 2), pytest.param(256, 7, marks=pytest.mark.slow), pytest.param(1024, 16, marks=pytest.mark.slow)],
+)
+def test_large_batches_walk_over_several_chunks(device, num_requests, gamma):
+    confidence = np.random.default_rng(3).beta(8, 2, size=(num_requests, gamma)).astype(np.float32)
+    live = LiveBlock.of(confidence)
+    counts = np.arange(num_requests * gamma + 1)
+    top = np.minimum((counts // 64 + 1) * 64, counts[-1])
+    seconds = 1e-2 + 1e-7 * (top + num_requests)
+    table = StepPrices(seconds, seconds.copy(), top, int(counts[-1]))
+    past = Past(num_requests, gamma, table)
+    stop = EarlyStop().decide(past, live)
+    # A price this flat keeps the hull walking past the first chunk of ranks.
+    hull = Hull().decide(past, live)
+    assert hull.total > 1024
+    units = on(device, live.units)
+    same(admission.admit(units, "early-stop", inverse=on(device, table.inverse)), stop.lengths, stop.total)
+    got = admission.admit(
+        units, "early-stop", inverse=on(device, table.hull_inverse), fill_to=on(device, table.tier_top)
+    )
+    same(got, hull.lengths, hull.total)
+    half = num_requests * gamma // 2
+    same(admission.admit(units, "budget", budget=half), allocate(live.units, half), half)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rule": "argmax"}, "rule='argmax'"),
+        ({"budget": None}, "needs budget"),
+        ({"cap": 9}, "cap=9"),
+        ({"floor": 5}, "floor=5"),
+        ({"inverse": torch.ones(9, dtype=torch.float64)}, "does not take inverse"),
+    ],
+)
+def test_bad_input_is_refused(change, message):
+    arguments = {"rule": "budget", "budget": 3, **change}
+    with pytest.raises(ValueError, match=message):
+        admission.admit(torch.ones(2, 4, dtype=torch.int32), **arguments)
+
+
+@pytest.mark.gpu
+def test_admission_can_be_captured():
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    units = torch.randint(0, 1 << 24, (64, 7), device="cuda").sort(dim=1, descending=True)[0].to(torch.int32)
+    inverse = 1 / torch.linspace(1, 2, 64 * 7 + 1, device="cuda", dtype=torch.float64)
+    admission.admit(units, "early-stop", inverse=inverse)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        got = admission.admit(units, "early-stop", inverse=inverse)
+    graph.replay()
+    want = admission.admit_reference(units.cpu(), "early-stop", inverse=inverse.cpu())
+    same(got, want.lengths.tolist(), int(want.total))
