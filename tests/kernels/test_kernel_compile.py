@@ -7,8 +7,7 @@ torch = pytest.importorskip("torch", reason="needs torch and triton (extra `serv
 pytest.importorskip("triton", reason="needs torch and triton (extra `serve`)")
 
 from dspark_kernels import admission, philox, survival  # noqa: E402
-
-from .compile_for_gpu import compile_launch, recorded_launches  # noqa: E402
+from kernel_compile import compile_launch, recorded_launches  # noqa: E402
 
 
 def launch_philox():
