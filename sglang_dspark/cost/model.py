@@ -134,7 +134,8 @@ class StepCost:
         top = np.where(
             inside, np.minimum(self.executed_tokens(tokens) - num_requests, max(last, 0)), tokens - num_requests
         )
-        return StepPrices(seconds, draft + self._floor_seconds(tokens, context_tokens), top.astype(np.int64), last)
+        floor_seconds = draft + self._floor_seconds(tokens, context_tokens)
+        return StepPrices(seconds, floor_seconds, top.astype(np.int64), last, draft)
 
     def _floor_seconds(self, tokens: Floats, context_tokens: float) -> Floats:
         """SGLang's price: the probe below for a 1-D or tiered table, its own interpolation for the additive one."""

@@ -17,11 +17,14 @@ class StepPrices:
     seconds: [n] float64, what is executed (draft + verify of the padded tier). inverse: [n], 1 / seconds.
     floor_inverse: [n], 1 / (SGLang's own look-up of the table). tier_top: [n] int64, the largest count executed in the
     same graph tier, never past the last captured size. last_captured: the largest count inside captured graphs, or -1.
-    Arrays are read-only and cached: many steps share them.
+    draft_s: the part of `seconds` that drafting takes. Arrays are read-only and cached: many steps share them.
     """
 
-    def __init__(self, seconds: Floats, floor_seconds: Floats, tier_top: Ints, last_captured: int) -> None:
+    def __init__(
+        self, seconds: Floats, floor_seconds: Floats, tier_top: Ints, last_captured: int, draft_s: float = 0.0
+    ) -> None:
         self.seconds = seconds
+        self.draft_s = draft_s
         self.inverse = 1.0 / seconds
         self.floor_inverse = 1.0 / floor_seconds
         self.tier_top = tier_top

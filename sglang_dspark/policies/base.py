@@ -32,6 +32,8 @@ class Policy(ABC):
     lossless: ClassVar[bool] = True
     learns: ClassVar[bool] = False
     """Whether `learn` wants the outcomes of earlier steps."""
+    reads_confidence: ClassVar[bool] = False
+    """Whether `LiveBlock.confidence` must be filled; most rules read survivals alone."""
 
     def __post_init__(self) -> None:
         check_parameters(self)
@@ -146,6 +148,7 @@ class LengthRule(Policy):
     """Per request, position by position, from its own confidences so far and the past."""
 
     kind: ClassVar[str] = "length"
+    reads_confidence: ClassVar[bool] = True
 
     @abstractmethod
     def admits(self, past: Past, position: int, confidence: NDArray[np.float32]) -> bool:
@@ -172,6 +175,7 @@ class Unrestricted(Policy):
 
     kind: ClassVar[str] = "unrestricted"
     lossless: ClassVar[bool] = False
+    reads_confidence: ClassVar[bool] = True
 
     @abstractmethod
     def choose(self, past: Past, live: LiveBlock) -> Ints:

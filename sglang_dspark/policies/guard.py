@@ -47,6 +47,10 @@ class Guard(Policy):
         return self.inner.learns or self.baseline.learns
 
     @property
+    def reads_confidence(self) -> bool:  # type: ignore[override]
+        return self.inner.reads_confidence or self.baseline.reads_confidence
+
+    @property
     def live(self) -> bool:
         return self.inner.live or self.baseline.live
 

@@ -19,6 +19,7 @@ class NoDraft(LengthRule):
     """No drafter at all: one token a step, no draft cost."""
 
     name: ClassVar[str] = "none"
+    reads_confidence: ClassVar[bool] = False
 
     @property
     def drafts(self) -> bool:
@@ -43,6 +44,7 @@ class Fixed(LengthRule):
     """The first k draft tokens of every request; k = 0 still drafts and pays for it."""
 
     name: ClassVar[str] = "fixed"
+    reads_confidence: ClassVar[bool] = False
     k: int = parameter(7, 0, 64, "verified draft tokens of every request")
 
     @property

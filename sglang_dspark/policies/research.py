@@ -17,6 +17,7 @@ class ArgmaxLive(Unrestricted):
     """Global argmax on this step's survivals: the paper's Appendix A counterexample, biased by up to 0.25."""
 
     name: ClassVar[str] = "argmax-live"
+    reads_confidence: ClassVar[bool] = False
 
     def choose(self, past: Past, live: LiveBlock) -> Ints:
         return allocate(live.units, best_budget(past, live.units, past.prices.inverse, 0, past.gamma))
@@ -27,6 +28,7 @@ class Oracle(Unrestricted):
     """Knows which draft tokens will be accepted and verifies the most profitable of them; simulator only."""
 
     name: ClassVar[str] = "oracle"
+    reads_confidence: ClassVar[bool] = False
 
     def choose(self, past: Past, live: LiveBlock) -> Ints:
         assert live.depth is not None, "oracle needs the true accepted depth, which the simulator alone knows"

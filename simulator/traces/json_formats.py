@@ -17,15 +17,17 @@ from .trace import MAX_ARRIVAL_S, MAX_LENGTH
 
 FORMAT_NAME = "sglang-dspark-trace"
 FORMAT_VERSION = 1
+_MOST_DOMAINS = 2**15 - 1
 
 Tokens = Annotated[int, msgspec.Meta(ge=0, le=MAX_LENGTH)]
 SomeTokens = Annotated[int, msgspec.Meta(ge=1, le=MAX_LENGTH)]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=MAX_ARRIVAL_S)]
 Milliseconds = Annotated[float, msgspec.Meta(ge=0, le=MAX_ARRIVAL_S * 1e3)]
 
-# msgspec says "Expected `int`, got `str` - at `$.timestamp`" or "Object missing required field `timestamp`".
-_TYPE = re.compile(r"Expected (.*?)(?:, got (.*?))?(?: - at `\$\.?(.*)`)?")
-_FIELD = re.compile(r"Object (missing required|contains unknown) field `(.*)`")
+# msgspec says "Expected `int`, got `str` - at `$.timestamp`", "Number out of range - at `$.timestamp`" or
+# "Object missing required field `timestamp`".
+_VALUE = re.compile(r"(.*?)(?:, got .*?)? - at `\$\.(.*)`")
+_FIELD = re.compile(r"Object (missing required|contains unknown) field `(.*)`", re.DOTALL)
 
 
 class MooncakeRow(msgspec.Struct):
@@ -39,7 +41,7 @@ class MooncakeRow(msgspec.Struct):
 class BailianRow(msgspec.Struct):
     """One request of a Qwen-Bailian trace; `parent_chat_id`, `type`, `turn` and `hash_ids` are not read."""
 
-    chat_id: int | str
+    chat_id: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | str
     timestamp: Seconds
     input_length: Tokens
     output_length: Tokens
@@ -161,6 +163,8 @@ def _own_header(lines: Lines) -> OwnHeader:
         raise lines.error(f"version {FORMAT_VERSION}", header.version, column="version")
     if len(set(header.domains)) != len(header.domains):
         raise lines.error("different names", list(header.domains), column="domains")
+    if len(header.domains) > _MOST_DOMAINS:
+        raise lines.error(f"at most {_MOST_DOMAINS} domains", len(header.domains), column="domains")
     return header
 
 
@@ -169,8 +173,8 @@ def _domain_index(lines: Lines, header: OwnHeader, domains: dict[str, int], name
     if name not in domains:
         if header.domains:
             raise lines.error(f"one of {', '.join(header.domains)}", name, column="domain")
-        if len(domains) == np.iinfo(np.int16).max:
-            raise lines.error(f"at most {len(domains)} domains", column="domain")
+        if len(domains) == _MOST_DOMAINS:
+            raise lines.error(f"at most {_MOST_DOMAINS} domains", column="domain")
         domains[name] = len(domains)
     return domains[name]
 
@@ -197,19 +201,19 @@ def _no_object(lines: Lines, line: str, reason: object) -> InputError:
 
 def _wrong_object(lines: Lines, line: str, message: str) -> InputError:
     """Say in the words of `Lines.error` what msgspec found wrong with an object."""
-    try:
-        value = msgspec.json.decode(line)
-    except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:  # wrong first and malformed later
-        return _no_object(lines, line, error)
     if match := _FIELD.fullmatch(message):
         problem, column = match.groups()
         expected = "this key, got none" if problem == "missing required" else "no such key"
         return lines.error(expected, column=column)
-    match = _TYPE.fullmatch(message)
-    if match is None:
+    match = _VALUE.fullmatch(message)
+    try:
+        texts = msgspec.json.decode(line, type=dict[str, msgspec.Raw])
+    except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:  # no object, or malformed further on
+        return _no_object(lines, line, error)
+    if match is None or match[2] not in texts:
         return _no_object(lines, line, message)
-    expected, column = match[1].replace("`", ""), match[3] or ""
-    return lines.error(expected, value.get(column) if isinstance(value, dict) else value, column=column)
+    expected = match[1].removeprefix("Expected ").replace("`", "").replace(" out of range", " within range")
+    return lines.error(expected[0].lower() + expected[1:], bytes(texts[match[2]]).decode(), column=match[2])
 
 
 def _columns(lines: Lines, rows: list[Any]) -> list[tuple[Any, ...]]:

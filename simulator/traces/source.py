@@ -22,6 +22,9 @@ _CHUNK = 1 << 12  # small, because a few bytes of zstd can hold a megabyte
 #: Longest line that is read, in bytes; a million-token prompt in 16-token blocks takes half a MiB.
 MAX_LINE = 1 << 24
 
+#: Cuts what a message says was expected, where that quotes names out of the file.
+_LONGEST_EXPECTED = 300
+
 
 class Lines:
     """The text lines of a trace file, each with its end of line; counts them and names them in errors.
@@ -58,7 +61,8 @@ class Lines:
 
     def error(self, expected: str, got: object = None, *, column: str = "", line: int = 0) -> InputError:
         """Return the error for one place in the file; `got`, if given, is quoted and cut."""
-        place = f"{self.name}, line {line or self.number}" + (f", column {column}" if column else "")
+        place = f"{self.name}, line {line or self.number}" + (f", column {printable(column)}" if column else "")
+        expected = "".join(sign if sign.isprintable() else " " for sign in expected[:_LONGEST_EXPECTED])
         return InputError(f"{place}: expected {expected}" + ("" if got is None else f", got {quoted(got)}"))
 
     def _read(self) -> str:
@@ -106,9 +110,9 @@ def open_lines(path: str | os.PathLike[str]) -> Iterator[Lines]:
             yield Lines(name, file)
 
 
-def printable(path: str | bytes) -> str:
-    """Return a path as it can stand in a one-line message."""
-    text = os.fsdecode(path)
+def printable(name: str | bytes) -> str:
+    """Return a path or a column's name as it can stand in a one-line message."""
+    text = os.fsdecode(name)
     return text if text and text.isprintable() else repr(text)
 
 

@@ -1,0 +1,95 @@
+"""Requests on their way in: open loop by the trace's stamps or closed loop at a concurrency, over one or more replicas."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+
+import simpy
+
+from simulator.admission import Waiting
+from simulator.engine import Engine
+from simulator.recorder import Recorder
+from simulator.traces import Trace
+
+
+@dataclass
+class Window:
+    """Closed loop: from the first full batch to the first empty queue, (seconds, output tokens) at both ends."""
+
+    start: tuple[float, int] | None = None
+    end: tuple[float, int] | None = None
+
+
+class Router:
+    """Hands every request of the trace to a replica, exactly once."""
+
+    def __init__(self, env: simpy.Environment, trace: Trace, recorder: Recorder, kv_tokens: int, reserve: int) -> None:
+        self.env, self.trace, self.recorder = env, trace, recorder
+        self.engines: list[Engine] = []
+        self.failed = 0
+        self.window = Window()
+        self.done = env.event()
+        self._next = 0
+        self._turn = 0
+        self._full = 0
+        self._least_loaded = False
+        self._closed = False
+        # SGLang refuses what can never fit; such a request counts as failed.
+        self._too_long = trace.input_length + trace.output_length + reserve > kv_tokens
+
+    def start(self, engines: list[Engine], router: str, concurrency: int | None, slots: int) -> None:
+        """Begin sending. slots: running requests that all replicas hold together."""
+        self.engines, self._least_loaded = engines, router == "least-loaded"
+        self._closed = concurrency is not None
+        if concurrency is None:
+            self.env.process(self._by_the_clock())
+            return
+        self._full = min(concurrency, slots, len(self.trace))
+        for _ in range(min(concurrency, len(self.trace))):
+            self._send()
+
+    def on_first_token(self) -> None:
+        """Called for every request that starts decoding."""
+        self._full -= 1
+        if self._closed and self._full == 0:
+            self.window.start = self._now()
+
+    def on_finish(self, request: int) -> None:
+        """Called for every request that ends; in closed loop the next one is sent."""
+        if self._closed and self._next < len(self.trace):
+            self._send()
+        self._check_done()
+
+    def _by_the_clock(self) -> Generator[simpy.Event, None, None]:
+        for arrival_s in self.trace.arrival_s.tolist():
+            if arrival_s > self.env.now:
+                yield self.env.timeout(arrival_s - self.env.now)
+            self._send()
+
+    def _send(self) -> None:
+        request = self._next
+        self._next += 1
+        self.recorder.sent(request, self.env.now)
+        if self._closed and self._next == len(self.trace):
+            self.window.end = self._now()
+        if self._too_long[request]:
+            self.failed += 1
+            self.on_finish(request)
+            return
+        context, remaining = int(self.trace.input_length[request]), int(self.trace.output_length[request])
+        self._pick().submit(Waiting(request, context, 0, remaining))
+
+    def _pick(self) -> Engine:
+        if self._least_loaded:
+            return min(self.engines, key=lambda engine: engine.load)
+        engine = self.engines[self._turn % len(self.engines)]
+        self._turn += 1
+        return engine
+
+    def _now(self) -> tuple[float, int]:
+        return self.env.now, self.recorder.output_tokens
+
+    def _check_done(self) -> None:
+        if self.recorder.completed + self.failed == len(self.trace) and not self.done.triggered:
+            self.done.succeed()

@@ -1,0 +1,144 @@
+"""One run: a trace through engine replicas under one policy, and its figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import simpy
+
+from sglang_dspark.cost import StepCost
+from sglang_dspark.errors import InputError
+from sglang_dspark.policies import Policy, policy_to_string
+from simulator.acceptance import Confidence, StatisticalAcceptance
+from simulator.drafters import DOMAINS, Drafter
+from simulator.engine import Engine, EngineModel
+from simulator.metrics import Figures, figures
+from simulator.random import stream
+from simulator.recorder import Recorder, StepView
+from simulator.router import Router
+from simulator.settings import EngineSettings
+from simulator.traces import Trace, with_poisson_arrivals
+
+EVEN_MIX = dict.fromkeys(DOMAINS, 1 / len(DOMAINS))
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Everything but the policy. Picklable; the same for all policies and replications of a comparison.
+
+    cost: what the engine costs. belief: what the policies believe. concurrency: closed loop, None: open loop.
+    request_rate: Poisson arrivals, drawn anew in every replication. domain_mix: used where the trace has no domains.
+    """
+
+    trace: Trace
+    cost: StepCost
+    belief: StepCost
+    drafter: Drafter
+    confidence: Confidence = Confidence()
+    engine: EngineSettings = EngineSettings()
+    concurrency: int | None = None
+    request_rate: float | None = None
+    domain_mix: dict[str, float] = field(default_factory=lambda: dict(EVEN_MIX))
+    seed: int = 0
+
+    def check(self, policy: Policy) -> None:
+        """Refuse a policy that this setting cannot run or price (InputError)."""
+        self.engine.schedule_for(policy)
+        if policy.drafts:
+            policy.check(self.drafter.gamma)
+            if self.drafter.name == "none":
+                raise InputError(f"policy '{policy.name}' drafts, but the drafter is 'none': expected policy none")
+        elif not self.cost.splits_draft:
+            message = (
+                f"profile '{self.cost.name}' does not tell draft from verify time, so policy none cannot be priced"
+            )
+            raise InputError(message)
+        if self.drafter.cost_scale != 1.0 and policy.drafts and not self.cost.splits_draft:
+            raise InputError(
+                f"profile '{self.cost.name}' does not tell draft from verify time, so drafter "
+                f"'{self.drafter.name}' cannot be priced"
+            )
+        whole_block = policy.name == "fixed" and getattr(policy, "k", None) == self.drafter.gamma
+        for model in {self.cost.name: self.cost, self.belief.name: self.belief}.values():
+            if model.diagonal and policy.drafts and not whole_block:
+                raise InputError(
+                    f"profile '{model.name}' was measured only at B = R (1 + gamma) and cannot price "
+                    f"'{policy_to_string(policy)}', expected fixed:k={self.drafter.gamma} or --force-diagonal"
+                )
+
+
+def run_once(
+    setting: Setting,
+    policy: Policy,
+    replication: int = 0,
+    *,
+    on_step: Callable[[StepView], None] | None = None,
+    on_progress: Callable[[int], None] | None = None,
+) -> tuple[Figures, Recorder]:
+    """Simulate one policy on one set of draws.
+
+    replication: names the draws; the same for every policy that is compared. on_step sees every engine step as it
+    ended; on_progress the number of completed requests. Errors: InputError.
+    """
+    setting.check(policy)
+    seed = setting.seed + (replication << 32)
+    trace = setting.trace
+    if setting.request_rate is not None:
+        trace = with_poisson_arrivals(trace, setting.request_rate, seed)
+    model = _engine_model(setting, policy, trace, seed)
+    env = simpy.Environment()
+    recorder = Recorder(trace.output_length, on_step)
+    router = Router(env, trace, recorder, model.kv_tokens, model.kv_reserve)
+    on_finish = router.on_finish if on_progress is None else _reporting(router, recorder, on_progress)
+    engines = [Engine(env, model, recorder, router.on_first_token, on_finish) for _ in range(setting.engine.replicas)]
+    for engine in engines:
+        env.process(engine.run())
+    slots = setting.engine.max_running_requests * setting.engine.replicas
+    router.start(engines, setting.engine.router, setting.concurrency, slots)
+    env.run(until=router.done)
+    return figures(trace, recorder, router, model), recorder
+
+
+def _reporting(router: Router, recorder: Recorder, on_progress: Callable[[int], None]) -> Callable[[int], None]:
+    def on_finish(request: int) -> None:
+        router.on_finish(request)
+        on_progress(recorder.completed)
+
+    return on_finish
+
+
+def _engine_model(setting: Setting, policy: Policy, trace: Trace, seed: int) -> EngineModel:
+    source = StatisticalAcceptance(
+        setting.drafter, setting.confidence, domains_of(trace, setting.domain_mix, seed), seed
+    )
+    scale = setting.drafter.cost_scale
+    return EngineModel(
+        setting.engine,
+        policy,
+        with_draft_scale(setting.cost, scale),
+        with_draft_scale(setting.belief, scale),
+        source,
+        setting.engine.schedule_for(policy),
+    )
+
+
+def with_draft_scale(cost: StepCost, scale: float) -> StepCost:
+    """The model for a drafter whose block takes `scale` times the profile's draft time."""
+    if scale == 1.0:
+        return cost
+    return replace(cost, draft=replace(cost.draft, seconds=cost.draft.seconds * scale))
+
+
+def domains_of(trace: Trace, mix: dict[str, float], seed: int) -> np.ndarray:
+    """Index into `DOMAINS` for every request [N]: the trace's own, or drawn from the mix."""
+    if trace.domain is not None:
+        unknown = [name for name in trace.domains if name not in DOMAINS]
+        if unknown:
+            raise InputError(f"trace domain '{unknown[0]}' has no acceptance, expected {', '.join(DOMAINS)}")
+        return np.array([DOMAINS.index(name) for name in trace.domains])[trace.domain]
+    share = np.array([mix.get(name, 0.0) for name in DOMAINS])
+    return np.searchsorted(
+        np.cumsum(share / share.sum())[:-1], stream(seed, "domains").random(len(trace)), side="right"
+    )

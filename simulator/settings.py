@@ -1,0 +1,65 @@
+"""How the simulated engine is set up, with SGLang 0.5.23's defaults."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from sglang_dspark.errors import InputError
+from sglang_dspark.policies import Policy
+
+SCHEDULES = ("overlapped", "synchronous", "no-overlap")
+ROUTERS = ("round-robin", "least-loaded")
+OVERLAPPED_LAG = 2  # decode publishes until the overlapped host can read one (SGLang's pinned ring)
+
+_RANGES = {
+    "max_running_requests": (1, 4096),
+    "chunked_prefill_size": (1, 1 << 20),
+    "max_prefill_tokens": (1, 1 << 20),
+    "replicas": (1, 256),
+}
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """Settings of every engine replica.
+
+    max_running_requests: 48 is what SGLang resolves for DSPARK. chunked_prefill_size: SGLang's for 80-160 GB GPUs.
+    schedule: None takes overlapped where the policy allows it and synchronous where it does not. Mixed prefill and
+    decode steps are off, as SGLang has them by default. kv_tokens: None takes the profile's.
+    """
+
+    max_running_requests: int = 48
+    chunked_prefill_size: int = 8192
+    max_prefill_tokens: int = 16384
+    kv_tokens: int | None = None
+    schedule: str | None = None
+    replicas: int = 1
+    router: str = "round-robin"
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in _RANGES.items():
+            if not low <= getattr(self, name) <= high:
+                raise InputError(f"{name.replace('_', '-')}={getattr(self, name)} is refused, expected {low}..{high}")
+        if self.kv_tokens is not None and self.kv_tokens < 1:
+            raise InputError(f"kv-tokens={self.kv_tokens} is refused, expected at least 1")
+        if self.schedule not in (None, *SCHEDULES):
+            raise InputError(f"schedule '{self.schedule}' is unknown, expected one of {', '.join(SCHEDULES)}")
+        if self.router not in ROUTERS:
+            raise InputError(f"router '{self.router}' is unknown, expected one of {', '.join(ROUTERS)}")
+
+    def schedule_for(self, policy: Policy) -> str:
+        """The schedule that runs this policy; an overlapped one cannot serve a live rule or fresh survivals."""
+        needs_host = policy.live or 0 < policy.max_lag < OVERLAPPED_LAG
+        if self.schedule is None:
+            return "synchronous" if needs_host else "overlapped"
+        if self.schedule == "overlapped" and needs_host:
+            why = "decides on this step's survivals" if policy.live else "uses survivals one step old"
+            raise InputError(
+                f"policy '{policy.name}' {why}, which the overlapped schedule does not have in time; "
+                "expected schedule synchronous or no-overlap"
+            )
+        return self.schedule
+
+    def stated(self) -> dict[str, object]:
+        """All settings in words, printed with every result."""
+        return asdict(self)
