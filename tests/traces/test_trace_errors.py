@@ -2,6 +2,7 @@
 
 import errno
 import gzip
+import json
 import os
 import re
 import subprocess
@@ -62,19 +63,45 @@ BROKEN = {
     "nothing to serve": (VIDUR.replace("5", "0"), "expected a request with tokens, got 1 requests with none"),
     "mooncake negative": (
         MOONCAKE + MOONCAKE.replace("5", "-5"),
-        "line 2, column input_length: expected int >= 0, got -5",
+        "line 2, column input_length: expected int >= 0, got '-5'",
     ),
-    "mooncake text": (MOONCAKE + MOONCAKE.replace("5", '"5"'), "line 2, column input_length: expected int, got '5'"),
-    "mooncake huge": (MOONCAKE + MOONCAKE.replace("5", "9" * 400), "line 2, column input_length: expected "),
-    "mooncake float": (MOONCAKE + MOONCAKE.replace("5", "5.5"), "line 2, column input_length: expected int, got 5.5"),
+    "mooncake text": (
+        MOONCAKE + MOONCAKE.replace("5", '"5"'),
+        "line 2, column input_length: expected int, got '\"5\"'",
+    ),
+    "mooncake huge": (
+        MOONCAKE + MOONCAKE.replace("5", "9" * 400),
+        "line 2, column input_length: expected int <= 2147483647, got '9999",
+    ),
+    "mooncake float": (MOONCAKE + MOONCAKE.replace("5", "5.5"), "line 2, column input_length: expected int, got '5.5'"),
     "mooncake NaN": (MOONCAKE + MOONCAKE.replace("0", "NaN"), "line 2: expected one JSON object"),
     "mooncake overflow": (MOONCAKE + MOONCAKE.replace("0", "1e999"), "line 2"),
     "mooncake no key": (MOONCAKE + '{"timestamp": 0}\n', "line 2, column input_length: expected this key, got none"),
-    "mooncake list": (MOONCAKE + "[]\n", "line 2: expected object, got []"),
+    "mooncake list": (MOONCAKE + "[]\n", "line 2: expected one JSON object (Expected `object`, got `array`), got '[]'"),
     "mooncake cut": (MOONCAKE + MOONCAKE[:20], "line 2: expected one JSON object"),
     "mooncake deep": (MOONCAKE + MOONCAKE[:-2] + ', "x": ' + "[" * 100_000 + "\n", "line 2: expected one JSON object"),
     "mooncake surrogate": (MOONCAKE + '{"\\ud800": 1}\n', "line 2"),
     "bailian no id": (BAILIAN + MOONCAKE, "line 2, column chat_id: expected this key, got none"),
+    "bailian huge id": (
+        BAILIAN.replace("1", "9" * 5000),
+        "line 1, column chat_id: expected integer value within range, got '9999",
+    ),
+    "own unprintable key": (
+        OWN.replace('"version"', '"a\\nb": 1, "version"'),
+        "line 1, column 'a\\nb': expected no such key",
+    ),
+    "own unprintable domain": (
+        trace_files.own().replace('["math"', '["ma\\nth"'),
+        "line 2, column domain: expected one of ma th, chat, got 'math'",
+    ),
+    "own many domains": (
+        OWN.replace('"version"', f'"domains": {json.dumps([str(n) for n in range(2**15)])}, "version"'),
+        "line 1, column domains: expected at most 32767 domains, got 32768",
+    ),
+    "own many new domains": (
+        OWN.splitlines()[0] + "".join(f'\n{OWN.splitlines()[1][:-1]}, "domain": "{n}"}}' for n in range(2**15)),
+        "line 32769, column domain: expected at most 32767 domains",
+    ),
     "own version": (OWN.replace('"version": 1', '"version": 2'), "line 1, column version: expected version 1, got 2"),
     "own format": (OWN.replace("sglang", "x"), "line 1, column format: expected 'sglang-dspark-trace', got 'x-dspark"),
     "own header key": (OWN.replace('"version"', '"x": 1, "version"'), "line 1, column x: expected no such key"),
@@ -82,7 +109,7 @@ BROKEN = {
         OWN.replace('"arrival_s"', '"domian": "a", "arrival_s"'),
         "line 2, column domian: expected no such key",
     ),
-    "own zero": (OWN.replace("5", "0"), "line 2, column input_length: expected int >= 1, got 0"),
+    "own zero": (OWN.replace("5", "0"), "line 2, column input_length: expected int >= 1, got '0'"),
     "own alone": (OWN.splitlines()[0], "line 1: expected at least one request"),
     "own disorder": (
         OWN + OWN.splitlines()[1].replace("1,", "0.5,"),
