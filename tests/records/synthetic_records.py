@@ -76,6 +76,8 @@ def synthetic_steps(
 
 
 def synthetic_request(number: int = 0, **fields: object) -> RequestRecord:
-    values = {"rid": f"r{number}", "arrival_time_s": 1000.0 + number, "first_token_time_s": 1000.5 + number,
-              "finish_time_s": 1003.0 + number, "input_length": 100, "output_length": 64, "temperature": 0.7}  # fmt: skip
+    values = {
+        "rid": f"r{number}", "arrival_time_s": 1000.0 + number, "first_token_time_s": 1000.5 + number,
+        "finish_time_s": 1003.0 + number, "input_length": 100, "output_length": 64, "temperature": 0.7,
+    }  # fmt: skip
     return RequestRecord(**{**values, **fields})

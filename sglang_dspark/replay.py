@@ -1,0 +1,153 @@
+"""Decision replay (teacher-forced): every recorded step's inputs are given to the policy, which must decide the same.
+
+Prediction is another thing (`simulator.compare`): there the simulator runs freely and only the workload is recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from sglang_dspark.cost import StepCost
+from sglang_dspark.errors import InputError
+from sglang_dspark.policies import LiveBlock, Past, Policy, make_policy
+from sglang_dspark.records import ROUNDED, CostRecord, Header, Record, StepRecord
+from sglang_dspark.records.costs import cost_from_plain
+
+_EXPLAINED = 10
+
+
+@dataclass
+class Replay:
+    """How many recorded decisions came out the same.
+
+    equal, different: steps that the policy decided, full blocks that it decided included. verified_all: steps of which
+    the record says that the policy did not decide ("late copy", "explore", ...) and that verified the full block.
+    skipped: steps without enough of their inputs, by reason. first: explanations of the first differences.
+    """
+
+    equal: int = 0
+    different: int = 0
+    verified_all: int = 0
+    skipped: dict[str, int] = field(default_factory=dict)
+    first: list[str] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values for `--json`."""
+        return {
+            "equal": self.equal, "different": self.different, "verified_all": self.verified_all,
+            "skipped": self.skipped, "first": self.first,
+        }  # fmt: skip
+
+
+def replay(records: Iterable[Record], policy: Callable[[str], Policy] = make_policy) -> Replay:
+    """Give each recorded step's inputs to its policy and compare verify lengths.
+
+    records: a `RecordSet` or any iterable in which headers precede their steps. policy: from the recorded string form.
+    Errors: InputError for records that are rounded, and so not exactly replayable.
+    """
+    result, costs, gamma = Replay(), {}, 0
+    named = lru_cache(maxsize=256)(policy)
+    for record in records:
+        if isinstance(record, Header):
+            if record.fidelity == ROUNDED:
+                raise InputError(f"records of run {record.run} are {ROUNDED}: their decisions cannot be replayed")
+            gamma = record.gamma
+            costs.update({table: cost_from_plain(plain) for table, plain in record.costs.items() if table not in costs})
+        elif isinstance(record, CostRecord):
+            costs[record.table] = cost_from_plain(record.cost)
+        elif isinstance(record, StepRecord):
+            _replay_step(record, gamma, costs, named, result)
+    return result
+
+
+def decide(step: StepRecord, gamma: int, cost: StepCost, policy: Policy) -> np.ndarray:
+    """The verify lengths [R] that `policy` chooses on a recorded step's inputs; KeyError names a lag not recorded."""
+    past = Past(
+        step.num_requests,
+        gamma,
+        cost.prices(step.num_requests, gamma, step.context_tokens),
+        lagged_lookup(step),
+        carried(step.carry),
+        step.waiting,
+    )
+    if step.confidence is None:
+        # Only rules that look at no live value can be asked: a block that would show one is given nothing to show.
+        return policy.decide(past, LiveBlock(np.zeros((step.num_requests, gamma), dtype=np.int64))).lengths
+    return policy.decide(past, LiveBlock.of(step.confidence)).lengths
+
+
+def lagged_lookup(step: StepRecord) -> Callable[[int], tuple[np.ndarray, np.ndarray]] | None:
+    """What `Past.lagged` was in this step."""
+    if not step.lagged:
+        return None
+    by_lag = {item.lag: item for item in step.lagged}
+    return lambda lag: (by_lag[lag].units.astype(np.int64), by_lag[lag].published.astype(bool))
+
+
+def carried(value: Any) -> Any:
+    """Carried state as a policy holds it: what was a tuple comes back from a file as a list."""
+    return tuple(carried(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def _replay_step(
+    step: StepRecord, gamma: int, costs: dict[str, StepCost], policy: Callable[[str], Policy], result: Replay
+) -> None:
+    if step.verify_all:
+        if bool((step.lengths == gamma).all()):
+            result.verified_all += 1
+        else:
+            _differs(result, step, f"the record says '{step.verify_all}', verify all, and has", None)
+        return
+    try:
+        rule = policy(step.policy)
+    except InputError as error:
+        _skip(result, str(error))
+        return
+    missing = _missing(step, rule, costs)
+    if missing:
+        _skip(result, missing)
+        return
+    decided = decide(step, gamma, costs[step.table], rule)
+    if np.array_equal(decided, step.lengths):
+        result.equal += 1
+    else:
+        _differs(result, step, f"{step.policy} decides {_short(decided)}, recorded", decided)
+
+
+def _missing(step: StepRecord, rule: Policy, costs: dict[str, StepCost]) -> str:
+    """Why a step cannot be replayed, or nothing."""
+    if step.table not in costs:
+        return f"the cost model '{step.table}' is not in the records"
+    if step.confidence is None and rule.name not in ("fixed", "none"):
+        return "no confidences were recorded and no reason given"
+    if rule.max_lag and not step.lagged and step.num_requests:
+        return "lagged survivals were not recorded"
+    return ""
+
+
+def _differs(result: Replay, step: StepRecord, what: str, decided: np.ndarray | None) -> None:
+    result.different += 1
+    if len(result.first) >= _EXPLAINED:
+        return
+    rows = ""
+    if decided is not None and decided.shape == step.lengths.shape:
+        first = int(np.argmax(decided != step.lengths))
+        rows = (
+            f"; total {int(decided.sum())} against {int(step.lengths.sum())}, first in row {first} "
+            f"({decided[first]} against {step.lengths[first]})"
+        )
+    result.first.append(f"step {step.step} of rank {step.rank}: {what} {_short(step.lengths)}{rows}")
+
+
+def _skip(result: Replay, reason: str) -> None:
+    result.skipped[reason] = result.skipped.get(reason, 0) + 1
+
+
+def _short(lengths: np.ndarray) -> str:
+    shown = " ".join(str(length) for length in lengths[:12].tolist())
+    return f"[{shown}{' ...' if lengths.size > 12 else ''}]"
