@@ -1,8 +1,8 @@
 """What the target would accept: one fresh block per (seed, request, anchor position), whatever the policy verifies.
 
-A request has a latent ease; the true conditionals of its block at an anchor scatter around it, the accepted depth is the
-first failure of Bernoulli(c_true[j]), and the reported confidence is a stated function of c_true. A policy that verifies
-l tokens commits min(l, depth) + 1 (design.md 5).
+A request has a latent ease; the true conditionals of its block at an anchor scatter around it, the accepted depth is
+the first failure of Bernoulli(c_true[j]), and the reported confidence is a stated function of c_true. A policy that
+verifies l tokens commits min(l, depth) + 1 (design.md 5).
 """
 
 from __future__ import annotations
@@ -25,9 +25,19 @@ Floats = NDArray[np.float64]
 _NODES = 41  # quadrature nodes per dimension: conditionals are met to 1e-6
 
 
+_CONFIDENCE_RANGES = {
+    "spread_request": (0.0, 5.0),
+    "spread_block": (0.0, 5.0),
+    "spread_position": (0.0, 5.0),
+    "temperature": (0.05, 20.0),
+    "bias": (-10.0, 10.0),
+    "noise": (0.0, 10.0),
+}
+
+
 @dataclass(frozen=True)
 class Confidence:
-    """How reported confidences relate to the true conditionals, in logits: c = sigmoid(logit(c_true) / temperature + bias).
+    """How reported confidences relate to the true conditionals: c = sigmoid(logit(c_true) / temperature + bias).
 
     spread_request, spread_block, spread_position: standard deviations of the logit between requests, between blocks of
     one request and between positions of one block. The paper's Figure 5 gives 1.2 for requests and blocks together and
@@ -43,9 +53,7 @@ class Confidence:
     noise: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, low, high in (
-            ("spread_request", 0, 5), ("spread_block", 0, 5), ("spread_position", 0, 5), ("temperature", 0.05, 20), ("bias", -10, 10), ("noise", 0, 10),
-        ):  # fmt: skip
+        for name, (low, high) in _CONFIDENCE_RANGES.items():
             value = getattr(self, name)
             if not low <= value <= high:
                 raise InputError(f"confidence {name}={value} is refused, expected {low}..{high}")

@@ -21,7 +21,7 @@ _LONGEST_ESTIMATE = 4096  # SGLANG_CLIP_MAX_NEW_TOKENS_ESTIMATION
 
 @dataclass(slots=True)
 class Waiting:
-    """A request that waits. context: tokens to prefill (prompt, and output if it was retracted); done: already prefilled."""
+    """A request that waits. context: tokens to prefill (output too if it was retracted); done: already prefilled."""
 
     request: int
     context: int

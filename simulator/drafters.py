@@ -1,7 +1,6 @@
 """Named drafters: how often their tokens are accepted, by domain and position, and what a block costs to draft.
 
-Conditional acceptance comes from the DSpark paper (2026), Figure 2 (Qwen3-4B, positions 1..7, bonus excluded). Spreads of
-the confidence were fitted to its Figure 5 (see `benchmarks/fit_confidence_spread.py`).
+Conditional acceptance comes from the DSpark paper (2026), Figure 2 (Qwen3-4B, positions 1..7, bonus excluded).
 """
 
 from __future__ import annotations
@@ -10,26 +9,27 @@ from dataclasses import dataclass
 
 from sglang_dspark.errors import InputError
 
+Acceptance = dict[str, tuple[float, ...]]
 DOMAINS = ("math", "code", "chat")
 
-_DSPARK = {
+_DSPARK: Acceptance = {
     "math": (0.9053, 0.8899, 0.8878, 0.8854, 0.8872, 0.8906, 0.8824),
     "code": (0.8857, 0.8719, 0.8598, 0.8608, 0.8579, 0.8594, 0.8510),
     "chat": (0.7353, 0.7376, 0.7402, 0.7441, 0.7583, 0.7656, 0.7609),
 }
-_DFLASH = {
+_DFLASH: Acceptance = {
     "math": (0.8850, 0.8270, 0.8198, 0.8338, 0.8414, 0.8390, 0.8277),
     "code": (0.8654, 0.8145, 0.7971, 0.8013, 0.8098, 0.8014, 0.7770),
     "chat": (0.7181, 0.6479, 0.6382, 0.6606, 0.6820, 0.6919, 0.6877),
 }
-_EAGLE3 = {
+_EAGLE3: Acceptance = {
     "math": (0.8106, 0.8231, 0.8382, 0.8442, 0.8508, 0.8557, 0.8502),
     "code": (0.7710, 0.7737, 0.7812, 0.7913, 0.7870, 0.7939, 0.7840),
     "chat": (0.5336, 0.5894, 0.6421, 0.6782, 0.7086, 0.7289, 0.7325),
 }
 # One multi-token-prediction head: InferenceX golden acceptance lengths, DeepSeek-V4-Pro, SPEED-Bench coding, mean of
 # thinking on (1.79) and off (1.92); the source has no other domain.
-_MTP1 = dict.fromkeys(DOMAINS, (0.855,))
+_MTP1: Acceptance = dict.fromkeys(DOMAINS, (0.855,))
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Drafter:
     """
 
     name: str
-    acceptance: dict[str, tuple[float, ...]]
+    acceptance: Acceptance
     cost_scale: float
     has_confidence: bool
     assumptions: tuple[str, ...] = ()

@@ -203,7 +203,7 @@ class Engine:
         return Decision(np.full(size, gamma, dtype=np.int64), size * gamma)
 
     def _step_seconds(self, draft: float, verify: float, *, live: bool) -> float:
-        """Overlapped: the host works while the GPU does. Synchronous: the verify launch waits for the draft's survivals."""
+        """Overlapped: the host works while the GPU does. Synchronous: the verify launch waits for the survivals."""
         terms = self.model.cost.terms
         host, copy = terms["host_s"], terms["copy_s"] if live else 0.0
         if self.model.schedule == "overlapped":

@@ -1,4 +1,4 @@
-"""Requests on their way in: open loop by the trace's stamps or closed loop at a concurrency, over one or more replicas."""
+"""Requests on their way in: open loop by the trace's stamps, or closed loop at a concurrency; one or more replicas."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ class Argmax(BudgetRule):
 
     name: ClassVar[str] = "argmax"
     learns: ClassVar[bool] = True
-    lag: int = parameter(2, 1, 8, "decode publishes between a survival and its use")
+    lag: int = parameter(2, 1, 8, "decode publishes between a survival and its use", shown=True)
     pricing: str = parameter("tier", ("tier", "floor"), doc="what a token count is priced as")
     cold: str = parameter("one", ("one", "prior"), doc="what a request without lagged survivals counts as")
 

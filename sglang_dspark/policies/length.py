@@ -45,7 +45,7 @@ class Fixed(LengthRule):
 
     name: ClassVar[str] = "fixed"
     reads_confidence: ClassVar[bool] = False
-    k: int = parameter(7, 0, 64, "verified draft tokens of every request")
+    k: int = parameter(7, 0, 64, "verified draft tokens of every request", shown=True)
 
     @property
     def live(self) -> bool:
@@ -66,7 +66,7 @@ class Threshold(LengthRule):
     """Verify up to the first draft token whose confidence (or survival) is below t."""
 
     name: ClassVar[str] = "threshold"
-    t: float = parameter(0.5, 0.0, 1.0, "the least confidence that is still verified")
+    t: float = parameter(0.5, 0.0, 1.0, "the least confidence that is still verified", shown=True)
     on: str = parameter("confidence", ("confidence", "survival"), doc="what is compared with t")
     floor: int = parameter(0, *FLOOR)
     cap: int | None = parameter(None, *CAP)

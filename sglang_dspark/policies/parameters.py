@@ -15,9 +15,12 @@ FLOOR = (0, 64, "positions that every request verifies before the walk")
 CAP = (0, 64, "the last position that the walk may admit (default: the whole block)")
 
 
-def parameter(default: Any, low: Any, high: Any = None, doc: str = "") -> Any:
-    """A dataclass field with an accepted range low..high, or, when `low` is a tuple of strings, a choice."""
-    return dataclasses.field(default=default, metadata={"low": low, "high": high, "doc": doc})
+def parameter(default: Any, low: Any, high: Any = None, doc: str = "", *, shown: bool = False) -> Any:
+    """A dataclass field with an accepted range low..high, or, when `low` is a tuple of strings, a choice.
+
+    shown: written out in the string form even at its default.
+    """
+    return dataclasses.field(default=default, metadata={"low": low, "high": high, "doc": doc, "shown": shown})
 
 
 @cache

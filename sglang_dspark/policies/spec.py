@@ -144,8 +144,8 @@ def _parse(
 
 
 def _changed(policy: Policy) -> dict[str, Any]:
-    values = {field.name: (getattr(policy, field.name), field.default) for field in dataclasses.fields(policy)}
-    return {name: value for name, (value, default) in values.items() if value != default}
+    values = {field: getattr(policy, field.name) for field in dataclasses.fields(policy)}
+    return {f.name: value for f, value in values.items() if value != f.default or f.metadata.get("shown")}
 
 
 def _format(value: Any) -> str:

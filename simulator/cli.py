@@ -1,0 +1,169 @@
+"""The `simulate` command."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from sglang_dspark.cli import run
+from sglang_dspark.cost import TERMS, write_atomically
+from sglang_dspark.errors import InputError
+from sglang_dspark.policies import Policy, make_policy
+from simulator import options
+from simulator.drafters import DRAFTERS, find_drafter
+from simulator.report import json_lines, json_report, print_report
+from simulator.run import Setting
+from simulator.settings import ROUTERS, SCHEDULES, EngineSettings
+from simulator.simulate import EVEN_MIX, Comparison, simulate
+from simulator.timeline import write_timeline
+from simulator.traces import TRACE_FORMATS, Trace, example_trace, load_trace
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+DEFAULT_POLICIES = ("fixed:k=7", "early-stop", "hull", "argmax:lag=2")
+
+
+@app.command(no_args_is_help=True)
+def command(
+    trace: Annotated[str, typer.Option(help="request trace (a file, gzip too), or `example`")],
+    profile: Annotated[str, typer.Option(help="what the engine costs: a name (see `dspark profiles`) or a file")],
+    policy: Annotated[
+        list[str] | None, typer.Option(help="policy such as hull:fill=true or a JSON file; repeat to compare")
+    ] = None,
+    policy_profile: Annotated[str | None, typer.Option(help="what the policies believe (default: --profile)")] = None,
+    drafter: Annotated[str, typer.Option(help=f"one of {', '.join(DRAFTERS)}")] = "dspark",
+    gamma: Annotated[int | None, typer.Option(help="draft block size (default: the drafter's)")] = None,
+    concurrency: Annotated[int | None, typer.Option(help="closed loop with so many requests in flight")] = None,
+    format: Annotated[
+        str | None, typer.Option(help=f"trace format: {', '.join(TRACE_FORMATS)} (default: detected)")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="first so many requests")] = None,
+    start: Annotated[float | None, typer.Option(help="time window of the trace, seconds")] = None,
+    end: Annotated[float | None, typer.Option(help="end of the window, seconds")] = None,
+    rate_scale: Annotated[float | None, typer.Option(help="multiply the arrival rate")] = None,
+    request_rate: Annotated[
+        float | None, typer.Option(help="Poisson arrivals, requests per second (inf: all at 0)")
+    ] = None,
+    domains: Annotated[str | None, typer.Option(help="shares, math=1,code=1,chat=2 (default: equal)")] = None,
+    confidence: Annotated[
+        str | None, typer.Option(help="spread_request=, spread_block=, temperature=, noise=, ...")
+    ] = None,
+    cost: Annotated[str | None, typer.Option(help=f"override cost terms: {', '.join(TERMS)}")] = None,
+    force_diagonal: Annotated[bool, typer.Option(help="price off-diagonal with a diagonal table")] = False,
+    schedule: Annotated[str | None, typer.Option(help=f"{', '.join(SCHEDULES)} (default: by policy)")] = None,
+    max_running_requests: Annotated[int, typer.Option(help="SGLang's limit for DSPARK is 48")] = 48,
+    chunked_prefill_size: Annotated[int, typer.Option(help="tokens of a prefill chunk")] = 8192,
+    max_prefill_tokens: Annotated[int, typer.Option(help="tokens of a prefill step")] = 16384,
+    kv_tokens: Annotated[int | None, typer.Option(help="KV capacity of a replica, tokens")] = None,
+    replicas: Annotated[int, typer.Option(help="data-parallel engine replicas")] = 1,
+    router: Annotated[str | None, typer.Option(help=f"{' or '.join(ROUTERS)}; needs --replicas")] = None,
+    replications: Annotated[int, typer.Option(help="sets of draws")] = 5,
+    seed: Annotated[int, typer.Option(help="of every draw")] = 0,
+    jobs: Annotated[int | None, typer.Option(help="processes (default: one a core)")] = None,
+    output: Annotated[Path | None, typer.Option(help="JSON lines, one a policy, bench_serving's keys")] = None,
+    timeline: Annotated[Path | None, typer.Option(help="Chrome trace for ui.perfetto.dev (.json or .json.gz)")] = None,
+    json: Annotated[bool, typer.Option("--json", help="the comparison as JSON on stdout instead of a table")] = False,
+) -> None:
+    """Serve a request trace under several verification policies and compare them on the same draws."""
+    options.refuse_idle_flags(
+        concurrency=concurrency, rate_scale=rate_scale, request_rate=request_rate, replicas=replicas, router=router
+    )
+    for path in (output, timeline):
+        _check_target(path)
+    if jobs is not None and not 1 <= jobs <= 1024:
+        raise InputError(f"--jobs {jobs} is refused, expected 1..1024")
+    requests = _load(trace, format, seed, limit, start, end, rate_scale)
+    terms = options.key_values("--cost", cost, TERMS)
+    model = options.cost_model(profile, terms, force_diagonal=force_diagonal)
+    belief = model if policy_profile is None else options.cost_model(policy_profile, {}, force_diagonal=force_diagonal)
+    chosen = find_drafter(drafter, gamma)
+    policies = [make_policy(text) for text in policy or _defaults(chosen.gamma)]
+    engine = EngineSettings(
+        max_running_requests,
+        chunked_prefill_size,
+        max_prefill_tokens,
+        kv_tokens,
+        schedule,
+        replicas,
+        router or ROUTERS[0],
+    )
+    mix, noise = options.domain_mix(domains, requests), options.confidence_model(confidence, chosen)
+    with _progress() as bar:
+        task = bar.add_task("simulating", total=None)
+        comparison = simulate(
+            requests, model, policies, policy_profile=belief, drafter=drafter, gamma=gamma, concurrency=concurrency,
+            request_rate=request_rate, engine=engine, confidence=noise, domain_mix=mix, replications=replications,
+            seed=seed, jobs=jobs, on_progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )  # fmt: skip
+    if timeline is not None:
+        setting = Setting(
+            requests, model, belief, chosen, noise, engine, concurrency, request_rate, mix or dict(EVEN_MIX), seed
+        )
+        write_timeline(timeline, setting, policies)
+    _deliver(comparison, output, json)
+
+
+def main() -> None:
+    """Entry point of the `simulate` command."""
+    run(app)
+
+
+def _deliver(comparison: Comparison, output: Path | None, as_json: bool) -> None:
+    if output is not None:
+        write_atomically(output, json_lines(comparison))
+    if as_json:
+        sys.stdout.write(json_report(comparison).decode() + "\n")
+        return
+    wide = Console()
+    print_report(comparison, wide if wide.is_terminal else Console(width=160))
+
+
+def _load(
+    trace: str,
+    format: str | None,
+    seed: int,
+    limit: int | None,
+    start: float | None,
+    end: float | None,
+    rate_scale: float | None,
+) -> Trace:
+    if trace != "example":
+        return load_trace(trace, format=format, seed=seed, limit=limit, start_s=start, end_s=end, rate_scale=rate_scale)
+    if format is not None:
+        raise InputError("--format does nothing with the embedded example")
+    from simulator.traces import first_requests, scale_rate, window
+
+    requests = first_requests(window(example_trace(), start, end), limit)
+    return requests if rate_scale is None else scale_rate(requests, rate_scale)
+
+
+def _defaults(gamma: int) -> list[str]:
+    return [text if not text.startswith("fixed") else f"fixed:k={gamma}" for text in DEFAULT_POLICIES]
+
+
+def _check_target(path: Path | None) -> None:
+    """Find out before the work that a result has nowhere to go."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise InputError(f"cannot write {path}: is a directory")
+    if not path.parent.is_dir():
+        raise InputError(f"cannot write {path}: {path.parent} is no directory")
+
+
+def _progress() -> Progress:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=Console(stderr=True), transient=True)
+
+
+__all__ = ["Policy", "app", "main"]

@@ -1,0 +1,68 @@
+"""Command-line values of `simulate` that are more than a number: key=value lists, and flags that need each other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from sglang_dspark.cost import StepCost, load_profile
+from sglang_dspark.errors import InputError
+from simulator.acceptance import Confidence
+from simulator.drafters import DOMAINS, Drafter
+from simulator.traces import Trace
+
+
+def key_values(flag: str, text: str | None, known: Mapping[str, object] | tuple[str, ...]) -> dict[str, float]:
+    """`a=1,b=2` as numbers; InputError names the flag and what it takes."""
+    out: dict[str, float] = {}
+    for item in text.split(",") if text else ():
+        key, _, value = (part.strip() for part in item.partition("="))
+        if key not in known:
+            raise InputError(f"{flag}: '{item}' is refused, expected {', '.join(f'{name}=NUMBER' for name in known)}")
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number):
+            raise InputError(f"{flag}: {key}='{value}' is refused, expected a finite number")
+        if key in out:
+            raise InputError(f"{flag}: '{key}' is given twice")
+        out[key] = number
+    return out
+
+
+def domain_mix(text: str | None, trace: Trace) -> dict[str, float] | None:
+    """Shares of the domains, normalised; refused where the trace has its own."""
+    if text is None:
+        return None
+    if trace.domain is not None:
+        raise InputError("--domains does nothing here: the trace has a domain for every request")
+    mix = key_values("--domains", text, DOMAINS)
+    if any(share < 0 for share in mix.values()) or sum(mix.values()) <= 0:
+        raise InputError(f"--domains {text} is refused, expected shares that are not negative and not all 0")
+    total = sum(mix.values())
+    return {name: mix.get(name, 0.0) / total for name in DOMAINS}
+
+
+def confidence_model(text: str | None, drafter: Drafter) -> Confidence:
+    """The confidence model; refused for drafters without a confidence head."""
+    if text is not None and not drafter.has_confidence:
+        raise InputError(f"--confidence does nothing here: drafter '{drafter.name}' has no confidence head")
+    return Confidence(**key_values("--confidence", text, tuple(Confidence.__dataclass_fields__)))
+
+
+def cost_model(name: str, terms: dict[str, float], *, force_diagonal: bool) -> StepCost:
+    """A profile with the user's terms on top."""
+    cost = load_profile(name, force_diagonal=force_diagonal)
+    return cost.with_terms(**terms) if terms else cost
+
+
+def refuse_idle_flags(
+    *, concurrency: int | None, rate_scale: float | None, request_rate: float | None, replicas: int, router: str | None
+) -> None:
+    """A flag that would do nothing is an error."""
+    if concurrency is not None and (rate_scale is not None or request_rate is not None):
+        flag = "--rate-scale" if rate_scale is not None else "--request-rate"
+        raise InputError(f"{flag} does nothing with --concurrency, which ignores arrival times: give one of them")
+    if router is not None and replicas == 1:
+        raise InputError("--router does nothing with one replica: give --replicas 2 or more")

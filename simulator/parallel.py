@@ -1,0 +1,88 @@
+"""Runs of a comparison in parallel processes, with one shared progress count."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, wait
+from typing import Any
+
+from sglang_dspark.policies import Policy
+from simulator.metrics import Figures
+from simulator.run import Setting, run_once
+
+_POLL_S = 0.2
+_worker: dict[str, Any] = {}
+
+
+def run_all(
+    setting: Setting,
+    policies: Sequence[Policy],
+    replications: int,
+    jobs: int | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[list[Figures]]:
+    """Figures of every (policy, replication), by policy. jobs=1 runs in this process.
+
+    on_progress(completed requests, requests in all) is called about every 0.2 s.
+    """
+    tasks = [(policy, replication) for replication in range(replications) for policy in policies]
+    jobs = min(jobs or available_cores(), len(tasks))
+    total = len(tasks) * len(setting.trace)
+    results = (_in_turn if jobs == 1 else _in_processes)(setting, tasks, jobs, total, on_progress)
+    return [[results[r * len(policies) + p] for r in range(replications)] for p in range(len(policies))]
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _in_turn(
+    setting: Setting, tasks: list[tuple[Policy, int]], jobs: int, total: int, report: Callable[[int, int], None] | None
+) -> list[Figures]:
+    results: list[Figures] = []
+    for policy, replication in tasks:
+        done = len(results) * len(setting.trace)
+        watch = None if report is None else lambda count, done=done: report(done + count, total)
+        results.append(run_once(setting, policy, replication, on_progress=watch)[0])
+    return results
+
+
+def _in_processes(
+    setting: Setting, tasks: list[tuple[Policy, int]], jobs: int, total: int, report: Callable[[int, int], None] | None
+) -> list[Figures]:
+    context = multiprocessing.get_context("spawn")
+    counts = context.Array("q", len(tasks), lock=False)
+    with ProcessPoolExecutor(jobs, context, _start, (setting, counts)) as pool:
+        futures = [pool.submit(_run, index, *task) for index, task in enumerate(tasks)]
+        try:
+            _watch(futures, counts, total, report)
+            return [future.result() for future in futures]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _watch(futures: list[Future[Figures]], counts: Any, total: int, report: Callable[[int, int], None] | None) -> None:
+    pending = set(futures)
+    while pending:
+        done, pending = wait(pending, timeout=_POLL_S)
+        for future in done:
+            future.result()  # the first failure ends the comparison
+        if report is not None:
+            report(sum(counts), total)
+
+
+def _start(setting: Setting, counts: Any) -> None:
+    _worker["setting"], _worker["counts"] = setting, counts
+
+
+def _run(index: int, policy: Policy, replication: int) -> Figures:
+    counts = _worker["counts"]
+
+    def progress(completed: int) -> None:
+        counts[index] = completed
+
+    return run_once(_worker["setting"], policy, replication, on_progress=progress)[0]
