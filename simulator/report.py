@@ -92,7 +92,8 @@ def _best(comparison: Comparison) -> str:
 def _engine_line(setting: dict[str, Any]) -> str:
     return (
         f"engine: max running requests {setting['max_running_requests']}, "
-        f"chunked prefill {setting['chunked_prefill_size']}, prefill before decode, mixed chunks off, KV {setting['kv_tokens']:,} tokens, replicas {setting['replicas']}"
+        f"chunked prefill {setting['chunked_prefill_size']}, prefill before decode, mixed chunks off, "
+        f"KV {setting['kv_tokens']:,} tokens, replicas {setting['replicas']}"
     )
 
 
