@@ -15,7 +15,7 @@ import numpy as np
 from sglang_dspark.cost import StepCost
 from sglang_dspark.errors import InputError
 from sglang_dspark.policies import LiveBlock, Past, Policy, make_policy
-from sglang_dspark.records import ROUNDED, CostRecord, Header, Record, StepRecord
+from sglang_dspark.records import FORCED, ROUNDED, CostRecord, Header, Record, StepRecord
 from sglang_dspark.records.costs import cost_from_plain
 
 _EXPLAINED = 10
@@ -26,7 +26,7 @@ class Replay:
     """How many recorded decisions came out the same.
 
     equal, different: steps that the policy decided, full blocks that it decided included. verified_all: steps of which
-    the record says that the policy did not decide ("late copy", "explore", ...) and that verified the full block.
+    the record says that the policy did not decide ("late", "explore", ...) and that verified the full block.
     skipped: steps without enough of their inputs, by reason. first: explanations of the first differences.
     """
 
@@ -50,7 +50,8 @@ def replay(records: Iterable[Record], policy: Callable[[str], Policy] = make_pol
     records: a `RecordSet` or any iterable in which headers precede their steps. policy: from the recorded string form.
     Errors: InputError for records that are rounded, and so not exactly replayable.
     """
-    result, costs, gamma = Replay(), {}, 0
+    result, gamma = Replay(), 0
+    costs: dict[str, StepCost] = {}
     named = lru_cache(maxsize=256)(policy)
     for record in records:
         if isinstance(record, Header):
@@ -65,12 +66,15 @@ def replay(records: Iterable[Record], policy: Callable[[str], Policy] = make_pol
     return result
 
 
-def decide(step: StepRecord, gamma: int, cost: StepCost, policy: Policy) -> np.ndarray:
-    """The verify lengths [R] that `policy` chooses on a recorded step's inputs; KeyError names a lag not recorded."""
+def decide(step: StepRecord, gamma: int, cost: StepCost | None, policy: Policy) -> np.ndarray:
+    """The verify lengths [R] that `policy` chooses on a recorded step's inputs; KeyError names a lag not recorded.
+
+    cost: None for a policy that looks at no prices.
+    """
     past = Past(
         step.num_requests,
         gamma,
-        cost.prices(step.num_requests, gamma, step.context_tokens),
+        cost.prices(step.num_requests, gamma, step.context_tokens) if cost else None,  # type: ignore[arg-type]
         lagged_lookup(step),
         carried(step.carry),
         step.waiting,
@@ -97,11 +101,14 @@ def carried(value: Any) -> Any:
 def _replay_step(
     step: StepRecord, gamma: int, costs: dict[str, StepCost], policy: Callable[[str], Policy], result: Replay
 ) -> None:
-    if step.verify_all:
+    if step.override == FORCED:
+        _skip(result, "an operator forced the budget")
+        return
+    if step.override:
         if bool((step.lengths == gamma).all()):
             result.verified_all += 1
         else:
-            _differs(result, step, f"the record says '{step.verify_all}', verify all, and has", None)
+            _differs(result, step, f"the record says '{step.override}', verify all, and has", None)
         return
     try:
         rule = policy(step.policy)
@@ -112,7 +119,7 @@ def _replay_step(
     if missing:
         _skip(result, missing)
         return
-    decided = decide(step, gamma, costs[step.table], rule)
+    decided = decide(step, gamma, costs.get(step.table), rule)
     if np.array_equal(decided, step.lengths):
         result.equal += 1
     else:
@@ -121,7 +128,7 @@ def _replay_step(
 
 def _missing(step: StepRecord, rule: Policy, costs: dict[str, StepCost]) -> str:
     """Why a step cannot be replayed, or nothing."""
-    if step.table not in costs:
+    if step.table and step.table not in costs:
         return f"the cost model '{step.table}' is not in the records"
     if step.confidence is None and rule.name not in ("fixed", "none"):
         return "no confidences were recorded and no reason given"

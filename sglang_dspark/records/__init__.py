@@ -4,6 +4,7 @@ from sglang_dspark.records.files import SUFFIX
 from sglang_dspark.records.reader import Problem, RecordSet, Summary, read_records, record_files
 from sglang_dspark.records.schema import (
     EXACT,
+    FORCED,
     MODES,
     ROUNDED,
     SCHEDULES,
@@ -21,6 +22,7 @@ from sglang_dspark.records.writer import RecordWriter, WriterLimits, WriterStats
 
 __all__ = [
     "EXACT",
+    "FORCED",
     "MODES",
     "ROUNDED",
     "SCHEDULES",

@@ -19,6 +19,7 @@ MODES = ("compact", "cap-accept", "static")
 SCHEDULES = ("overlapped", "synchronous", "no-overlap")
 
 EXACT = "exact"
+FORCED = "forced"
 ROUNDED = "rounded, not exactly replayable"
 
 
@@ -93,19 +94,20 @@ class StepRecord(msgspec.Struct, tag="step", omit_defaults=True, kw_only=True):
     the first). context_lengths: [R] prompt + output tokens in the KV cache.
     temperature, top_p: [R] float32.
 
-    policy, carry: who decided and with what carried state. table: hash of the cost model that the policy believed.
-    context_tokens: the batch's context as priced. waiting: requests that waited for admission.
+    policy, carry: who decided and with what carried state. table: hash of the cost model that it believed, or
+    empty. context_tokens: the batch's context as priced. waiting: requests that waited for admission.
     confidence: [R, gamma] float32 of this step's draft, as the decision used them (`None`: there were none).
     lagged: the older survivals that the decision looked at.
-    verify_all: empty, or why the policy did not decide and the full block was verified ("cold start", "late copy",
-    "explore", "eager batch", ...). explore: this step's coin said verify all; explore_probability: the coin's.
+    override: empty when the policy decided; "late" (the copy of earlier survivals), "explore" and "eager batch" (more
+    requests than graphs) when the full block was verified instead; `FORCED` when an operator set the budget.
+    explore: this step's coin said verify all; explore_probability: the coin's.
 
     lengths: [R] scheduled draft tokens. accepted: [R] accepted draft tokens, bonus excluded.
     depth: [R] what the full block would have accepted, -1 where unknown (`None`: nowhere known beyond `lengths`).
     graph_tokens: executed verify tokens (tier), anchors included; 0 if eager. tiers: [G] captured sizes.
 
-    predicted_*: the policy's own price of the decision. draft_s, verify_s: measured; step_s: this publish minus the
-    last one, without a prefill in between. prefill_tokens, prefill_s: prefill work since the last decode step.
+    predicted_*: the policy's own price of the decision. draft_s, verify_s: measured; step_s: until the next decode step
+    began, None when something else ran between. prefill_tokens, prefill_s: prefill work since the last decode step.
     """
 
     step: int
@@ -132,7 +134,7 @@ class StepRecord(msgspec.Struct, tag="step", omit_defaults=True, kw_only=True):
     waiting: int = 0
     confidence: np.ndarray | None = None
     lagged: list[Lagged] = []
-    verify_all: str = ""
+    override: str = ""
     explore: bool = False
     explore_probability: float = 0.0
     shadow: Shadow | None = None
@@ -143,6 +145,7 @@ class StepRecord(msgspec.Struct, tag="step", omit_defaults=True, kw_only=True):
 
     predicted_draft_s: float | None = None
     predicted_verify_s: float | None = None
+    predicted_step_s: float | None = None
     draft_s: float | None = None
     verify_s: float | None = None
     step_s: float | None = None

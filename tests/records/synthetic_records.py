@@ -62,7 +62,7 @@ def synthetic_steps(
             context_lengths=context, temperature=np.full(requests, temperature, dtype=np.float32),
             top_p=np.ones(requests, dtype=np.float32), policy=policy, carry=carry, table=table,
             context_tokens=float(context.sum()), confidence=confidence, lagged=shown if rule.max_lag else [],
-            verify_all="explore" if coin else "", explore=coin, explore_probability=explore, lengths=lengths,
+            override="explore" if coin else "", explore=coin, explore_probability=explore, lengths=lengths,
             accepted=accepted, depth=depth if capped else None, graph_tokens=verified,
             draft_s=0.001 + 1e-5 * requests, verify_s=0.01 + 2e-5 * verified, step_s=0.0115 + 3e-5 * verified,
         )  # fmt: skip

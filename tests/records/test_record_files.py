@@ -68,7 +68,7 @@ def any_step(draw):
         step=draw(st.integers(0, 1 << 62)), slots=np.arange(count), lengths=lengths, accepted=lengths // 2,
         confidence=confidence, lagged=lagged, carry=carry,
         rids=draw(st.none() | st.just([f"é{i}" for i in range(count)])),
-        draft_s=draw(st.none() | st.floats(0, 1)), verify_all=draw(st.text(max_size=8)), explore=draw(st.booleans()),
+        draft_s=draw(st.none() | st.floats(0, 1)), override=draw(st.text(max_size=8)), explore=draw(st.booleans()),
     )  # fmt: skip
 
 

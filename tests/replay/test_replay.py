@@ -58,9 +58,9 @@ def test_one_wrong_length_is_found(tmp_path):
 
 def test_a_full_block_that_was_not_is_a_difference(tmp_path):
     records = list(recorded(tmp_path, "fixed:k=2", steps=3))
-    records[1] = msgspec.structs.replace(records[1], verify_all="late copy")
+    records[1] = msgspec.structs.replace(records[1], override="late")
     result = replay(records)
-    assert (result.equal, result.different) == (2, 1) and "late copy" in result.first[0]
+    assert (result.equal, result.different) == (2, 1) and "late" in result.first[0]
 
 
 @pytest.mark.parametrize(
@@ -99,3 +99,15 @@ def test_the_cost_model_travels_exactly(tmp_path):
             np.testing.assert_array_equal(getattr(mine, name), getattr(theirs, name))
     slower = cost.with_terms(host_s=0.5)
     assert table_hash(slower) != table_hash(cost)
+
+
+def test_a_policy_without_prices_replays_without_a_cost_model(tmp_path):
+    records = [msgspec.structs.replace(record, table="") if hasattr(record, "slots") else record
+               for record in recorded(tmp_path, "threshold:t=0.6", steps=8)]  # fmt: skip
+    assert replay(records).equal == 8
+
+
+def test_a_forced_budget_is_no_decision(tmp_path):
+    records = [msgspec.structs.replace(record, override="forced") if hasattr(record, "slots") else record
+               for record in recorded(tmp_path, "fixed:k=2", steps=8)]  # fmt: skip
+    assert replay(records).skipped == {"an operator forced the budget": 8}
