@@ -1,0 +1,41 @@
+"""Turns a decision into verify lengths on the device that drafted (torch)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from sglang_dspark.policies import SCALE, Plan, allocate, survival_units
+
+
+def survival_units_on_device(confidence: torch.Tensor) -> torch.Tensor:
+    """Survivals [R, gamma] int64 units of confidences [R, gamma] float32: the left-to-right product, bit for bit.
+
+    torch.cumprod may associate differently on a device, so the product is written out.
+    """
+    columns = [confidence[:, 0].to(torch.float32)]
+    for position in range(1, confidence.shape[1]):
+        columns.append(columns[-1] * confidence[:, position])
+    return torch.round(torch.stack(columns, dim=1) * float(SCALE)).to(torch.int64)
+
+
+def planned_lengths(confidence: torch.Tensor, plan: Plan) -> torch.Tensor:
+    """Admitted draft tokens [R] int64 of a plan, without a host synchronisation.
+
+    The first `budget` of the live admission order, floor first, none beyond cap: `policies.allocate` on any device.
+    """
+    num_requests, gamma = confidence.shape
+    if confidence.device.type == "cpu":
+        units = survival_units(np.ascontiguousarray(confidence.to(torch.float32).numpy()))
+        return torch.from_numpy(allocate(units, plan.budget, plan.floor, plan.cap))
+    walked = plan.budget - num_requests * plan.floor
+    if walked <= 0 or walked >= num_requests * (plan.cap - plan.floor):
+        constant = plan.floor if walked <= 0 else plan.cap
+        return torch.full((num_requests,), constant, dtype=torch.int64, device=confidence.device)
+    units = survival_units_on_device(confidence)[:, plan.floor : plan.cap]
+    position = torch.arange(plan.floor, plan.cap, device=units.device)[None, :]
+    request = torch.arange(num_requests, device=units.device)[:, None]
+    keys = (SCALE - units) * (num_requests * gamma) + position * num_requests + request
+    first = torch.topk(keys.flatten(), walked, largest=False).values % num_requests
+    counts = torch.zeros(num_requests, dtype=torch.int64, device=units.device)
+    return counts.scatter_add_(0, first, torch.ones_like(first)) + plan.floor

@@ -1,0 +1,41 @@
+"""Times the draft and the verify part of a step: by events on a device with streams, by the host's clock on a CPU."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+
+class StepClock:
+    """The segments of one step. Seconds are available once the step's values are on the host."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_device = device.type == "cuda"
+        self._marks: dict[str, tuple[Any, Any]] = {}
+
+    @contextmanager
+    def segment(self, name: str) -> Iterator[None]:
+        """Time what runs inside."""
+        begin = self._mark()
+        try:
+            yield
+        finally:
+            self._marks[name] = (begin, self._mark())
+
+    def _mark(self) -> Any:
+        if not self._on_device:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def seconds(self, name: str) -> float | None:
+        """Seconds of a segment; on a device only after its end event has passed."""
+        if name not in self._marks:
+            return None
+        begin, end = self._marks[name]
+        return float(begin.elapsed_time(end) * 1e-3 if self._on_device else end - begin)

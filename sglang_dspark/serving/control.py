@@ -1,0 +1,108 @@
+"""Scheduler side of the runtime control: switch the policy between two steps, read its state back.
+
+The switch rides on SGLang's `set_internal_state`, which every rank handles at the same point between two steps. Its
+wire type carries numbers under free keys, so the policy's text is part of the key: {"dspark_policy=hull": 1} switches,
+the value 0 only asks whether every rank would.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from sglang_dspark.errors import InputError
+from sglang_dspark.policies import Policy, policy_from_string
+from sglang_dspark.serving.options import check_policy
+
+logger = logging.getLogger(__name__)
+
+KEY = "dspark_policy="
+_CLASS = "sglang.srt.managers.scheduler_components.internal_state.SchedulerInternalStateController"
+
+
+def register(registry: Any, kinds: Any) -> None:
+    """Register our hooks on SGLang's state controller."""
+    registry.register(f"{_CLASS}.__init__", attach, kinds.AFTER)
+    registry.register(f"{_CLASS}._update_handlers", with_policy_switch, kinds.AFTER)
+    registry.register(f"{_CLASS}._add_speculative", add_state, kinds.AFTER)
+
+
+def attach(result: Any, controller: Any, scheduler: Any, *args: Any, **kwargs: Any) -> None:
+    """AFTER the controller's constructor: the engine learns of the queue and of idle moments."""
+    engine = _engine(scheduler)
+    if engine is None:
+        return
+    engine.waiting = lambda: len(scheduler.waiting_queue)
+    on_idle = scheduler.on_idle
+
+    def settle_when_idle() -> None:
+        engine.settle()
+        on_idle()
+
+    scheduler.on_idle = settle_when_idle
+
+
+def add_state(result: Any, controller: Any, state: dict[str, Any]) -> None:
+    """AFTER `_add_speculative`: /server_info shows `internal_states[i].dspark`."""
+    engine = _engine(controller.scheduler)
+    if engine is not None:
+        state["dspark"] = engine.state()
+
+
+def with_policy_switch(handlers: dict[str, Any], controller: Any) -> dict[str, Any] | None:
+    """AFTER `_update_handlers`: one more handler, for every key that begins with `KEY`."""
+    engine = _engine(controller.scheduler)
+    return None if engine is None else _Handlers(handlers, SwitchHandler(engine))
+
+
+class _Handlers(dict[str, Any]):
+    """SGLang's handlers by key, and ours by prefix."""
+
+    def __init__(self, handlers: dict[str, Any], switch: SwitchHandler) -> None:
+        super().__init__(handlers)
+        self._switch = switch
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self._switch if key.startswith(KEY) else super().get(key, default)
+
+    def __getitem__(self, key: str) -> Any:
+        return self._switch if key.startswith(KEY) else super().__getitem__(key)
+
+
+class SwitchHandler:
+    """validate on every rank, and apply on all of them or none."""
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+        self._policy: Policy | None = None
+
+    def validate(self, key: str, value: float) -> None:
+        """Raise SGLang's UpdateRejected unless every rank of the group can run the policy."""
+        from sglang.srt.managers.scheduler_components.internal_state import UpdateRejected
+
+        text, reason = key.removeprefix(KEY), "another rank refused it"
+        self._policy = None
+        try:
+            self._policy = self._parse(text)
+        except InputError as error:
+            reason = str(error)
+        if not self._engine.can_switch(self._policy):
+            raise UpdateRejected(f"DSpark policy '{text}' stays unused: {reason}")
+
+    def _parse(self, text: str) -> Policy:
+        from sglang_dspark.policies import POLICIES
+
+        policy = policy_from_string(text, POLICIES)
+        decider = self._engine.decider
+        check_policy(policy, decider.schedule, decider.cost, decider.gamma)
+        return policy
+
+    def apply(self, key: str, value: float) -> None:
+        """Switch, when the value asks for more than a check."""
+        if value and self._policy is not None:
+            self._engine.switch(self._policy)
+            logger.info("DSpark policy is now %s (from decode step %d)", key, self._engine.decider.live.since_step)
+
+
+def _engine(scheduler: Any) -> Any:
+    return getattr(getattr(scheduler, "draft_worker", None), "policy_engine", None)

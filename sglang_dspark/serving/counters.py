@@ -1,0 +1,79 @@
+"""Counters of what was decided and what came of it; read back through /server_info and Prometheus."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from sglang_dspark.serving.decider import REASONS
+from sglang_dspark.serving.steps import StepRecord
+
+_RECENT = 0.05  # weight of the newest step in the running means
+
+
+@dataclass
+class Counters:
+    """Sums since start. Tokens are draft tokens; `anchors` counts the one token a request that is always verified.
+
+    predicted_s, measured_s: sums over the steps that have both, so that their ratio is the drift of the profile.
+    """
+
+    decode_steps: int = 0
+    steps_by_reason: dict[str, int] = field(default_factory=lambda: dict.fromkeys(REASONS, 0))
+    anchors: int = 0
+    drafted_tokens: int = 0
+    verified_tokens: int = 0
+    accepted_tokens: int = 0
+    compared_steps: int = 0
+    predicted_s: float = 0.0
+    measured_s: float = 0.0
+    recent_predicted_s: float | None = None
+    recent_measured_s: float | None = None
+    shadow_steps: int = 0
+    shadow_verified_tokens: int = 0
+    shadow_equal_steps: int = 0
+
+    def on_step(self, record: StepRecord) -> None:
+        """Add one step."""
+        self.decode_steps += 1
+        self.steps_by_reason[record.decision.reason] += 1
+        self.anchors += record.batch.num_requests
+        self.drafted_tokens += int(record.confidence.size)
+        self.verified_tokens += int(record.lengths.sum())
+        self.accepted_tokens += int(record.accepted.sum())
+        self._times(record)
+        if record.shadow is not None and record.shadow.total is not None:
+            self.shadow_steps += 1
+            self.shadow_verified_tokens += record.shadow.total
+            self.shadow_equal_steps += int(record.shadow.total == int(record.lengths.sum()))
+
+    def on_prefill(self, rids: list[str], num_tokens: int) -> None:
+        """Prefills are counted by SGLang."""
+
+    def on_finished(self, rid: str, natural_stop: bool) -> None:
+        """Requests are counted by SGLang."""
+
+    def on_switch(self, policy: str, since_step: int) -> None:
+        """The running means belong to one policy."""
+        self.recent_predicted_s = self.recent_measured_s = None
+
+    def _times(self, record: StepRecord) -> None:
+        predicted, measured = record.decision.predicted_s, record.step_s
+        if measured is not None:
+            self.recent_measured_s = _running(self.recent_measured_s, measured)
+        if predicted is not None:
+            self.recent_predicted_s = _running(self.recent_predicted_s, predicted)
+        if predicted is not None and measured is not None:
+            self.compared_steps += 1
+            self.predicted_s += predicted
+            self.measured_s += measured
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, with the mean accepted length (bonus included)."""
+        values = asdict(self)
+        values["mean_accept_length"] = (self.accepted_tokens + self.anchors) / self.anchors if self.anchors else None
+        return values
+
+
+def _running(mean: float | None, value: float) -> float:
+    return value if mean is None else mean + _RECENT * (value - mean)

@@ -1,0 +1,251 @@
+"""The part of the worker that knows policies: decides each decode step, follows its outcome, feeds observers.
+
+It touches SGLang's objects only by attribute, so that tests drive it without a server. Call order in a decode step:
+`before_forward` (overlapped schedule only), `enter`, `decide`, `lengths`, `published`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from sglang_dspark.policies import Outcome, Policy
+from sglang_dspark.policies.budget import carry_as_json
+from sglang_dspark.serving.admission import planned_lengths
+from sglang_dspark.serving.agreement import Agreement
+from sglang_dspark.serving.clock import StepClock
+from sglang_dspark.serving.copies import StepCopy
+from sglang_dspark.serving.counters import Counters
+from sglang_dspark.serving.decider import BatchView, Decider, StepDecision
+from sglang_dspark.serving.options import OVERLAPPED_LAG, Resolved
+from sglang_dspark.serving.publishes import Publishes
+from sglang_dspark.serving.steps import SamplingView, StepObserver, StepRecord
+
+
+class PolicyEngine:
+    """One per scheduler process. Only rank 0 of a group decides, keeps the past and has observers."""
+
+    def __init__(
+        self,
+        resolved: Resolved,
+        *,
+        gamma: int,
+        generations: torch.Tensor,
+        device: torch.device,
+        agreement: Agreement,
+        caps_only: bool,
+        seed: int = 0,
+    ) -> None:
+        """generations: SGLang's `req_generation` [slots] on the host. caps_only: cap-accept instead of compact."""
+        synchronous = resolved.schedule == "synchronous"
+        visible_lag = 1 if synchronous else OVERLAPPED_LAG
+        publishes = Publishes(generations.shape[0], gamma, visible_lag, waits=synchronous)
+        self.decider = Decider(resolved, gamma, publishes, seed)
+        self.counters = Counters()
+        self.waiting = lambda: 0
+        self._agreement = agreement
+        self._generations = generations
+        self._device = device
+        self._caps_only = caps_only
+        self._observers: list[StepObserver] = [self.counters]
+        self._records: deque[tuple[StepRecord, Any]] = deque()
+        self._decision: StepDecision | None = None
+        self._record: StepRecord | None = None
+        self._ticket: Any = None
+        self._previous: StepRecord | None = None
+        self._prefill_before = False
+        self._sampling: tuple[list[str], SamplingView] | None = None
+        self.clock = StepClock(device)
+
+    # --- observers -------------------------------------------------------------------------------------------------
+
+    def add_observer(self, observer: StepObserver) -> None:
+        """See `steps`."""
+        self._observers.append(observer)
+
+    def note_prefill(self, rids: list[str], num_tokens: int) -> None:
+        """A prefill step begins."""
+        self._prefill_before = True
+        if self._agreement.decides:
+            for observer in self._observers:
+                observer.on_prefill(rids, num_tokens)
+
+    def note_finished(self, rid: str, natural_stop: bool) -> None:
+        """A request left the engine."""
+        if self._agreement.decides:
+            for observer in self._observers:
+                observer.on_finished(rid, natural_stop)
+
+    def settle(self) -> None:
+        """Bring every publish in flight to the host and to the observers; the worker calls it when it turns idle."""
+        for published in self.decider.publishes.drain():
+            self._arrived(published)
+
+    # --- one decode step -------------------------------------------------------------------------------------------
+
+    def before_forward(self, batch: Any) -> StepDecision | None:
+        """Overlapped schedule: decide while the device still works on the previous step."""
+        if self.decider.schedule != "overlapped":
+            return None
+        self._decision = self._agreed(self._view(batch), batch, None)
+        return self._decision
+
+    def enter(self, batch: Any, forward: int) -> None:
+        """The decode step begins; `batch` is what will be decided on if it has not been."""
+        now = time.perf_counter()
+        previous = self._previous
+        if previous is not None and not self._prefill_before:
+            previous.step_s = now - previous.began_s
+        self._batch = batch
+        self._began_s = now
+        self._forward = forward
+        self.clock = StepClock(self._device)
+
+    def decide(self, confidence: torch.Tensor) -> StepDecision:
+        """This step's decision; confidence: [R, gamma] of this step's draft, read only where the policy needs it."""
+        if self._decision is None:
+            self._decision = self._agreed(self._view(self._batch), self._batch, confidence)
+        return self._decision
+
+    def lengths(self, confidence: torch.Tensor) -> torch.Tensor | None:
+        """Admitted draft tokens [R] int64 on the draft's device, None to verify everything."""
+        decision = self._decision
+        if decision is None or decision.total is None:
+            return None
+        if decision.plan is not None:
+            return planned_lengths(confidence, decision.plan)
+        return torch.from_numpy(decision.lengths).to(confidence.device, non_blocking=True)
+
+    def published(
+        self,
+        *,
+        confidence: torch.Tensor,
+        lengths: torch.Tensor | None,
+        accepted: torch.Tensor,
+        trimmed: torch.Tensor,
+        prefix_lengths: torch.Tensor,
+        executed_tier: int,
+    ) -> None:
+        """The step has ended on the device (or is enqueued there): its values start for the host."""
+        record, shadow = self._record, self._ticket
+        self._decision, self._record, self._prefill_before = None, None, False
+        if record is None:
+            return
+        record.executed_tier, record.forward, record.began_s = executed_tier, self._forward, self._began_s
+        self._previous = record
+        self._records.append((record, shadow))
+        values = (confidence, lengths, accepted, trimmed, prefix_lengths)
+        self.decider.publishes.issue(StepCopy(record, self.clock, *values, caps_only=self._caps_only))
+
+    # --- control ---------------------------------------------------------------------------------------------------
+
+    def use_graphs(self, captured_tokens: list[int], captured_requests: int) -> None:
+        """Price the graph tiers that this engine captured; what a profile says about others' tiers does not apply."""
+        cost = self.decider.cost
+        if cost is not None:
+            sizes = np.asarray(sorted(captured_tokens), dtype=np.int64)
+            self.decider.cost = replace(cost, captured=sizes, captured_requests=captured_requests)
+
+    def can_switch(self, policy: Policy | None) -> bool:
+        """Whether every rank of the group accepts (None: this rank could not make the policy); a collective."""
+        return self._agreement.unanimous(policy is not None)
+
+    def switch(self, policy: Policy) -> None:
+        """Decide with `policy` from the next step on. The caller has asked `can_switch`."""
+        self.decider.switch(policy)
+        for observer in self._observers:
+            observer.on_switch(self.decider.live.text, self.decider.live.since_step)
+
+    def state(self) -> dict[str, Any]:
+        """What /server_info shows: policies, per-rank view and counters; a collective."""
+        decider = self.decider
+        ranks = self._agreement.gather({"policy": decider.live.text, "since_step": decider.live.since_step})
+        return {
+            "policy": decider.live.text,
+            "class": decider.live.policy.kind,
+            "lossless": decider.live.policy.lossless,
+            "since_step": decider.live.since_step,
+            "ranks": ranks,
+            "shadow": None if decider.shadow is None else decider.shadow.text,
+            "schedule": decider.schedule,
+            "mode": "cap-accept" if self._caps_only else "compact",
+            "gamma": decider.gamma,
+            "profile": None if decider.cost is None else decider.cost.name,
+            "explore": decider.explore,
+            "forced_fraction": decider.forced_fraction,
+            "counters": self.counters.as_dict(),
+        }
+
+    # --- inside ----------------------------------------------------------------------------------------------------
+
+    def _agreed(self, view: BatchView, batch: Any, confidence: torch.Tensor | None) -> StepDecision:
+        decision = None
+        if self._agreement.decides:
+            decision = self._own(view, batch, confidence)
+        shared = self._agreement.share(self.decider.steps, view.num_requests, decision)
+        self.decider.steps += 1
+        return shared
+
+    def _own(self, view: BatchView, batch: Any, confidence: torch.Tensor | None) -> StepDecision:
+        arrived, late = self.decider.publishes.catch_up()
+        for published in arrived:
+            self._arrived(published)
+        live = self.decider.live
+        decision = self.decider.before_draft(view, late)
+        if decision is None:
+            assert confidence is not None, "a live policy decides after the draft"
+            decision = self.decider.after_draft(view, confidence.to("cpu", torch.float32).numpy())
+        self._ticket = None if late else self.decider.shadow_ticket(view)
+        lags = () if late else range(self.decider.publishes.visible_lag, live.policy.max_lag + 1)
+        rids = [req.rid for req in batch.reqs]
+        self._record = StepRecord(
+            step=self.decider.steps,
+            forward=-1,
+            began_s=0.0,
+            rids=rids,
+            batch=view,
+            prefix_lengths=np.empty(0, np.int64),
+            sampling=self._sampling_of(batch.reqs, rids),
+            policy=live.text,
+            carry=carry_as_json(live.carry),
+            since_step=live.since_step,
+            decision=decision,
+            lagged={lag: self.decider.publishes.look(view.slots, view.generation, lag) for lag in lags},
+            prefill_before=self._prefill_before,
+        )
+        return decision
+
+    def _arrived(self, published: Any) -> None:
+        record, shadow = self._records.popleft()
+        self.decider.learn(Outcome(published.units, published.lengths, published.accepted))
+        if shadow is not None:
+            record.shadow = shadow(published.confidence)
+        for observer in self._observers:
+            observer.on_step(record)
+
+    def _view(self, batch: Any) -> BatchView:
+        slots = batch.req_pool_indices_cpu
+        if slots is None:
+            slots = batch.req_pool_indices.to("cpu")
+        slots = slots.to(torch.int64)
+        context = batch.seq_lens_sum
+        if context is None:
+            context = sum(len(req.origin_input_ids) + len(req.output_ids) for req in batch.reqs)
+        return BatchView(slots.numpy().copy(), self._generations[slots].numpy(), int(context), self.waiting())
+
+    def _sampling_of(self, reqs: list[Any], rids: list[str]) -> SamplingView:
+        """Sampling parameters by row; they change only with the batch."""
+        if self._sampling is None or self._sampling[0] != rids:
+            rows = [req.sampling_params for req in reqs]
+            view = SamplingView(
+                np.array([row.temperature for row in rows], np.float32),
+                np.array([row.top_p for row in rows], np.float32),
+                np.array([row.top_k for row in rows], np.int64),
+            )
+            self._sampling = (rids, view)
+        return self._sampling[1]

@@ -1,0 +1,83 @@
+"""The plug-in's command-line flags: added to SGLang's parser, kept on its `ServerArgs`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+from sglang_dspark.serving.options import DEFAULT_POLICY, SCHEDULES, ServingOptions
+
+ADD_TARGET = "sglang.srt.server_args.ServerArgs.add_cli_args"
+READ_TARGET = "sglang.srt.server_args.ServerArgs.from_cli_args"
+ATTRIBUTE = "_dspark_options"
+"""Underscore attributes pass SGLang's write seal and are pickled with the record to every process."""
+
+_PREFIX = "speculative_dspark_"
+_FIELDS = {
+    "policy": "policy",
+    "profile": "profile",
+    "shadow_policy": "shadow",
+    "schedule": "schedule",
+    "allow_foreign_profile": "allow_foreign_profile",
+    "explore": "explore",
+}
+
+
+def add_flags(result: Any, parser: argparse.ArgumentParser) -> None:
+    """AFTER hook on `ServerArgs.add_cli_args`."""
+    group = parser.add_argument_group(
+        "DSpark policies (sglang-dspark)", "Any of these runs the sglang-dspark worker; without them SGLang's stays."
+    )
+    group.add_argument(
+        "--speculative-dspark-policy",
+        metavar="NAME[:k=v,..]|FILE.json",
+        help="Which drafted tokens are verified, e.g. hull:fill=true, fixed:k=3, threshold:t=0.5. "
+        f"Default with a profile: {DEFAULT_POLICY}.",
+    )
+    group.add_argument(
+        "--speculative-dspark-profile",
+        metavar="NAME|FILE",
+        help="Step-cost profile that policies price with; --speculative-dspark-sps-table-path is used when absent.",
+    )
+    group.add_argument(
+        "--speculative-dspark-shadow-policy",
+        metavar="NAME[:k=v,..]|FILE.json",
+        help="Decides beside the live policy, changes nothing, is counted and logged.",
+    )
+    group.add_argument(
+        "--speculative-dspark-schedule",
+        choices=SCHEDULES,
+        help="overlapped: the host decides from earlier steps while the device works; synchronous: this step's "
+        "survivals decide before the verify launch. Default: what the policy needs.",
+    )
+    group.add_argument(
+        "--speculative-dspark-allow-foreign-profile",
+        action="store_true",
+        help="Accept a profile recorded on other hardware, or one that cannot price off-diagonal decisions.",
+    )
+    group.add_argument(
+        "--speculative-dspark-explore",
+        type=float,
+        default=0.0,
+        metavar="P",
+        help="Chance that a step verifies everything, drawn before the step (lossless); yields uncensored blocks.",
+    )
+
+
+def read_flags(from_cli_args: Callable[..., Any], cls: type, args: argparse.Namespace) -> Any:
+    """AROUND hook on `ServerArgs.from_cli_args`: the record carries our values as well."""
+    record = from_cli_args(cls, args)
+    values = {ours: getattr(args, _PREFIX + flag) for flag, ours in _FIELDS.items() if hasattr(args, _PREFIX + flag)}
+    options = ServingOptions(**values)
+    if options.active:
+        setattr(record, ATTRIBUTE, options)
+        from sglang_dspark.serving import startup
+
+        startup.prepare(record, options)
+    return record
+
+
+def options_of(server_args: Any) -> ServingOptions:
+    """The options that travel with a `ServerArgs` record."""
+    return getattr(server_args, ATTRIBUTE, None) or ServingOptions()

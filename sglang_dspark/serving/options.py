@@ -1,0 +1,140 @@
+"""What the user asked for with our flags, and the refusals that need nothing but these values (no sglang, no torch)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from sglang_dspark.cost import StepCost, load_profile
+from sglang_dspark.errors import InputError
+from sglang_dspark.policies import LiveBlock, Past, Policy, make_policy
+
+Schedule = Literal["overlapped", "synchronous"]
+SCHEDULES: tuple[Schedule, ...] = ("overlapped", "synchronous")
+
+DEFAULT_POLICY = "argmax:lag=2"
+OVERLAPPED_LAG = 2
+"""Publishes between a survival and its first use when the host runs ahead of the device."""
+
+
+@dataclass(frozen=True)
+class ServingOptions:
+    """The plug-in's flags as given. `None` means not given.
+
+    policy, shadow: policy text or JSON file. profile: name or file. schedule: when the decision is made.
+    explore: chance that a step verifies everything, drawn before the step.
+    """
+
+    policy: str | None = None
+    profile: str | None = None
+    shadow: str | None = None
+    schedule: Schedule | None = None
+    allow_foreign_profile: bool = False
+    explore: float = 0.0
+
+    @property
+    def active(self) -> bool:
+        """Whether any flag was used; with none of them SGLang's own worker stays."""
+        return self != ServingOptions()
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """Options that were checked: everything the worker needs, ready to use."""
+
+    policy: Policy
+    shadow: Policy | None
+    cost: StepCost | None
+    schedule: Schedule
+    explore: float
+
+
+def resolve(options: ServingOptions, gamma: int | None = None, sps_table: str | None = None) -> Resolved:
+    """Policies, profile and schedule of `options`; `sps_table` is SGLang's own flag, used when no profile is given.
+
+    Errors: InputError with one sentence for everything that the live engine does not serve.
+    """
+    cost = None
+    source = options.profile or sps_table
+    if source is not None:
+        cost = load_profile(source, force_diagonal=options.allow_foreign_profile)
+    if options.policy is None and cost is None:
+        raise InputError(
+            "the DSpark flags need a policy or a profile, expected --speculative-dspark-policy NAME or "
+            "--speculative-dspark-profile NAME"
+        )
+    if not 0.0 <= options.explore <= 1.0:
+        raise InputError(f"--speculative-dspark-explore {options.explore} is refused, expected a chance in 0..1")
+    policy = make_policy(options.policy or DEFAULT_POLICY)
+    schedule = options.schedule or ("synchronous" if policy.live else "overlapped")
+    check_policy(policy, schedule, cost, gamma)
+    shadow = None
+    if options.shadow is not None:
+        shadow = make_policy(options.shadow)
+        check_shadow(shadow, schedule, cost, gamma)
+    return Resolved(policy, shadow, cost, schedule, options.explore)
+
+
+def check_policy(policy: Policy, schedule: Schedule, cost: StepCost | None, gamma: int | None) -> None:
+    """Refuse (InputError) what the live engine must not or cannot run."""
+    if not policy.drafts:
+        raise InputError(
+            f"policy '{policy.name}' has no drafter: restart without --speculative-algorithm, or use fixed:k=0"
+        )
+    if not policy.lossless:
+        raise InputError(
+            f"policy '{policy.name}' is not lossless and is refused by the live engine; the simulator runs it"
+        )
+    if schedule == "overlapped" and policy.live:
+        raise InputError(
+            f"policy '{policy.name}' reads this step's survivals: restart with --speculative-dspark-schedule synchronous"
+        )
+    _check_common(policy, schedule, cost, gamma)
+
+
+def check_shadow(policy: Policy, schedule: Schedule, cost: StepCost | None, gamma: int | None) -> None:
+    """Like `check_policy`, but a shadow changes nothing and may therefore be biased."""
+    if policy.name == "oracle" or not policy.drafts:
+        raise InputError(f"shadow policy '{policy.name}' is refused: only the simulator can tell what it would do")
+    _check_common(policy, schedule, cost, gamma)
+
+
+def _check_common(policy: Policy, schedule: Schedule, cost: StepCost | None, gamma: int | None) -> None:
+    if cost is None and needs_prices(policy):
+        raise InputError(f"policy '{policy.name}' compares step times: give --speculative-dspark-profile NAME or FILE")
+    if cost is not None and cost.diagonal and needs_prices(policy):
+        raise InputError(
+            f"profile '{cost.name}' was measured only at B = R (1 + gamma) and cannot price the decisions of policy "
+            f"'{policy.name}': measure another one, or force it with --speculative-dspark-allow-foreign-profile"
+        )
+    if schedule == "overlapped" and 0 < policy.max_lag < OVERLAPPED_LAG:
+        raise InputError(
+            f"policy '{policy.name}': lag={policy.max_lag} is not on the host before an overlapped step, expected at "
+            f"least {OVERLAPPED_LAG}, or --speculative-dspark-schedule synchronous"
+        )
+    if gamma is not None:
+        policy.check(gamma)
+
+
+class NoPrices:
+    """Stands for the prices of a server without a profile: any use of them is an error."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise PriceNeeded(name)
+
+
+class PriceNeeded(RuntimeError):
+    """A policy looked at prices where there are none."""
+
+
+def needs_prices(policy: Policy) -> bool:
+    """Whether the policy looks at step times at all, found out by running it once without any."""
+    past = Past(1, 64, NoPrices(), carry=policy.start(64))  # type: ignore[arg-type]
+    depth = np.zeros(1, dtype=np.int64)
+    try:
+        policy.decide(past, LiveBlock.of(np.full((1, 64), 0.5, dtype=np.float32), depth))
+    except PriceNeeded:
+        return True
+    return False

@@ -1,0 +1,68 @@
+"""Entry point of the SGLang plug-in (`sglang.srt.plugins`).
+
+SGLang calls `register` in every process, before its arguments exist. Nothing heavy is imported here.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+
+def register() -> None:
+    """Register the hooks of this package.
+
+    SGLang reads an empty SGLANG_PLUGINS as "no restriction"; here it means what it says.
+    """
+    if os.environ.get("SGLANG_PLUGINS", "unset").strip() == "":
+        return
+    from sglang.srt.arg_groups.resolution_hooks import register_resolution_hook
+    from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+
+    from sglang_dspark.serving import control, cpu, flags, startup
+
+    HookRegistry.register(flags.ADD_TARGET, flags.add_flags, HookType.AFTER)
+    HookRegistry.register(flags.READ_TARGET, flags.read_flags, HookType.AROUND)
+    HookRegistry.register(WORKER_TARGET, choose_worker, HookType.AFTER)
+    register_resolution_hook(startup.RESOLUTION_STEP)(startup.settle)
+    control.register(HookRegistry, HookType)
+    if cpu.activate() is not None:
+        from sglang_dspark.serving.cpu import gate
+
+        HookRegistry.register(gate.TARGET, gate.admit_cpu, HookType.AROUND)
+
+
+WORKER_TARGET = "sglang.srt.speculative.spec_info.SpeculativeAlgorithm.create_worker"
+
+
+def choose_worker(upstream: type, algorithm: Any, server_args: Any) -> type | None:
+    """AFTER hook on `SpeculativeAlgorithm.create_worker`: our worker when our flags ask for it."""
+    from sglang_dspark.serving.flags import options_of
+
+    if not algorithm.is_dspark() or not options_of(server_args).active:
+        return None
+    reason = cannot_take_part(server_args)
+    if reason is not None:
+        import logging
+
+        logging.getLogger(__name__).warning(
+            "sglang-dspark: %s: SGLang's own planner stays in place and the DSpark policy flags have no effect", reason
+        )
+        return None
+    from sglang_dspark.serving.worker import PolicyWorker
+
+    return PolicyWorker
+
+
+def cannot_take_part(server_args: Any) -> str | None:
+    """Why SGLang's planner has to stay, or None."""
+    from sglang.srt.arg_groups.overrides import resolving_view
+
+    config = resolving_view(server_args)
+    if config.attn_dp_size > 1:
+        return "data-parallel attention (ranks share a graph tier)"
+    if config.disaggregation_mode == "prefill":
+        return "a prefill-only server decodes nothing"
+    if config.pp_size > 1:
+        return "pipeline parallelism"
+    return None

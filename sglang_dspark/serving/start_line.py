@@ -1,0 +1,70 @@
+"""The one line that the worker prints at start, and the check that a profile belongs to this machine."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+
+from sglang_dspark.cost import StepCost, provenance
+from sglang_dspark.errors import InputError
+from sglang_dspark.policies import policy_to_string
+from sglang_dspark.serving.options import Resolved, ServingOptions
+
+_MODEL_WORD = re.compile(r"[A-Za-z]+\d+\w*|cpu|CPU")
+
+
+def hardware_name() -> str:
+    """This process's device in words, as profiles should name it in `meta.hardware`."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    import platform
+
+    return f"cpu ({platform.machine()})"
+
+
+def same_hardware(recorded: str, here: str) -> bool:
+    """Whether two device names share a model word such as H100, B300 or cpu."""
+
+    def words(text: str) -> set[str]:
+        return {word.lower() for word in _MODEL_WORD.findall(text)} - {"x86", "x86_64", "aarch64", "hbm3", "hbm3e"}
+
+    return bool(words(recorded) & words(here))
+
+
+def is_foreign(cost: StepCost | None) -> bool:
+    """Whether a profile says that it was recorded on other hardware; one that says nothing is not known to be."""
+    recorded = None if cost is None else cost.meta.get("hardware")
+    return bool(recorded) and not same_hardware(str(recorded), hardware_name())
+
+
+def check_hardware(cost: StepCost | None, options: ServingOptions) -> None:
+    """Refuse a foreign profile unless it is allowed (InputError)."""
+    if cost is not None and is_foreign(cost) and not options.allow_foreign_profile:
+        raise InputError(
+            f"profile '{cost.name}' was recorded on {cost.meta['hardware']} and this is {hardware_name()}: measure one "
+            "here, or add --speculative-dspark-allow-foreign-profile"
+        )
+
+
+def start_line(resolved: Resolved, options: ServingOptions, mode: str, loop: str) -> str:
+    """Policy, class, mode, profile and its provenance, lossless or not."""
+    policy = resolved.policy
+    parts = [
+        f"policy {policy_to_string(policy)}",
+        f"class {policy.kind}",
+        "lossless" if policy.lossless else "NOT lossless",
+        f"schedule {resolved.schedule}, {loop} loop",
+        f"mode {mode}" + (" (verifies everything: saves no compute)" if mode == "cap-accept" else ""),
+    ]
+    if resolved.cost is None:
+        parts.append("no profile")
+    else:
+        foreign = ", FOREIGN HARDWARE (allowed)" if is_foreign(resolved.cost) else ""
+        parts.append(f"profile {resolved.cost.name} ({provenance(resolved.cost)}{foreign})")
+        parts += [text for text in resolved.cost.assumptions if "forced" in text]
+    if resolved.shadow is not None:
+        parts.append(f"shadow {policy_to_string(resolved.shadow)}")
+    if resolved.explore:
+        parts.append(f"explores {resolved.explore:g} of the steps")
+    return "sglang-dspark: " + "; ".join(parts)

@@ -1,0 +1,117 @@
+"""What happens between parsing our flags and starting the schedulers: the ragged-verify mode and early refusals.
+
+Everything that can be refused is refused here, in the launching process, with one sentence and exit status 2.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any
+
+from sglang_dspark.errors import InputError
+from sglang_dspark.serving.options import ServingOptions, resolve
+
+RESOLUTION_STEP = "handle_speculative_decoding"
+MODE_VARIABLE = "SGLANG_RAGGED_VERIFY_MODE"
+COMPACT, CAP_ACCEPT, STATIC = "compact", "cap-accept", "static"
+
+_CHOSEN_BY_US = "_dspark_chose_mode"
+_SUPPORTED_SGLANG = "0.5.23"
+
+RAGGED_BACKENDS = ("fa3", "fa4", "trtllm_mha", "trtllm_mla", "flashinfer_mla", "dsv4")
+"""Attention backends of SGLang that verify ragged blocks; `ragged_backends` adds ours."""
+
+
+def leave(error: Exception | str) -> SystemExit:
+    """An exit that SGLang's `except Exception` around plug-ins does not swallow."""
+    print(f"sglang-dspark: {error}", file=sys.stderr, flush=True)
+    return SystemExit(2)
+
+
+def prepare(record: Any, options: ServingOptions) -> None:
+    """Right after parsing: refuse what is already known to be wrong and choose the verify mode."""
+    try:
+        _check_algorithm(record)
+        _check_version()
+        resolve(options, sps_table=record.speculative_dspark_sps_table_path)
+    except InputError as error:
+        raise leave(error) from None
+    given = os.environ.get(MODE_VARIABLE)
+    if given == STATIC:
+        raise leave(f"{MODE_VARIABLE}=static has no confidence head and no schedule: unset it, or drop the DSpark flags")
+    if given is None:
+        # Model-specific handlers read the mode before the attention backend is known; `settle` may still lower it.
+        os.environ[MODE_VARIABLE] = COMPACT
+        setattr(record, _CHOSEN_BY_US, True)
+
+
+def settle(server_args: Any, previous: Callable[[Any], None]) -> None:
+    """Wraps SGLang's speculative step: the mode follows the attention backend, gamma is checked after it."""
+    from sglang_dspark.serving.flags import options_of
+
+    options = options_of(server_args)
+    if not options.active:
+        previous(server_args)
+        return
+    from sglang.srt.arg_groups.overrides import attention_backends_of, resolved_view, resolving_view
+
+    _, backend = attention_backends_of(resolved_view(server_args))
+    if getattr(server_args, _CHOSEN_BY_US, False) and backend is not None and backend not in ragged_backends():
+        os.environ[MODE_VARIABLE] = CAP_ACCEPT
+    previous(server_args)
+    config = resolving_view(server_args)
+    try:
+        if config.speculative_use_block_verification:
+            raise InputError("block verification changes what survival means: it is refused with scheduling policies")
+        gamma = int(config.speculative_num_draft_tokens) - 1
+        resolve(options, gamma, config.speculative_dspark_sps_table_path)
+        check_draft(config.speculative_draft_model_path, config.speculative_dspark_confidence_sts_path, gamma)
+    except InputError as error:
+        raise leave(error) from None
+
+
+def ragged_backends() -> tuple[str, ...]:
+    """Attention backends that serve compact verification here."""
+    from sglang_dspark.serving import cpu
+
+    ours = ("torch_native",) if cpu.activate() is not None else ()
+    if find_spec("sglang_dspark.serving.flashinfer_ragged") is not None:
+        ours += ("flashinfer",)
+    return RAGGED_BACKENDS + ours
+
+
+def check_draft(draft_path: str | None, sts_path: str | None, gamma: int) -> None:
+    """Refuse a draft that says it has no confidence head, and a calibration fitted for another block size."""
+    import msgspec
+
+    config_file = os.path.join(draft_path or "", "config.json")
+    if os.path.isfile(config_file):
+        with open(config_file, "rb") as file:
+            config = msgspec.json.decode(file.read())
+        nested = config.get("dspark_config") or config.get("dflash_config") or {}
+        if config.get("enable_confidence_head", nested.get("enable_confidence_head", True)) is False:
+            raise InputError(f"draft {draft_path} has no confidence head (enable_confidence_head is false)")
+    if sts_path:
+        with open(sts_path, "rb") as file:
+            temperatures = msgspec.json.decode(file.read()).get("temperatures", [])
+        if len(temperatures) != gamma:
+            raise InputError(
+                f"calibration {sts_path} was fitted for gamma={len(temperatures)}, expected the draft's gamma={gamma}"
+            )
+
+
+def _check_algorithm(record: Any) -> None:
+    if (record.speculative_algorithm or "").upper() != "DSPARK":
+        given = record.speculative_algorithm or "none"
+        raise InputError(f"the DSpark flags need --speculative-algorithm DSPARK, and it is {given}")
+
+
+def _check_version() -> None:
+    from importlib.metadata import version
+
+    found = version("sglang")
+    if found != _SUPPORTED_SGLANG:
+        raise InputError(f"this release serves sglang {_SUPPORTED_SGLANG} and found {found}: install that version")

@@ -1,0 +1,85 @@
+"""The observer seam of the worker: one `StepRecord` per decode step, as host values.
+
+Anything that wants to see what the engine does (a recorder, counters, metrics) is given to
+`PolicyWorker.add_observer` and implements `StepObserver`. `on_step` is called on the scheduler's thread, in step
+order, when the step's values have arrived on the host: `visible_lag` steps later under the overlapped schedule, and
+when the engine turns idle or its state is read (`PolicyWorker.settle`). It must return at once; anything slow belongs
+on a thread of the observer. Only rank 0 of a tensor-parallel group has observers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sglang_dspark.policies.arithmetic import Ints
+from sglang_dspark.serving.decider import BatchView, StepDecision
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingView:
+    """How each row of a batch samples: [R] float32 temperature and top-p, [R] int64 top-k (SGLang's values)."""
+
+    temperature: NDArray[np.float32]
+    top_p: NDArray[np.float32]
+    top_k: Ints
+
+
+@dataclass(slots=True)
+class StepRecord:
+    """One decode step. Arrays are [R] in row order unless a shape is given.
+
+    step: decode steps of this server so far. forward: SGLang's forward counter. began_s: time.perf_counter() when the
+    worker began. lagged: {lag: (units [R, gamma], published [R])} as the decision could look it up. decision: what was
+    decided; executed_tier: padded tokens of the graph that ran (0: eager). confidence: [R, gamma] float32 of this
+    step's draft. lengths: verified draft tokens. accepted: accepted ones. uncapped: accepted depth of the whole
+    block, -1 where the cut hides it. step_s: until the next decode step began, None when something else ran between.
+    draft_s, verify_s: measured parts. prefill_before: a prefill ran since the previous decode step.
+    policy, carry, since_step: the policy as text, what it carried into the decision, and since when it decides.
+    """
+
+    step: int
+    forward: int
+    began_s: float
+    rids: list[str]
+    batch: BatchView
+    prefix_lengths: Ints
+    sampling: SamplingView
+    policy: str
+    carry: Any
+    since_step: int
+    decision: StepDecision
+    lagged: dict[int, tuple[Ints, NDArray[np.bool_]]]
+    prefill_before: bool
+    executed_tier: int = 0
+    step_s: float | None = None
+    draft_s: float | None = None
+    verify_s: float | None = None
+    shadow: StepDecision | None = None
+    confidence: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), np.float32))
+    lengths: Ints = field(default_factory=lambda: np.empty(0, np.int64))
+    accepted: Ints = field(default_factory=lambda: np.empty(0, np.int64))
+    uncapped: Ints = field(default_factory=lambda: np.empty(0, np.int64))
+
+
+class StepObserver(Protocol):
+    """Sees every decode step, and what happens to requests around them."""
+
+    def on_step(self, record: StepRecord) -> None:
+        """A decode step whose values are all on the host."""
+        ...
+
+    def on_prefill(self, rids: list[str], num_tokens: int) -> None:
+        """A prefill step began: its requests and new tokens."""
+        ...
+
+    def on_finished(self, rid: str, natural_stop: bool) -> None:
+        """A request left the engine."""
+        ...
+
+    def on_switch(self, policy: str, since_step: int) -> None:
+        """Another policy decides from this step on."""
+        ...

@@ -1,0 +1,159 @@
+"""SGLang's DSPARK worker with the policies of this package in charge of the verify lengths.
+
+Everything else (draft, target, KV pools, graphs, tensor parallelism) is upstream's. Whoever wants to see the steps
+registers with `PolicyWorker.add_observer`; `steps` documents that seam.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any
+
+import torch
+from sglang.srt.managers.tp_worker import TpModelWorker
+from sglang.srt.runtime_context import get_parallel, get_schedule
+from sglang.srt.speculative.dspark_components import dspark_worker_v2
+from sglang.srt.speculative.dspark_components.dspark_observability import InfoSegment
+from sglang.srt.speculative.dspark_components.dspark_worker_v2 import DSparkWorkerV2
+
+from sglang_dspark.errors import InputError
+from sglang_dspark.serving import start_line
+from sglang_dspark.serving.agreement import Agreement
+from sglang_dspark.serving.copies import DRAFT, VERIFY
+from sglang_dspark.serving.engine import PolicyEngine
+from sglang_dspark.serving.flags import options_of
+from sglang_dspark.serving.options import Resolved, resolve
+from sglang_dspark.serving.planner import PolicyPlanner
+from sglang_dspark.serving.startup import leave
+from sglang_dspark.serving.steps import StepObserver
+
+logger = logging.getLogger(__name__)
+
+_SEGMENTS = {InfoSegment.DRAFT: DRAFT, InfoSegment.TARGET_VERIFY: VERIFY}
+
+
+class PolicyWorker(DSparkWorkerV2):
+    """Overridden: the constructor, `alloc_memory_pool`, `forward_batch_generation`, `_forward_decode`, `init_cuda_graphs` and
+    `note_request_finished`; the planner and the step observers are ours."""
+
+    def __init__(
+        self,
+        server_args: Any,
+        gpu_id: int,
+        nccl_port: int,
+        target_worker: TpModelWorker,
+        draft_worker_cls: type[TpModelWorker] = TpModelWorker,
+    ) -> None:
+        with _planner_replaced():
+            super().__init__(server_args, gpu_id, nccl_port, target_worker, draft_worker_cls)
+        group = get_parallel().tp_group
+        alone = group.world_size == 1
+        self._agreement = Agreement(None if alone else group.cpu_group, group.ranks[0], group.rank)
+        try:
+            self._resolved = self._resolve()
+        except InputError as error:
+            raise leave(error) from None
+        self._observers = StepTap(self._observers, self)
+
+    def _resolve(self) -> Resolved:
+        """Rank 0's reading of the flags, on every rank: files may differ between nodes."""
+        options, resolved = options_of(self.server_args), None
+        if not self._verify_planner.carries_confidence:
+            raise InputError("this draft has no confidence head: scheduling policies cannot run on it")
+        if self._agreement.decides:
+            resolved = resolve(options, self.gamma, self.server_args.speculative_dspark_sps_table_path)
+            start_line.check_hardware(resolved.cost, options)
+            loop = "normal" if get_schedule().disable_overlap_schedule else "overlap"
+            logger.info("%s", start_line.start_line(resolved, options, self._verify_planner.mode_value, loop))
+        return self._agreement.from_first(resolved)
+
+    def alloc_memory_pool(self, *arguments: Any, **named: Any) -> None:
+        """The request slots exist from here on, and with them the engine."""
+        super().alloc_memory_pool(*arguments, **named)
+        self.policy_engine = PolicyEngine(
+            self._resolved,
+            gamma=self.gamma,
+            generations=self.model_runner.req_to_token_pool.req_generation,
+            device=torch.device(self.device),
+            agreement=self._agreement,
+            caps_only=not self._verify_planner.is_compact_mode,
+            seed=self.target_worker.random_seed,
+        )
+        self._verify_planner.attach(self.policy_engine)
+
+    def add_observer(self, observer: StepObserver) -> None:
+        """Show every decode step to `observer` (rank 0 only), see `steps`."""
+        self.policy_engine.add_observer(observer)
+
+    def init_cuda_graphs(self) -> None:
+        """After capture: price the graph sizes that this engine has."""
+        super().init_cuda_graphs()
+        runner = self.model_runner.decode_cuda_graph_runner
+        if runner is not None and runner.ragged_verify_mode:
+            self.policy_engine.use_graphs(list(runner.capture_num_tokens), int(runner.max_bs))
+
+    def forward_batch_generation(self, batch: Any, on_publish: Any = None, grammar_barrier: Any = None, **kwargs: Any):
+        if batch.forward_mode.is_extend() or batch.is_extend_in_batch:
+            self.policy_engine.note_prefill([req.rid for req in batch.reqs], int(batch.extend_num_tokens or 0))
+        return super().forward_batch_generation(batch, on_publish, grammar_barrier, **kwargs)
+
+    def _forward_decode(self, batch: Any, on_publish: Any, grammar_barrier: Any = None, coordination_plan: Any = None):
+        if not batch.forward_mode.is_idle():
+            self.policy_engine.enter(batch, int(batch.forward_iter))
+        return super()._forward_decode(batch, on_publish, grammar_barrier, coordination_plan)
+
+    def note_request_finished(self, *, rid: str, natural_stop: bool) -> None:
+        super().note_request_finished(rid=rid, natural_stop=natural_stop)
+        self.policy_engine.note_finished(rid, natural_stop)
+
+    def step_published(self, step: dict[str, Any]) -> None:
+        """The arguments of upstream's `observe_verify_step`, for the engine."""
+        layout = step["layout"]
+        if step["confidence"] is None:
+            return
+        self.policy_engine.published(
+            confidence=step["confidence"],
+            lengths=None if layout is None else layout.verify_lens.to(torch.int64) - 1,
+            accepted=step["correct_len"].to(torch.int64),
+            trimmed=step["cap_trim_lens"].to(torch.int64),
+            prefix_lengths=step["prefix_lens"].to(torch.int64),
+            executed_tier=0 if layout is None else int(layout.graph_num_tokens),
+        )
+
+
+class StepTap:
+    """Upstream's step observers, and ours: one place where a step's segments and outcome pass by."""
+
+    def __init__(self, upstream: Any, worker: PolicyWorker) -> None:
+        self._upstream = upstream
+        self._worker = worker
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._upstream, name)
+
+    def segment(self, name: Any) -> AbstractContextManager[None]:
+        """Time upstream's segment with ours around it."""
+        stack = ExitStack()
+        ours = _SEGMENTS.get(name)
+        if ours is not None:
+            stack.enter_context(self._worker.policy_engine.clock.segment(ours))
+        stack.enter_context(self._upstream.segment(name))
+        return stack
+
+    def observe_verify_step(self, **step: Any) -> None:
+        """The step's outcome is known on the device."""
+        self._upstream.observe_verify_step(**step)
+        self._worker.step_published(step)
+
+
+@contextmanager
+def _planner_replaced() -> Iterator[None]:
+    """Upstream's constructor makes its planner by name and hands it around: give it ours under that name."""
+    upstream = dspark_worker_v2.DSparkVerifyPlanner
+    dspark_worker_v2.DSparkVerifyPlanner = PolicyPlanner
+    try:
+        yield
+    finally:
+        dspark_worker_v2.DSparkVerifyPlanner = upstream
