@@ -43,12 +43,15 @@ def expected(field: dataclasses.Field[Any], kind: Any) -> str:
         return "one of " + ", ".join(low)
     if kind is bool:
         return "true or false"
+    within = "" if low is None else f" in {low}..{high}"
     if kind is int:
-        return f"an integer in {low}..{high}"
+        return f"an integer{within}"
     if kind is float:
-        return f"a number in {low}..{high}"
+        return f"a number{within}"
+    if kind is str:
+        return "text"
     if typing.get_origin(kind) is tuple:
-        return f"integers in {low}..{high} separated by /"
+        return f"integers{within} separated by /"
     return "a policy in parentheses, such as (hull:fill=true)"
 
 
@@ -71,14 +74,10 @@ def _accepts(value: Any, kind: Any, low: Any, high: Any) -> bool:
     if kind is bool:
         return isinstance(value, bool)
     if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+        return isinstance(value, int) and not isinstance(value, bool) and (low is None or low <= value <= high)
     if kind is float:
-        return (
-            isinstance(value, int | float)
-            and not isinstance(value, bool)
-            and math.isfinite(value)
-            and low <= value <= high
-        )
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        return number and (low is None or low <= value <= high)
     if typing.get_origin(kind) is tuple:
         return isinstance(value, tuple) and bool(value) and all(_accepts(item, int, low, high) for item in value)
     return isinstance(value, kind)
