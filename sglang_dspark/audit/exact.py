@@ -114,7 +114,9 @@ def _check(policy: Policy, shape: Shape) -> None:
         )
 
 
-def _run(policies: Sequence[Policy], shape: Shape, instances: int, seed: int, jobs: int, engine: Engine) -> Any:
+def _run(
+    policies: Sequence[Policy], shape: Shape, instances: int, seed: int, jobs: int, engine: Engine
+) -> Iterator[list[Found]]:
     """Yield the findings of one chunk of worlds after another, in any order."""
     chunks = [range(first, min(first + CHUNK, instances)) for first in range(0, instances, CHUNK)]
     if jobs == 1:
