@@ -172,9 +172,9 @@ class StepRecord(msgspec.Struct, tag="step", omit_defaults=True, kw_only=True):
         return depth if self.depth is None else np.where(self.depth >= 0, self.depth, depth).astype(np.int64)
 
     def uncensored(self, gamma: int) -> bool:
-        """Whether every row's depth is known *whatever it was*, so that the step says nothing selected by outcome."""
-        if self.depth is not None and bool((self.depth >= 0).all()):
-            return True
+        """Whether every row shows its full block's depth *whatever it was*: nothing is selected by the outcome."""
+        if self.mode != "compact" and self.depth is not None:
+            return bool((self.depth >= 0).all())
         return bool((self.lengths >= gamma).all())
 
 

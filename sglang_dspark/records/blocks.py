@@ -1,0 +1,143 @@
+"""Uncensored blocks of records: what the full block would have accepted, without any selection by the outcome.
+
+Cap-accept and static steps show every depth. Of compact steps the exploration steps do (a coin drawn before the step
+verifies all; weight 1 / its probability); without exploration, those whose policy verified every block in full.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from sglang_dspark.errors import InputError
+from sglang_dspark.records.reader import RecordSet
+from sglang_dspark.records.schema import Header, StepRecord
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """N uncensored blocks.
+
+    confidence: [N, gamma] float32 as the engine had them (None when none were recorded). depth: [N] int64 accepted
+    draft tokens of the full block. request: [N] int64 index into `rids`. anchor: [N] int64 output position of the
+    anchor, -1 if unknown. temperature: [N] float32 sampling temperature, NaN if unknown. weight: [N] float64.
+    temperatures: STS temperatures that are in the confidences already ([gamma], ones if none).
+    steps: of the records; censored: those that show no full block; by_policy: used steps that a policy, not a coin,
+    verified in full. seen: blocks before thinning to the limit.
+    """
+
+    gamma: int
+    confidence: np.ndarray | None
+    depth: np.ndarray
+    request: np.ndarray
+    rids: list[str]
+    anchor: np.ndarray
+    temperature: np.ndarray
+    weight: np.ndarray
+    temperatures: np.ndarray
+    steps: int
+    censored: int
+    by_policy: int
+    seen: int
+
+    def __len__(self) -> int:
+        return len(self.depth)
+
+
+def weight_of(step: StepRecord, gamma: int) -> float:
+    """1 / the chance that this step is used, 0 if it is not: see the module's text."""
+    if step.mode != "compact":
+        return 1.0 if step.uncensored(gamma) else 0.0
+    if step.explore_probability > 0:
+        return 1.0 / step.explore_probability if step.explore and step.uncensored(gamma) else 0.0
+    return 1.0 if step.uncensored(gamma) else 0.0
+
+
+def uncensored_blocks(records: RecordSet, limit: int = 1_000_000, seed: int = 0) -> Blocks:
+    """Collect the uncensored blocks of records, thinned at random to at most about `limit`.
+
+    Errors: InputError for records of block verification (survival means something else there), of several gammas or
+    STS vectors, and for records without any uncensored block.
+    """
+    collector = _Collector(limit, np.random.default_rng(seed))
+    for header, step in records.steps():
+        collector.add(header, step)
+    return collector.finish(records)
+
+
+class _Collector:
+    def __init__(self, limit: int, rng: np.random.Generator) -> None:
+        self.limit, self.rng = limit, rng
+        self.keep = 1.0
+        self.kept = self.seen = self.steps = self.censored = self.by_policy = 0
+        self.header: Header | None = None
+        self.parts: list[tuple[np.ndarray | None, ...]] = []
+        self.numbers: dict[str, int] = {}
+
+    def add(self, header: Header, step: StepRecord) -> None:
+        self._check(header)
+        self.steps += 1
+        weight = weight_of(step, header.gamma)
+        if weight == 0:
+            self.censored += 1
+            return
+        self.by_policy += step.mode == "compact" and not step.explore
+        self.seen += step.num_requests
+        chosen = np.flatnonzero(self.rng.random(step.num_requests) < self.keep)
+        if chosen.size:
+            columns = self._columns(step, weight)
+            self.parts.append(tuple(None if column is None else column[chosen] for column in columns))
+            self.kept += chosen.size
+            if self.kept > self.limit:
+                self._thin()
+
+    def _columns(self, step: StepRecord, weight: float) -> Iterator[np.ndarray | None]:
+        rows = step.num_requests
+        names = step.rids or [f"slot{slot}" for slot in step.slots.tolist()]
+        assert self.header is not None
+        yield step.confidence
+        yield step.uncapped_depth(self.header.gamma)
+        yield np.array([self.numbers.setdefault(name, len(self.numbers)) for name in names], dtype=np.int64)
+        yield np.full(rows, -1) if step.anchor is None else step.anchor.astype(np.int64)
+        unknown = np.full(rows, np.nan, dtype=np.float32)
+        yield unknown if step.temperature is None else step.temperature.astype(np.float32)
+        yield np.full(rows, weight)
+
+    def _thin(self) -> None:
+        """Keep each block collected so far with one half's chance, and later ones with half the chance as well."""
+        thinned, self.kept = [], 0
+        for part in self.parts:
+            chosen = np.flatnonzero(self.rng.random(len(part[1])) < 0.5)  # type: ignore[arg-type]
+            if chosen.size:
+                thinned.append(tuple(None if column is None else column[chosen] for column in part))
+                self.kept += chosen.size
+        self.parts, self.keep = thinned, self.keep / 2
+
+    def _check(self, header: Header) -> None:
+        if header is self.header:
+            return
+        if header.block_verification:
+            raise InputError(f"run {header.run} used block verification: its depths are no survivals, it is refused")
+        first = self.header
+        if first is not None and (first.gamma, first.temperatures) != (header.gamma, header.temperatures):
+            raise InputError(
+                f"the records mix gamma {first.gamma} and {header.gamma} or different STS vectors, expected one of each"
+            )
+        self.header = header
+
+    def finish(self, records: RecordSet) -> Blocks:
+        if self.header is None or not self.parts:
+            raise InputError(
+                f"none of {self.steps} decode steps shows its full blocks: trimmed compact steps are censored; record "
+                "in cap-accept mode, with fixed:k=gamma, or with --speculative-dspark-explore"
+            )
+        gamma, columns = self.header.gamma, list(zip(*self.parts, strict=True))
+        used = np.array(self.header.temperatures or [1.0] * gamma, dtype=np.float64)
+        confidence = None if any(part is None for part in columns[0]) else np.concatenate(columns[0])
+        depth, request, anchor, temperature, weight = (np.concatenate(column) for column in columns[1:])
+        return Blocks(
+            gamma, confidence, depth, request, list(self.numbers), anchor, temperature, weight, used,
+            self.steps, self.censored, self.by_policy, self.seen,
+        )  # fmt: skip
