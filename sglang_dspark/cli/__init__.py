@@ -29,4 +29,4 @@ def main() -> None:
     run(app)
 
 
-from sglang_dspark.cli import audit, demo_model  # noqa: E402, F401  (each registers its commands on `app`)
+from sglang_dspark.cli import audit, calibrate, demo_model, policy  # noqa: E402, F401  (each registers its commands on `app`)

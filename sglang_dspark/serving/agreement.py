@@ -42,7 +42,9 @@ class Agreement:
             _write(message, step, decision)
         torch.distributed.broadcast(torch.from_numpy(message), src=self._source, group=self._group)
         if int(message[0]) != step:
-            raise RuntimeError(f"tensor-parallel ranks disagree: rank 0 decides step {message[0]}, this rank is at {step}")
+            raise RuntimeError(
+                f"tensor-parallel ranks disagree: rank 0 decides step {message[0]}, this rank is at {step}"
+            )
         return decision if self.decides and decision is not None else _read(message)
 
     def unanimous(self, accepted: bool) -> bool:

@@ -124,9 +124,7 @@ class Decider:
     def after_draft(self, batch: BatchView, confidence: NDArray[np.float32]) -> StepDecision:
         """The decision of a policy that reads this step's confidences [R, gamma] float32."""
         decision = self.live.policy.decide(self.past(batch), LiveBlock.of(confidence))
-        return StepDecision(
-            "policy", decision.total, None, decision.lengths, self.predicted_s(batch, decision.total)
-        )
+        return StepDecision("policy", decision.total, None, decision.lengths, self.predicted_s(batch, decision.total))
 
     def shadow_ticket(self, batch: BatchView) -> Callable[[NDArray[np.float32]], StepDecision] | None:
         """The shadow's decision on this step's past, to be taken once the confidences are on the host.

@@ -89,7 +89,8 @@ def check_policy(policy: Policy, schedule: Schedule, cost: StepCost | None, gamm
         )
     if schedule == "overlapped" and policy.live:
         raise InputError(
-            f"policy '{policy.name}' reads this step's survivals: restart with --speculative-dspark-schedule synchronous"
+            f"policy '{policy.name}' reads this step's survivals: restart with "
+            "--speculative-dspark-schedule synchronous"
         )
     _check_common(policy, schedule, cost, gamma)
 

@@ -18,7 +18,7 @@ from sglang_dspark.policies import SurvivalRing, survival_units
 from sglang_dspark.policies.arithmetic import Ints
 
 DEEPEST_LAG = 8
-"""The largest lag that any policy may ask for; the ring keeps that many, so that a switched policy finds its history."""
+"""The largest lag that a policy may ask for; the ring keeps that many, so that a switched policy finds its history."""
 
 
 @dataclass(frozen=True, slots=True)

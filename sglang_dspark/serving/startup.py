@@ -41,7 +41,7 @@ def prepare(record: Any, options: ServingOptions) -> None:
         raise leave(error) from None
     given = os.environ.get(MODE_VARIABLE)
     if given == STATIC:
-        raise leave(f"{MODE_VARIABLE}=static has no confidence head and no schedule: unset it, or drop the DSpark flags")
+        raise leave(f"{MODE_VARIABLE}=static builds no confidence head: unset it, or drop the DSpark flags")
     if given is None:
         # Model-specific handlers read the mode before the attention backend is known; `settle` may still lower it.
         os.environ[MODE_VARIABLE] = COMPACT
@@ -66,11 +66,18 @@ def settle(server_args: Any, previous: Callable[[Any], None]) -> None:
     try:
         if config.speculative_use_block_verification:
             raise InputError("block verification changes what survival means: it is refused with scheduling policies")
+        if config.speculative_dspark_align_verify_tokens_to_graph_tier:
+            raise InputError(
+                "filling the graph tier is the policy's business here: use a policy such as hull:fill=true"
+            )
         gamma = int(config.speculative_num_draft_tokens) - 1
-        resolve(options, gamma, config.speculative_dspark_sps_table_path)
+        resolved = resolve(options, gamma, config.speculative_dspark_sps_table_path)
         check_draft(config.speculative_draft_model_path, config.speculative_dspark_confidence_sts_path, gamma)
     except InputError as error:
         raise leave(error) from None
+    from sglang_dspark.serving import http
+
+    http.serve(resolved, gamma)
 
 
 def ragged_backends() -> tuple[str, ...]:

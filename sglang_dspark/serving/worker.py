@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from sglang.srt.managers.tp_worker import TpModelWorker
-from sglang.srt.runtime_context import get_parallel, get_schedule
+from sglang.srt.runtime_context import get_observability, get_parallel, get_schedule
 from sglang.srt.speculative.dspark_components import dspark_worker_v2
 from sglang.srt.speculative.dspark_components.dspark_observability import InfoSegment
 from sglang.srt.speculative.dspark_components.dspark_worker_v2 import DSparkWorkerV2
@@ -24,6 +24,7 @@ from sglang_dspark.serving.agreement import Agreement
 from sglang_dspark.serving.copies import DRAFT, VERIFY
 from sglang_dspark.serving.engine import PolicyEngine
 from sglang_dspark.serving.flags import options_of
+from sglang_dspark.serving.metrics import PrometheusObserver
 from sglang_dspark.serving.options import Resolved, resolve
 from sglang_dspark.serving.planner import PolicyPlanner
 from sglang_dspark.serving.startup import leave
@@ -35,8 +36,8 @@ _SEGMENTS = {InfoSegment.DRAFT: DRAFT, InfoSegment.TARGET_VERIFY: VERIFY}
 
 
 class PolicyWorker(DSparkWorkerV2):
-    """Overridden: the constructor, `alloc_memory_pool`, `forward_batch_generation`, `_forward_decode`, `init_cuda_graphs` and
-    `note_request_finished`; the planner and the step observers are ours."""
+    """Overridden: the constructor, `alloc_memory_pool`, `init_cuda_graphs`, `forward_batch_generation`,
+    `_forward_decode` and `note_request_finished`; the planner and the step observers are ours."""
 
     def __init__(
         self,
@@ -82,6 +83,10 @@ class PolicyWorker(DSparkWorkerV2):
             seed=self.target_worker.random_seed,
         )
         self._verify_planner.attach(self.policy_engine)
+        if get_observability().enable_metrics and self._agreement.decides:
+            labels = {"model_name": self.server_args.served_model_name or self.server_args.model_path}
+            labels["dp_rank"] = str(get_parallel().dp_rank or 0)
+            self.add_observer(PrometheusObserver(labels))
 
     def add_observer(self, observer: StepObserver) -> None:
         """Show every decode step to `observer` (rank 0 only), see `steps`."""

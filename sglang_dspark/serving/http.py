@@ -1,0 +1,91 @@
+"""`GET` and `POST /dspark/policy` on SGLang's own application, under its admin authentication."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sglang_dspark.errors import InputError
+from sglang_dspark.policies import POLICIES, Policy, policy_from_json, policy_to_json, policy_to_string
+from sglang_dspark.serving.control import KEY
+from sglang_dspark.serving.options import Resolved, check_policy
+
+PATH = "/dspark/policy"
+
+_served: tuple[Resolved, int] | None = None
+
+
+def serve(resolved: Resolved, gamma: int) -> None:
+    """Add the routes to SGLang's application in this process; `resolved` is what the server starts with."""
+    global _served
+    from sglang.srt.entrypoints import http_server
+    from sglang.srt.utils.auth import AuthLevel, auth_level
+
+    first = _served is None
+    _served = (resolved, gamma)
+    if first:
+        http_server.app.get(PATH)(auth_level(AuthLevel.ADMIN_OPTIONAL)(get_policy))
+        http_server.app.post(PATH)(auth_level(AuthLevel.ADMIN_OPTIONAL)(post_policy))
+
+
+def _manager() -> Any:
+    from sglang.srt.entrypoints import http_server
+
+    return http_server.get_global_state().tokenizer_manager
+
+
+async def get_policy() -> Any:
+    """The policy of every rank, with the decode step since which it decides."""
+    from fastapi.responses import JSONResponse
+
+    states = [state.get("dspark") for state in await _manager().get_internal_state()]
+    return JSONResponse(_answer([state for state in states if state is not None]))
+
+
+async def post_policy(body: dict[str, Any]) -> Any:
+    """Switch to {"policy": TEXT} (or a policy object) on every rank or none; 400 with one sentence when refused."""
+    from fastapi.responses import JSONResponse
+    from sglang.srt.managers.io_struct import SetInternalStateReq
+
+    try:
+        text = policy_to_string(_checked(body))
+    except InputError as error:
+        return JSONResponse({"error": str(error)}, status_code=400)
+    manager = _manager()
+    # Every replica is asked before any of them switches; a replica answers for all ranks of its group.
+    for ask_only in (0, 1):
+        votes = await manager.set_internal_state(SetInternalStateReq(server_args={KEY + text: ask_only}))
+        if not all(votes):
+            message = (
+                f"policy '{text}' was refused by {votes.count(False)} of {len(votes)} replicas, see the server's log"
+            )
+            return JSONResponse({"error": message}, status_code=400)
+    return await get_policy()
+
+
+def _checked(body: dict[str, Any]) -> Policy:
+    if _served is None:
+        raise InputError(
+            "this server was started without the DSpark flags: SGLang's own worker has no policy to switch"
+        )
+    given = body.get("policy")
+    if not isinstance(given, str | dict) or set(body) != {"policy"}:
+        raise InputError('expected a body such as {"policy": "hull:fill=true"}')
+    policy = policy_from_json(given, POLICIES)
+    resolved, gamma = _served
+    check_policy(policy, resolved.schedule, resolved.cost, gamma)
+    return policy
+
+
+def _answer(states: list[dict[str, Any]]) -> dict[str, Any]:
+    """One view of all replicas; `ranks` lists every rank with its policy."""
+    if not states:
+        return {"error": "no rank runs the DSpark worker"}
+    first = states[0]
+    ranks = [
+        {"replica": replica, "rank": rank, **view}
+        for replica, state in enumerate(states)
+        for rank, view in enumerate(state["ranks"])
+    ]
+    kept = ("policy", "class", "lossless", "since_step", "schedule", "mode", "gamma", "profile", "shadow", "explore")
+    policy = policy_from_json(first["policy"], POLICIES)
+    return {key: first[key] for key in kept} | {"parameters": policy_to_json(policy), "ranks": ranks}
