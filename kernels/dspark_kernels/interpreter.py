@@ -18,7 +18,12 @@ from types import ModuleType
 import numpy as np
 import torch
 import triton.language as tl
-from triton.runtime.interpreter import InterpretedFunction
+from triton.runtime.interpreter import (
+    InterpretedFunction,
+    InterpreterBuilder,
+    TensorHandle,
+    interpreter_builder,
+)
 from triton.runtime.jit import JITFunction
 
 _active = 0
@@ -51,6 +56,7 @@ def interpreted() -> Iterator[None]:
         for name, value in names.items():
             if isinstance(value, JITFunction):
                 setattr(owner, name, functions.setdefault(id(value), InterpretedFunction(value.fn)))
+    interpreter_builder.create_dot, interpreter_builder.cast_impl = _dot, _cast
     _active = 1
     try:
         # Masked lanes compute log(0) and inf - inf on purpose; a GPU does not warn either.
@@ -58,8 +64,37 @@ def interpreted() -> Iterator[None]:
             yield
     finally:
         _active = 0
+        del interpreter_builder.create_dot, interpreter_builder.cast_impl
         for owner, names in saved:
             _restore(owner, names)
+
+
+# Triton 3.8's interpreter keeps bfloat16 as its bits in uint16, multiplies those bits in a dot, and truncates where a
+# GPU rounds to nearest even. The three functions below make it compute what the GPU does.
+
+
+def _dot(
+    a: TensorHandle, b: TensorHandle, d: TensorHandle, input_precision: object, max_num_imprecise_acc: object
+) -> TensorHandle:
+    product = np.matmul(_as_float32(a), _as_float32(b), dtype=np.float32)
+    return TensorHandle((product + d.data).astype(d.data.dtype), d.dtype.scalar)
+
+
+def _cast(source: TensorHandle, dtype: tl.core.dtype) -> TensorHandle:
+    if source.dtype.scalar == tl.float32 and dtype.scalar == tl.bfloat16:
+        bits = np.ascontiguousarray(source.data, dtype=np.float32).view(np.uint32).astype(np.uint64)
+        rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+        quiet_nan = (bits >> 16) | 0x40
+        return TensorHandle(np.where(np.isnan(source.data), quiet_nan, rounded).astype(np.uint16), dtype.scalar)
+    if source.dtype.scalar == tl.bfloat16 and dtype.scalar == tl.float32:
+        return TensorHandle(_as_float32(source), dtype.scalar)
+    return InterpreterBuilder.cast_impl(interpreter_builder, source, dtype)
+
+
+def _as_float32(handle: TensorHandle) -> np.ndarray:
+    if handle.dtype.scalar == tl.bfloat16:
+        return (np.asarray(handle.data).astype(np.uint32) << 16).view(np.float32)
+    return handle.data.astype(np.float32)
 
 
 def _owners() -> list[ModuleType | type]:

@@ -18,6 +18,9 @@ from dspark_kernels.interpreter import runs_kernel
 DRAFT = 0
 ACCEPT = 1
 RECOVER = 2
+DRAFT_STREAM = tl.constexpr(DRAFT)
+ACCEPT_STREAM = tl.constexpr(ACCEPT)
+RECOVER_STREAM = tl.constexpr(RECOVER)
 MAX_SEED = (1 << 63) - 1
 _TWO_POW_MINUS_32 = tl.constexpr(2.0**-32)
 
@@ -47,7 +50,7 @@ def exponential_of(bits):
     small = uniform_of(bits)
     # The series keeps the small values, which win a race, precise.
     series = small * (1.0 + small * (0.5 + small * (0.33333334 + small * (0.25 + small * (0.2 + small * 0.16666667)))))
-    return tl.where(small < 0.0625, series, -tl.log(uniform_of(~bits)))
+    return tl.where(small < 0.0625, series, -tl.log(uniform_of(bits ^ 0xFFFFFFFF)))
 
 
 @triton.jit

@@ -7,6 +7,9 @@ torch = pytest.importorskip("torch", reason="needs torch and triton (extra `serv
 pytest.importorskip("triton", reason="needs torch and triton (extra `serve`)")
 
 from dspark_kernels import admission, philox, survival  # noqa: E402
+from dspark_kernels.markov import sample_markov_block  # noqa: E402
+from dspark_kernels.markov_heads import MarkovHead  # noqa: E402
+from dspark_kernels.markov_screening import markov_bounds  # noqa: E402
 from kernel_compile import compile_launch, recorded_launches  # noqa: E402
 
 
@@ -31,7 +34,17 @@ def launch_admission():
         admission.admit(units, "lookahead", inverse=inverse, tops=tops)
 
 
-@pytest.mark.parametrize("launch", [launch_philox, launch_survival, launch_admission])
+def launch_markov():
+    for dtype in (torch.bfloat16, torch.float32):
+        head = MarkovHead("vanilla", torch.randn(300, 16).to(dtype), torch.randn(300, 16).to(dtype))
+        arguments = (head, torch.randn(2, 1, 300).to(dtype), torch.zeros(2, dtype=torch.int64), torch.ones(2))
+        options = dict(seed=1 << 40, request=torch.arange(2), step=torch.tensor([1]))
+        for table in (True, False):
+            sample_markov_block(*arguments, **options, bounds=markov_bounds(head, table=table), count_tiles=table)
+        sample_markov_block(*arguments, **options, keep="logits")
+
+
+@pytest.mark.parametrize("launch", [launch_philox, launch_survival, launch_admission, launch_markov])
 def test_kernels_compile_for_hopper(launch):
     with recorded_launches() as launches:
         launch()
