@@ -75,7 +75,8 @@ def main() -> None:
         model = curve(base[name], *best, list(targets[name][:, 0]))
         for (threshold, accepted, rejected), (a, r) in zip(targets[name], model, strict=True):
             print(
-                f"{name:5s} t={threshold:.1f}  accepted {accepted:.2f} model {a:.2f}   rejected {rejected:.2f} model {r:.2f}"
+                f"{name:5s} t={threshold:.1f}  accepted {accepted:.2f} model {a:.2f}"
+                f"   rejected {rejected:.2f} model {r:.2f}"
             )
 
 
