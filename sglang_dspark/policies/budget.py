@@ -49,7 +49,7 @@ class Argmax(BudgetRule):
     def budget(self, past: Past) -> int:
         units, published = past.survival(self.lag)
         if self.cold == "prior" and not published.all():
-            units[~published] = past.carry
+            units = np.where(published[:, None], units, past.carry)
         cap = past.gamma if self.cap is None else self.cap
         if self.pricing == "floor":
             return best_budget(past, units, past.prices.floor_inverse, self.floor, cap, _SGLANG_LEAST)
