@@ -37,6 +37,9 @@ class Policy(ABC):
 
     def __post_init__(self) -> None:
         check_parameters(self)
+        floor, cap = getattr(self, "floor", None), getattr(self, "cap", None)
+        if isinstance(floor, int) and isinstance(cap, int) and floor > cap:
+            raise InputError(f"policy '{self.name}': floor={floor} exceeds cap={cap}, expected floor <= cap")
 
     @property
     def drafts(self) -> bool:
