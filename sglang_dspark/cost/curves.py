@@ -85,9 +85,9 @@ def make_curve(
 
 
 def _rectangular(name: str, seconds: Seconds) -> Seconds:
-    lengths = {len(row) for row in seconds if isinstance(row, list)}
+    lengths = {len(row) if isinstance(row, list) else 0 for row in seconds}
     if len(lengths) > 1:
-        raise InputError(f"{name}: rows of {sorted(lengths)} values, expected rows of one length")
+        raise InputError(f"{name}: rows of {sorted(lengths)} values, expected numbers, or rows of one length")
     return seconds
 
 
