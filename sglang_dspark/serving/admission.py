@@ -20,14 +20,16 @@ def survival_units_on_device(confidence: torch.Tensor) -> torch.Tensor:
 
 
 def planned_lengths(confidence: torch.Tensor, plan: Plan) -> torch.Tensor:
-    """Admitted draft tokens [R] int64 of a plan, without a host synchronisation.
+    """Admitted draft tokens [R] int64 of a plan: `policies.allocate`, on the device of confidence [R, gamma]."""
+    if confidence.device.type != "cpu":
+        return allocate_on_device(confidence, plan)
+    units = survival_units(np.ascontiguousarray(confidence.to(torch.float32).numpy()))
+    return torch.from_numpy(allocate(units, plan.budget, plan.floor, plan.cap))
 
-    The first `budget` of the live admission order, floor first, none beyond cap: `policies.allocate` on any device.
-    """
+
+def allocate_on_device(confidence: torch.Tensor, plan: Plan) -> torch.Tensor:
+    """The first `budget` of the live admission order, floor first, none beyond cap; no host synchronisation."""
     num_requests, gamma = confidence.shape
-    if confidence.device.type == "cpu":
-        units = survival_units(np.ascontiguousarray(confidence.to(torch.float32).numpy()))
-        return torch.from_numpy(allocate(units, plan.budget, plan.floor, plan.cap))
     walked = plan.budget - num_requests * plan.floor
     if walked <= 0 or walked >= num_requests * (plan.cap - plan.floor):
         constant = plan.floor if walked <= 0 else plan.cap

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from sglang_dspark.errors import InputError
+from sglang_dspark.serving.contract import SUPPORTED
 from sglang_dspark.serving.options import ServingOptions, resolve
 
 RESOLUTION_STEP = "handle_speculative_decoding"
@@ -19,10 +20,9 @@ MODE_VARIABLE = "SGLANG_RAGGED_VERIFY_MODE"
 COMPACT, CAP_ACCEPT, STATIC = "compact", "cap-accept", "static"
 
 _CHOSEN_BY_US = "_dspark_chose_mode"
-_SUPPORTED_SGLANG = "0.5.23"
 
-RAGGED_BACKENDS = ("fa3", "fa4", "trtllm_mha", "trtllm_mla", "flashinfer_mla", "dsv4")
-"""Attention backends of SGLang that verify ragged blocks; `ragged_backends` adds ours."""
+RAGGED_BACKENDS = ("fa3", "fa4", "trtllm_mha", "trtllm_mla", "dsv4")
+"""Attention backends of SGLang that verify ragged blocks in graphs; `ragged_backends` adds what this machine has."""
 
 
 def leave(error: Exception | str) -> SystemExit:
@@ -56,11 +56,14 @@ def settle(server_args: Any, previous: Callable[[Any], None]) -> None:
     if not options.active:
         previous(server_args)
         return
+    from sglang.srt.arg_groups.model_override_base import use_mla_backend
     from sglang.srt.arg_groups.overrides import attention_backends_of, resolved_view, resolving_view
 
     _, backend = attention_backends_of(resolved_view(server_args))
-    if getattr(server_args, _CHOSEN_BY_US, False) and backend is not None and backend not in ragged_backends():
-        os.environ[MODE_VARIABLE] = CAP_ACCEPT
+    if getattr(server_args, _CHOSEN_BY_US, False) and backend is not None:
+        # SGLang's FlashInfer backend for MLA models verifies ragged blocks, its other one does not.
+        mla = backend == "flashinfer" and use_mla_backend(server_args)
+        os.environ[MODE_VARIABLE] = COMPACT if mla or backend in ragged_backends() else CAP_ACCEPT
     previous(server_args)
     config = resolving_view(server_args)
     try:
@@ -120,5 +123,5 @@ def _check_version() -> None:
     from importlib.metadata import version
 
     found = version("sglang")
-    if found != _SUPPORTED_SGLANG:
-        raise InputError(f"this release serves sglang {_SUPPORTED_SGLANG} and found {found}: install that version")
+    if found != SUPPORTED:
+        raise InputError(f"this release serves sglang {SUPPORTED} and found {found}: install that version")

@@ -21,6 +21,7 @@ from sglang.srt.speculative.dspark_components.dspark_worker_v2 import DSparkWork
 from sglang_dspark.errors import InputError
 from sglang_dspark.serving import start_line
 from sglang_dspark.serving.agreement import Agreement
+from sglang_dspark.serving.contract import WORKER_CALLS, moved
 from sglang_dspark.serving.copies import DRAFT, VERIFY
 from sglang_dspark.serving.engine import PolicyEngine
 from sglang_dspark.serving.flags import options_of
@@ -47,6 +48,9 @@ class PolicyWorker(DSparkWorkerV2):
         target_worker: TpModelWorker,
         draft_worker_cls: type[TpModelWorker] = TpModelWorker,
     ) -> None:
+        changes = moved(WORKER_CALLS)
+        if changes:
+            raise leave(f"this SGLang is not the one that was overridden: {'; '.join(changes)}")
         with _planner_replaced():
             super().__init__(server_args, gpu_id, nccl_port, target_worker, draft_worker_cls)
         group = get_parallel().tp_group

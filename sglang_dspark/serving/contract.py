@@ -1,0 +1,115 @@
+"""What this package overrides, wraps or relies on in SGLang 0.5.23: names, parameters and constants.
+
+The worker checks its part at start and refuses to run on anything else; a test checks all of it and names what moved.
+Parameters are written as they are called: `*name` is keyword-only.
+"""
+
+from __future__ import annotations
+
+import inspect
+import pkgutil
+from typing import Any
+
+SUPPORTED = "0.5.23"
+
+_DSPARK = "sglang.srt.speculative.dspark_components"
+_WORKER = f"{_DSPARK}.dspark_worker_v2.DSparkWorkerV2"
+_PLANNER = f"{_DSPARK}.dspark_planner.DSparkVerifyPlanner"
+_OBSERVERS = f"{_DSPARK}.dspark_observability.DsparkStepObservers"
+_STATE = "sglang.srt.managers.scheduler_components.internal_state.SchedulerInternalStateController"
+_KERNELS = "sglang.kernels.ops.speculative"
+_ATTENTION = "sglang.srt.layers.attention.torch_native_backend.TorchNativeAttnBackend"
+
+WORKER_CALLS = {
+    f"{_WORKER}.__init__": "self, server_args, gpu_id, nccl_port, target_worker, draft_worker_cls",
+    f"{_WORKER}.alloc_memory_pool": "self, memory_pool_config, req_to_token_pool, token_to_kv_pool_allocator",
+    f"{_WORKER}.init_cuda_graphs": "self",
+    f"{_WORKER}.forward_batch_generation": "self, batch, on_publish, grammar_barrier, *pp_proxy_tensors",
+    f"{_WORKER}._forward_decode": "self, batch, on_publish, grammar_barrier, coordination_plan",
+    f"{_WORKER}.note_request_finished": "self, *rid, *natural_stop",
+    f"{_PLANNER}.__init__": (
+        "self, *draft_model, *gamma, *model_runner, *device, *tp_rank, *verify_num_draft_tokens, *tp_sync"
+    ),
+    f"{_PLANNER}.prepare_verify_budget": "self, batch, future_map",
+    f"{_PLANNER}.resolve_verify_token_budget": "self, *draft_input, *confidence, *prefix_lens, *req_pool_indices",
+    f"{_PLANNER}.schedule_layout": (
+        "self, *req_pool_indices, *prefix_lens, *device, *confidence, *budget, *global_num_reqs, *dp_tier_num_tokens"
+    ),
+    f"{_PLANNER}._schedule_verify_lens": "self, *req_pool_indices, *prefix_lens, *device, *confidence, *budget",
+    f"{_PLANNER}.take_budget_decision": "self",
+    f"{_PLANNER}.set_forced_budget_frac": "self, frac",
+    f"{_PLANNER}.note_non_decode_step": "self",
+    f"{_DSPARK}.dspark_planner.local_verify_tier_num_tokens": (
+        "*bs, *verify_token_budget, *verify_num_draft_tokens, *min_verify_len"
+    ),
+    f"{_OBSERVERS}.segment": "self, name",
+    f"{_OBSERVERS}.observe_verify_step": (
+        "self, *forward_ct, *reqs, *bs, *proposal_folded, *verify_ids_2d, *target_logits, *layout, *confidence, "
+        "*confidence_raw, *prefix_lens, *draft_tokens, *draft_block, *sampling_info, *correct_len, *cap_trim_lens, "
+        "*bonus, *commit_lens, *verify_token_budget, *req_pool_indices, *verify_tier_num_tokens, *dp_tier_num_tokens"
+    ),
+}
+"""Looked at by every worker when it starts."""
+
+HOOKED_CALLS = {
+    "sglang.srt.server_args.ServerArgs.add_cli_args": "parser",
+    "sglang.srt.server_args.ServerArgs.from_cli_args": "args",
+    "sglang.srt.arg_groups.resolution_hooks.register_resolution_hook": "name",
+    "sglang.srt.arg_groups.speculative_hook.handle_speculative_decoding": "server_args",
+    "sglang.srt.arg_groups.speculative_hook._handle_dspark": "server_args",
+    "sglang.srt.speculative.spec_info.SpeculativeAlgorithm.create_worker": "self, server_args",
+    f"{_STATE}.__init__": "self, scheduler, record_step_time",
+    f"{_STATE}._update_handlers": "self",
+    f"{_STATE}._add_speculative": "self, state",
+}
+"""Wrapped by the plug-in, so only visible as they are before it loads."""
+
+CPU_CALLS = {
+    "sglang.srt.mem_cache.allocation.assign_req_to_token_pool_func": (
+        "req_pool_indices, req_to_token, start_offset, end_offset, out_cache_loc, batch_size"
+    ),
+    f"{_KERNELS}.cache_locs.assign_extend_cache_locs_func": (
+        "req_pool_indices, req_to_token, start_offset, end_offset, batch_size, draft_token_num, device"
+    ),
+    f"{_KERNELS}.reject_sampling.chain_speculative_sampling_triton": (
+        "predicts, accept_index, accept_token_num, candidates, retrive_index, retrive_next_token, "
+        "retrive_next_sibling, uniform_samples, uniform_samples_for_final_sampling, target_probs, draft_probs, "
+        "threshold_single, threshold_acc, deterministic, *block_verification"
+    ),
+    f"{_KERNELS}.dspark.markov_sample._philox": "key, c0, c1, c2, c3",
+    f"{_KERNELS}.dspark.markov_sample.MarkovSampleStep.torch": (
+        "*base_logits, *bias, *temperatures, *key, *offset, *step, *step_dtype, *vocab_start, *gather, "
+        "*gather_logits, *logits_out, *has_sampled_rows"
+    ),
+    "sglang.srt.mem_cache.memory_pool.MHATokenToKVPool._init_kv_copy_and_warmup": "self",
+    "sglang.srt.mem_cache.memory_pool.MHATokenToKVPool._move_kv_cache_impl": "self, tgt_loc, src_loc",
+    f"{_ATTENTION}.forward_extend": "self, q, k, v, layer, forward_batch, save_kv_cache",
+    f"{_ATTENTION}.forward_decode": "self, q, k, v, layer, forward_batch, save_kv_cache",
+}
+"""Replaced on the CPU platform."""
+
+CONSTANTS: dict[str, Any] = {
+    "sglang.srt.managers.overlap_utils.CONFIDENCE_RELAY_RING_LAG": 2,
+    f"{_DSPARK}.dspark_config.DEFAULT_DSPARK_GAMMA": 7,
+}
+
+
+def moved(calls: dict[str, str], constants: dict[str, Any] | None = None) -> list[str]:
+    """One sentence for each entry that the installed SGLang does not match."""
+    found = [_difference(target, expected) for target, expected in calls.items()]
+    for target, expected in (constants or {}).items():
+        value = pkgutil.resolve_name(target)
+        found.append(None if value == expected else f"{target} is {value!r}, expected {expected!r}")
+    return [sentence for sentence in found if sentence]
+
+
+def _difference(target: str, expected: str) -> str | None:
+    try:
+        signature = inspect.signature(pkgutil.resolve_name(target))
+    except (AttributeError, ImportError):
+        return f"{target} is gone"
+    names = ", ".join(
+        ("*" if parameter.kind is parameter.KEYWORD_ONLY else "") + parameter.name
+        for parameter in signature.parameters.values()
+    )
+    return None if names == expected else f"{target} takes ({names}), expected ({expected})"

@@ -1,0 +1,121 @@
+"""Two gloo ranks whose copies arrive at different times still run the same step."""
+
+import socket
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="ranks agree over torch.distributed")
+
+from serving_support import flat_cost  # noqa: E402
+
+from sglang_dspark.policies import make_policy  # noqa: E402
+from sglang_dspark.serving.agreement import Agreement  # noqa: E402
+from sglang_dspark.serving.engine import PolicyEngine  # noqa: E402
+from sglang_dspark.serving.options import Resolved  # noqa: E402
+
+GAMMA, REQUESTS, STEPS = 4, 3, 12
+
+
+class DelayedCopies:
+    """Makes the copies of chosen steps arrive late, as an unfinished device event would."""
+
+    def __init__(self, engine: PolicyEngine, late_steps: set[int]) -> None:
+        self._issue, self._late, self._count = engine.decider.publishes.issue, late_steps, 0
+        engine.decider.publishes.issue = self.issue  # type: ignore[method-assign]
+
+    def issue(self, copy) -> None:
+        self._count += 1
+        if self._count in self._late:
+            ready_at = self._count + 2  # not before two more steps have published
+            copy.ready = lambda: self._count >= ready_at
+        self._issue(copy)
+
+
+def fake_batch() -> SimpleNamespace:
+    sampling = SimpleNamespace(temperature=1.0, top_p=1.0, top_k=-1)
+    reqs = [SimpleNamespace(rid=str(i), sampling_params=sampling) for i in range(REQUESTS)]
+    indices = torch.arange(REQUESTS)
+    return SimpleNamespace(req_pool_indices_cpu=indices, req_pool_indices=indices, seq_lens_sum=30, reqs=reqs)
+
+
+def run_rank(rank: int, world: int, port: int, late_steps: dict[int, set[int]], policy: str, schedule: str, queue):
+    torch.set_num_threads(1)
+    address = f"tcp://127.0.0.1:{port}"
+    torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=world)
+    agreement = Agreement(torch.distributed.group.WORLD, 0, rank)
+    resolved = Resolved(make_policy(policy), None, flat_cost(), schedule, 0.0)
+    engine = PolicyEngine(
+        resolved,
+        gamma=GAMMA,
+        generations=torch.ones(8, dtype=torch.int64),
+        device=torch.device("cpu"),
+        agreement=agreement,
+        caps_only=False,
+    )
+    DelayedCopies(engine, late_steps[rank])
+    generator = torch.Generator().manual_seed(7)
+    seen = []
+    for step in range(STEPS):
+        batch, confidence = fake_batch(), torch.rand(REQUESTS, GAMMA, generator=generator)
+        engine.before_forward(batch)
+        engine.enter(batch, step)
+        decision = engine.decide(confidence)
+        lengths = engine.lengths(confidence)
+        seen.append((decision.reason, decision.total, None if lengths is None else lengths.tolist()))
+        zeros = torch.zeros(REQUESTS, dtype=torch.int64)
+        values = {"accepted": zeros, "trimmed": zeros, "prefix_lengths": zeros}
+        engine.published(confidence=confidence, lengths=lengths, executed_tier=0, **values)
+    votes = engine.can_switch(None if rank == 1 else make_policy(policy)), engine.can_switch(make_policy(policy))
+    queue.put((rank, seen, votes, engine.state()["ranks"]))
+    torch.distributed.destroy_process_group()
+
+
+def run_pair(late_steps: dict[int, set[int]], policy: str, schedule: str) -> list:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = torch.multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    arguments = (2, port, late_steps, policy, schedule, queue)
+    processes = [context.Process(target=run_rank, args=(rank, *arguments)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    results = sorted(queue.get(timeout=120) for _ in processes)
+    for process in processes:
+        process.join(timeout=60)
+        assert process.exitcode == 0
+    return results
+
+
+@pytest.mark.parametrize("late_rank", [0, 1])
+def test_ranks_agree_whoever_is_late(late_rank: int) -> None:
+    late_steps = {late_rank: {3, 7}, 1 - late_rank: set()}
+    first, second = run_pair(late_steps, "argmax:lag=2", "overlapped")
+    assert first[1] == second[1]
+    reasons = [reason for reason, _, _ in first[1]]
+    assert ("late" in reasons) is (late_rank == 0), "rank 0's copies count, and only those"
+    assert all((total is None) == (reason == "late") for reason, total, _ in first[1])
+
+
+def test_lengths_of_a_live_policy_travel_and_one_refusal_keeps_all() -> None:
+    first, second = run_pair({0: set(), 1: set()}, "early-stop", "synchronous")
+    assert first[1] == second[1]
+    assert any(total for _, total, _ in first[1])
+    assert first[2] == second[2] == (False, True)
+    assert first[3] == second[3] and len(first[3]) == 2
+
+
+def test_ranks_at_different_steps_are_an_error(monkeypatch) -> None:
+    agreement = Agreement(object(), 0, 1)
+    monkeypatch.setattr(torch.distributed, "broadcast", lambda tensor, src, group: tensor.fill_(5))
+    with pytest.raises(RuntimeError, match="rank 0 decides step 5, this rank is at 4"):
+        agreement.share(4, 2, None)
+
+
+def test_a_single_rank_keeps_its_decision() -> None:
+    agreement = Agreement(None, 0, 0)
+    decision = object()
+    assert agreement.decides and agreement.share(0, 3, decision) is decision  # type: ignore[arg-type]
+    assert agreement.gather(np.int64(3)) == [3] and agreement.from_first("x") == "x"

@@ -1,0 +1,81 @@
+"""Which of policy, late, explore and forced decides a step, and what it decides."""
+
+import numpy as np
+import pytest
+from serving_support import flat_cost
+
+from sglang_dspark.policies import allocate, make_policy, survival_units
+from sglang_dspark.serving.decider import BatchView, Decider
+from sglang_dspark.serving.options import Resolved
+from sglang_dspark.serving.publishes import Publishes
+
+GAMMA = 5
+
+
+def decider(policy: str, schedule: str = "overlapped", explore: float = 0.0, shadow: str | None = None) -> Decider:
+    chosen = make_policy(policy)
+    other = None if shadow is None else make_policy(shadow)
+    publishes = Publishes(16, GAMMA, 2 if schedule == "overlapped" else 1, waits=schedule != "overlapped")
+    return Decider(Resolved(chosen, other, flat_cost(), schedule, explore), GAMMA, publishes)
+
+
+def batch(num_requests: int) -> BatchView:
+    return BatchView(np.arange(num_requests), np.ones(num_requests, dtype=np.int64))
+
+
+def test_a_missing_publish_means_none_verify_all() -> None:
+    decision = decider("argmax").before_draft(batch(4), late=True)
+    assert decision is not None and decision.reason == "late" and decision.total is None
+    assert decision.plan is None and decision.lengths is None
+
+
+@pytest.mark.parametrize("policy", ["fixed:k=2", "schedule:upto=8,k=3/1", "tetris:capacity=9"])
+def test_a_policy_without_a_past_is_never_late(policy: str) -> None:
+    decision = decider(policy).before_draft(batch(4), late=True)
+    assert decision is not None and decision.reason == "policy" and decision.total is not None
+
+
+def test_a_live_policy_waits_for_the_draft() -> None:
+    live = decider("hull", "synchronous")
+    assert live.before_draft(batch(3), late=False) is None
+    confidence = np.random.default_rng(0).random((3, GAMMA), dtype=np.float32)
+    decision = live.after_draft(batch(3), confidence)
+    assert decision.lengths is not None and int(decision.lengths.sum()) == decision.total
+    assert decision.predicted_s is not None and decision.predicted_s > 0
+
+
+def test_forced_share_overrides_the_policy() -> None:
+    forced = decider("fixed:k=1")
+    forced.forced_fraction = 0.5
+    decision = forced.before_draft(batch(4), late=False)
+    assert decision is not None and decision.reason == "forced" and decision.total == 10
+
+
+def test_exploration_is_a_coin_of_the_step_alone() -> None:
+    first, second = decider("fixed:k=1", explore=0.3), decider("argmax", explore=0.3)
+    explored = []
+    for step in range(2000):
+        first.steps = second.steps = step
+        one, other = first.before_draft(batch(4), late=False), second.before_draft(batch(2), late=False)
+        assert one is not None and other is not None
+        assert (one.reason == "explore") == (other.reason == "explore")
+        explored.append(one.reason == "explore")
+    assert 0.25 < np.mean(explored) < 0.35
+
+
+def test_switching_starts_the_carried_state_afresh() -> None:
+    switched = decider("goodput")
+    switched.live.carry = (1.0, 100.0)
+    switched.steps = 7
+    switched.switch(make_policy("goodput"))
+    assert switched.live.carry == (8.0, 10.0) and switched.live.since_step == 7
+
+
+def test_the_shadow_decides_on_the_past_of_its_step() -> None:
+    both = decider("fixed:k=1", shadow="hull")
+    ticket = both.shadow_ticket(batch(3))
+    assert ticket is not None
+    confidence = np.random.default_rng(1).random((3, GAMMA), dtype=np.float32)
+    shadow = ticket(confidence)
+    assert shadow.lengths is not None
+    assert np.array_equal(shadow.lengths, allocate(survival_units(confidence), int(shadow.total or 0)))

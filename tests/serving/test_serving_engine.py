@@ -1,0 +1,151 @@
+"""`PolicyEngine` without a server: records, lag, times, shadow, switches, cap-accept."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="the engine hands tensors on")
+
+from serving_support import flat_cost  # noqa: E402
+
+from sglang_dspark.policies import make_policy, survival_units  # noqa: E402
+from sglang_dspark.serving.agreement import Agreement  # noqa: E402
+from sglang_dspark.serving.engine import PolicyEngine  # noqa: E402
+from sglang_dspark.serving.options import Resolved  # noqa: E402
+from sglang_dspark.serving.steps import StepRecord  # noqa: E402
+
+GAMMA = 3
+
+
+class Seen:
+    """An observer that keeps everything."""
+
+    def __init__(self) -> None:
+        self.records: list[StepRecord] = []
+        self.events: list[tuple] = []
+
+    def on_step(self, record: StepRecord) -> None:
+        self.records.append(record)
+
+    def on_prefill(self, rids: list[str], num_tokens: int) -> None:
+        self.events.append(("prefill", rids, num_tokens))
+
+    def on_finished(self, rid: str, natural_stop: bool) -> None:
+        self.events.append(("finished", rid, natural_stop))
+
+    def on_switch(self, policy: str, since_step: int) -> None:
+        self.events.append(("switch", policy, since_step))
+
+
+def make_engine(policy: str, schedule: str = "overlapped", shadow: str | None = None, caps_only: bool = False):
+    other = None if shadow is None else make_policy(shadow)
+    engine = PolicyEngine(
+        Resolved(make_policy(policy), other, flat_cost(), schedule, 0.0),
+        gamma=GAMMA,
+        generations=torch.ones(8, dtype=torch.int64),
+        device=torch.device("cpu"),
+        agreement=Agreement(None, 0, 0),
+        caps_only=caps_only,
+    )
+    seen = Seen()
+    engine.add_observer(seen)
+    return engine, seen
+
+
+def fake_batch(num_requests: int) -> SimpleNamespace:
+    sampling = SimpleNamespace(temperature=0.7, top_p=0.9, top_k=5)
+    reqs = [SimpleNamespace(rid=f"r{i}", sampling_params=sampling) for i in range(num_requests)]
+    indices = torch.arange(num_requests)
+    return SimpleNamespace(req_pool_indices_cpu=indices, req_pool_indices=indices, seq_lens_sum=50, reqs=reqs)
+
+
+def step(engine: PolicyEngine, confidence: torch.Tensor, accepted: list[int], trimmed: list[int] | None = None):
+    batch = fake_batch(confidence.shape[0])
+    engine.before_forward(batch)
+    engine.enter(batch, 1)
+    with engine.clock.segment("draft"):
+        pass
+    decision = engine.decide(confidence)
+    lengths = engine.lengths(confidence)
+    outcome = {
+        "accepted": torch.tensor(accepted),
+        "trimmed": torch.tensor(trimmed or [0] * len(accepted)),
+        "prefix_lengths": torch.arange(len(accepted)) + 10,
+    }
+    engine.published(confidence=confidence, lengths=lengths, executed_tier=0, **outcome)
+    return decision
+
+
+def test_records_come_in_order_with_everything() -> None:
+    engine, seen = make_engine("argmax:lag=2", shadow="hull")
+    engine.note_prefill(["r0", "r1"], 17)
+    confidences = [torch.rand(2, GAMMA, generator=torch.Generator().manual_seed(i)) for i in range(4)]
+    for confidence in confidences:
+        step(engine, confidence, [1, 0])
+    engine.note_finished("r0", True)
+    assert [record.step for record in seen.records] == [0, 1], "overlapped: two steps behind"
+    engine.settle()
+    assert [record.step for record in seen.records] == [0, 1, 2, 3]
+    for record, confidence in zip(seen.records, confidences, strict=True):
+        assert np.array_equal(record.confidence, confidence.numpy())
+        assert record.prefix_lengths.tolist() == [10, 11] and record.rids == ["r0", "r1"]
+        assert record.sampling.temperature.tolist() == pytest.approx([0.7, 0.7])
+        assert int(record.lengths.sum()) == record.decision.total
+        assert record.shadow is not None and record.shadow.total is not None
+        assert record.draft_s is not None and record.draft_s >= 0
+    assert [record.prefill_before for record in seen.records] == [True, False, False, False]
+    assert [record.step_s is not None for record in seen.records] == [True, True, True, False]
+    units, published = seen.records[3].lagged[2]
+    assert published.all() and np.array_equal(units, survival_units(confidences[1].numpy()))
+    assert seen.events == [("prefill", ["r0", "r1"], 17), ("finished", "r0", True)]
+    assert engine.counters.decode_steps == 4 and engine.counters.shadow_steps == 4
+
+
+def test_uncapped_depth_is_stated_only_where_it_is_known() -> None:
+    engine, seen = make_engine("fixed:k=1")
+    step(engine, torch.full((3, GAMMA), 0.5), [1, 0, 1])
+    engine.settle()
+    assert seen.records[0].uncapped.tolist() == [-1, 0, -1]
+    engine, seen = make_engine("fixed:k=1", caps_only=True)
+    step(engine, torch.full((3, GAMMA), 0.5), [1, 0, 1], trimmed=[2, 0, 0])
+    engine.settle()
+    assert seen.records[0].uncapped.tolist() == [3, 0, 1]
+
+
+def test_a_live_policy_decides_from_this_draft() -> None:
+    engine, seen = make_engine("threshold:t=0.5", "synchronous")
+    confidence = torch.tensor([[0.9, 0.4, 0.9], [0.6, 0.6, 0.6]])
+    decision = step(engine, confidence, [1, 3])
+    assert decision.lengths is not None and decision.lengths.tolist() == [1, 3]
+    step(engine, confidence, [1, 3])
+    assert len(seen.records) == 1, "synchronous: one step behind"
+
+
+def test_a_switch_takes_effect_with_the_next_step() -> None:
+    engine, seen = make_engine("fixed:k=1")
+    step(engine, torch.full((2, GAMMA), 0.5), [0, 0])
+    engine.switch(make_policy("fixed:k=3"))
+    step(engine, torch.full((2, GAMMA), 0.5), [0, 0])
+    engine.settle()
+    assert [record.lengths.tolist() for record in seen.records] == [[1, 1], [3, 3]]
+    assert [record.policy for record in seen.records] == ["fixed:k=1", "fixed:k=3"]
+    assert ("switch", "fixed:k=3", 1) in seen.events
+    assert engine.state()["ranks"] == [{"policy": "fixed:k=3", "since_step": 1}]
+
+
+def test_captured_sizes_replace_the_profiles() -> None:
+    engine, _ = make_engine("argmax:lag=2")
+    engine.use_graphs([8, 16, 32], 4)
+    cost = engine.decider.cost
+    assert cost is not None and cost.last_captured == 32 and cost.captured_requests == 4
+    prices = cost.prices(4, GAMMA)
+    assert prices.seconds[1] == prices.seconds[4] < prices.seconds[5]
+
+
+def test_learning_follows_the_outcomes_in_order() -> None:
+    engine, _ = make_engine("goodput")
+    before = engine.decider.live.carry
+    for accepted in ([3, 3], [0, 0], [0, 0]):
+        step(engine, torch.full((2, GAMMA), 0.5), accepted)
+    assert engine.decider.live.carry != before

@@ -1,0 +1,73 @@
+"""Refusals that need no server: one sentence that names the value and what to do."""
+
+import pytest
+from serving_support import flat_cost
+
+from sglang_dspark.errors import InputError
+from sglang_dspark.policies import POLICIES, make_policy
+from sglang_dspark.serving.options import Resolved, ServingOptions, check_policy, needs_prices, resolve
+
+
+def test_no_flag_is_not_active() -> None:
+    assert not ServingOptions().active
+    assert ServingOptions(schedule="overlapped").active and ServingOptions(explore=0.1).active
+
+
+@pytest.mark.parametrize("name", sorted(set(POLICIES) - {"none", "oracle", "argmax-live", "guard"}))
+def test_every_lossless_policy_is_accepted_by_one_schedule(name: str) -> None:
+    policy = make_policy(name)
+    schedule = "synchronous" if policy.live else "overlapped"
+    check_policy(policy, schedule, flat_cost(), 7)
+    if policy.live:
+        with pytest.raises(InputError, match="--speculative-dspark-schedule synchronous"):
+            check_policy(policy, "overlapped", flat_cost(), 7)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (ServingOptions(schedule="synchronous"), "need a policy or a profile"),
+        (ServingOptions(policy="argmax-live", profile="x"), "unknown profile"),
+        (ServingOptions(policy="nonsense"), "unknown policy 'nonsense'"),
+        (ServingOptions(policy="none"), "without --speculative-algorithm"),
+        (ServingOptions(policy="argmax-live"), "not lossless"),
+        (ServingOptions(policy="oracle"), "not lossless"),
+        (ServingOptions(policy="hull"), "--speculative-dspark-profile"),
+        (ServingOptions(policy="fixed:k=8"), "expected 0..7"),
+        (ServingOptions(policy="fixed:k=3", explore=1.5), "expected a chance in 0..1"),
+        (ServingOptions(policy="fixed:k=3", shadow="oracle"), "only the simulator"),
+        (ServingOptions(policy="fixed:k=3", shadow="hull"), "--speculative-dspark-profile"),
+    ],
+)
+def test_refusals_name_what_to_do(options: ServingOptions, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        resolve(options, gamma=7)
+
+
+def test_lag_must_fit_the_schedule() -> None:
+    with pytest.raises(InputError, match="expected at least 2"):
+        check_policy(make_policy("argmax:lag=1"), "overlapped", flat_cost(), 7)
+    check_policy(make_policy("argmax:lag=1"), "synchronous", flat_cost(), 7)
+
+
+def test_a_diagonal_table_prices_nothing_else() -> None:
+    with pytest.raises(InputError, match="measured only at B"):
+        check_policy(make_policy("argmax"), "overlapped", flat_cost(diagonal=True), 7)
+    check_policy(make_policy("fixed:k=3"), "overlapped", flat_cost(diagonal=True), 7)
+
+
+@pytest.mark.parametrize("name", sorted(set(POLICIES) - {"oracle"}))
+def test_who_needs_prices(name: str) -> None:
+    expected = name in {"early-stop", "hull", "lookahead", "argmax", "argmax-live", "goodput", "guard"}
+    assert needs_prices(make_policy(name)) is expected
+
+
+def test_the_schedule_follows_the_policy() -> None:
+    assert resolve(ServingOptions(policy="fixed:k=3"), 7).schedule == "overlapped"
+    resolved = resolve(ServingOptions(policy="threshold:t=0.5"), 7)
+    assert isinstance(resolved, Resolved) and resolved.schedule == "synchronous"
+
+
+def test_a_shadow_may_be_biased() -> None:
+    resolved = resolve(ServingOptions(policy="fixed:k=3", shadow="threshold:t=0.2"), 7)
+    assert resolved.shadow == make_policy("threshold:t=0.2")
