@@ -47,7 +47,7 @@ class Counters:
             self.shadow_verified_tokens += record.shadow.total
             self.shadow_equal_steps += int(record.shadow.total == int(record.lengths.sum()))
 
-    def on_prefill(self, rids: list[str], num_tokens: int) -> None:
+    def on_prefill(self, reqs: list[Any], num_tokens: int) -> None:
         """Prefills are counted by SGLang."""
 
     def on_finished(self, rid: str, natural_stop: bool) -> None:

@@ -68,12 +68,12 @@ class PolicyEngine:
         """See `steps`."""
         self._observers.append(observer)
 
-    def note_prefill(self, rids: list[str], num_tokens: int) -> None:
+    def note_prefill(self, reqs: list[Any], num_tokens: int) -> None:
         """A prefill step begins."""
         self._prefill_before = True
         if self._agreement.decides:
             for observer in self._observers:
-                observer.on_prefill(rids, num_tokens)
+                observer.on_prefill(reqs, num_tokens)
 
     def note_finished(self, rid: str, natural_stop: bool) -> None:
         """A request left the engine."""

@@ -21,6 +21,8 @@ _FIELDS = {
     "schedule": "schedule",
     "allow_foreign_profile": "allow_foreign_profile",
     "explore": "explore",
+    "record": "record",
+    "record_text": "record_text",
 }
 
 
@@ -62,6 +64,16 @@ def add_flags(result: Any, parser: argparse.ArgumentParser) -> None:
         default=0.0,
         metavar="P",
         help="Chance that a step verifies everything, drawn before the step (lossless); yields uncensored blocks.",
+    )
+    group.add_argument(
+        "--speculative-dspark-record",
+        metavar="DIR",
+        help="Record every decode step and request to rotating, compressed files in DIR, off the decode path.",
+    )
+    group.add_argument(
+        "--speculative-dspark-record-text",
+        action="store_true",
+        help="Record prompts and outputs as well; without it no text is ever written.",
     )
 
 

@@ -53,7 +53,7 @@ class PrometheusObserver:
         if record.step_s is not None:
             self._measured.set(record.step_s)
 
-    def on_prefill(self, rids: list[str], num_tokens: int) -> None:
+    def on_prefill(self, reqs: list[Any], num_tokens: int) -> None:
         """SGLang counts prefills."""
 
     def on_finished(self, rid: str, natural_stop: bool) -> None:

@@ -24,7 +24,8 @@ class ServingOptions:
     """The plug-in's flags as given. `None` means not given.
 
     policy, shadow: policy text or JSON file. profile: name or file. schedule: when the decision is made.
-    explore: chance that a step verifies everything, drawn before the step.
+    explore: chance that a step verifies everything, drawn before the step. record: folder for records of every step
+    and request; record_text: with prompts and outputs.
     """
 
     policy: str | None = None
@@ -33,6 +34,8 @@ class ServingOptions:
     schedule: Schedule | None = None
     allow_foreign_profile: bool = False
     explore: float = 0.0
+    record: str | None = None
+    record_text: bool = False
 
     @property
     def active(self) -> bool:
@@ -67,6 +70,8 @@ def resolve(options: ServingOptions, gamma: int | None = None, sps_table: str | 
         )
     if not 0.0 <= options.explore <= 1.0:
         raise InputError(f"--speculative-dspark-explore {options.explore} is refused, expected a chance in 0..1")
+    if options.record_text and options.record is None:
+        raise InputError("--speculative-dspark-record-text needs --speculative-dspark-record DIR")
     policy = make_policy(options.policy or DEFAULT_POLICY)
     schedule = options.schedule or ("synchronous" if policy.live else "overlapped")
     check_policy(policy, schedule, cost, gamma)

@@ -72,8 +72,8 @@ class StepObserver(Protocol):
         """A decode step whose values are all on the host."""
         ...
 
-    def on_prefill(self, rids: list[str], num_tokens: int) -> None:
-        """A prefill step began: its requests and new tokens."""
+    def on_prefill(self, reqs: list[Any], num_tokens: int) -> None:
+        """A prefill step began: SGLang's request objects and the number of new tokens."""
         ...
 
     def on_finished(self, rid: str, natural_stop: bool) -> None:

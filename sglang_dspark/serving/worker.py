@@ -19,14 +19,14 @@ from sglang.srt.speculative.dspark_components.dspark_observability import InfoSe
 from sglang.srt.speculative.dspark_components.dspark_worker_v2 import DSparkWorkerV2
 
 from sglang_dspark.errors import InputError
-from sglang_dspark.serving import start_line
+from sglang_dspark.serving import recorder, start_line
 from sglang_dspark.serving.agreement import Agreement
 from sglang_dspark.serving.contract import WORKER_CALLS, moved
 from sglang_dspark.serving.copies import DRAFT, VERIFY
 from sglang_dspark.serving.engine import PolicyEngine
 from sglang_dspark.serving.flags import options_of
 from sglang_dspark.serving.metrics import PrometheusObserver
-from sglang_dspark.serving.options import Resolved, resolve
+from sglang_dspark.serving.options import Resolved, ServingOptions, resolve
 from sglang_dspark.serving.planner import PolicyPlanner
 from sglang_dspark.serving.startup import leave
 from sglang_dspark.serving.steps import StepObserver
@@ -91,6 +91,28 @@ class PolicyWorker(DSparkWorkerV2):
             labels = {"model_name": self.server_args.served_model_name or self.server_args.model_path}
             labels["dp_rank"] = str(get_parallel().dp_rank or 0)
             self.add_observer(PrometheusObserver(labels))
+        if self._agreement.decides:
+            self._start_recorder(options_of(self.server_args))
+
+    def _start_recorder(self, options: ServingOptions) -> None:
+        if options.record is None:
+            return
+        loop = "normal" if get_schedule().disable_overlap_schedule else "overlap"
+        rank = get_parallel().dp_rank or 0
+        try:
+            self.add_observer(
+                recorder.start(
+                    options.record,
+                    self.policy_engine,
+                    self.server_args,
+                    mode=self._verify_planner.mode_value,
+                    loop=loop,
+                    rank=rank,
+                    texts=options.record_text,
+                )
+            )
+        except InputError as error:
+            raise leave(error) from None
 
     def add_observer(self, observer: StepObserver) -> None:
         """Show every decode step to `observer` (rank 0 only), see `steps`."""
@@ -105,7 +127,7 @@ class PolicyWorker(DSparkWorkerV2):
 
     def forward_batch_generation(self, batch: Any, on_publish: Any = None, grammar_barrier: Any = None, **kwargs: Any):
         if batch.forward_mode.is_extend() or batch.is_extend_in_batch:
-            self.policy_engine.note_prefill([req.rid for req in batch.reqs], int(batch.extend_num_tokens or 0))
+            self.policy_engine.note_prefill(list(batch.reqs), int(batch.extend_num_tokens or 0))
         return super().forward_batch_generation(batch, on_publish, grammar_barrier, **kwargs)
 
     def _forward_decode(self, batch: Any, on_publish: Any, grammar_barrier: Any = None, coordination_plan: Any = None):
