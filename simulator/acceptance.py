@@ -15,14 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sglang_dspark.errors import InputError
-from sglang_dspark.policies import survival_units
+from sglang_dspark.policies import SCALE
 from simulator.drafters import DOMAINS, Drafter
-from simulator.random import Streams
+from simulator.random import Streams, stream
 
 Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
+Singles = NDArray[np.float32]
 
 _NODES = 41  # quadrature nodes per dimension: conditionals are met to 1e-6
+_RUN = 4096  # anchors that are drawn at once
+_RUNS_KEPT = 32
 
 
 _CONFIDENCE_RANGES = {
@@ -94,46 +96,95 @@ class BlockTable:
 
 
 class StatisticalAcceptance:
-    """Blocks drawn from a drafter's published acceptance; counter-based, so that every policy meets the same ones."""
+    """Blocks drawn from a drafter's published acceptance; counter-based, so that every policy meets the same ones.
 
-    def __init__(self, drafter: Drafter, confidence: Confidence, domain: Ints, seed: int) -> None:
-        """domain: [N] index into `DOMAINS` of every request. seed names the replication."""
+    The anchors of all requests stand in one row, in trace order, and are drawn in runs of `_RUN`, each from a stream of
+    its own: a block depends on the seed, the trace and its anchor, never on who asks, when, or in which order.
+    """
+
+    def __init__(self, drafter: Drafter, confidence: Confidence, domain: Ints, output_length: Ints, seed: int) -> None:
+        """domain: [N] index into `DOMAINS` of every request, output_length: [N]. seed names the replication."""
         self.gamma = drafter.gamma
         self._confidence = confidence
-        self._domain = domain
+        self._begin = np.concatenate([[0], np.cumsum(output_length + 1)])  # anchors 0..output_length of each
+        self._total = int(self._begin[-1])
         common = float(np.hypot(confidence.spread_request, confidence.spread_block))
-        self._centre = np.array(
-            [centres(drafter.acceptance[name], common, confidence.spread_position) for name in DOMAINS]
-        )
-        self._headless = None if drafter.has_confidence else np.array([drafter.acceptance[name] for name in DOMAINS])
-        self._ease = Streams(seed, "acceptance-request")
+        centre = np.array([centres(drafter.acceptance[name], common, confidence.spread_position) for name in DOMAINS])
+        ease = confidence.spread_request * stream(seed, "acceptance-request").standard_normal(len(domain))
+        self._logit = (centre[domain] + ease[:, None]).astype(np.float32)  # [N, gamma]
+        self._headless: NDArray[np.float32] | None = None
+        if not drafter.has_confidence:
+            mean = np.array([drafter.acceptance[name] for name in DOMAINS], dtype=np.float32)
+            self._headless = mean[domain]
         self._blocks = Streams(seed, "acceptance-block")
         self._reports = Streams(seed, "confidence-noise")
+        self._run = lru_cache(maxsize=_RUNS_KEPT)(self._draw)
 
     def fill(self, request: int, first: int, out: BlockTable) -> None:
-        count, shape = len(out.depth), (len(out.depth), self.gamma)
-        model, domain = self._confidence, self._domain[request]
-        ease = model.spread_request * self._ease.at(request).standard_normal()
-        rng = self._blocks.at(request, first)
-        logit = model.spread_position * rng.standard_normal(shape, dtype=np.float32)
-        logit += np.float32(model.spread_block) * rng.standard_normal((count, 1), dtype=np.float32)
-        logit += (self._centre[domain] + ease).astype(np.float32)
+        """See `AcceptanceSource.fill`; anchors beyond the request's last token are not its own."""
+        at, done, count = int(self._begin[request]) + first, 0, len(out.depth)
+        while done < count:
+            number, inside = divmod(at + done, _RUN)
+            run = self._run(number)
+            size = min(_RUN - inside, count - done)
+            out.units[done : done + size] = run.units[inside : inside + size]
+            out.depth[done : done + size] = run.depth[inside : inside + size]
+            if out.confidence is not None and run.confidence is not None:
+                out.confidence[done : done + size] = run.confidence[inside : inside + size]
+            done += size
+
+    def _draw(self, number: int) -> BlockTable:
+        """One run of blocks; arrays are [gamma, n] until the end, so that a position is one contiguous row."""
+        begin, end = number * _RUN, min((number + 1) * _RUN, self._total)
+        gamma, count, model = self.gamma, end - begin, self._confidence
+        low, high = np.searchsorted(self._begin, (begin, end - 1), side="right") - 1
+        anchors = np.diff(np.clip(self._begin[low : high + 2], begin, end))
+        pairs = (gamma + 2) // 2  # gamma positions and what the block shares, two normals from a word
+        words = _words(self._blocks.at(number), pairs + 1, count)
+        normals = box_muller(words[:pairs])
+        logit = np.repeat(self._logit[low : high + 1].T, anchors, axis=1)
+        logit += np.float32(model.spread_position) * normals[:gamma]
+        logit += np.float32(model.spread_block) * normals[gamma]
         true = sigmoid(logit)
-        fails = rng.random(shape, dtype=np.float32) >= true
-        out.depth[:] = np.where(fails.any(axis=1), fails.argmax(axis=1), self.gamma)
+        # P(depth >= j) is the survival at j, so one uniform number gives the depth.
+        depth = (_uniform(words[pairs] >> np.uint64(40)) < _survival(true)).sum(axis=0)
         if self._headless is not None:
-            reported = np.broadcast_to(self._headless[domain].astype(np.float32), (count, self.gamma))
+            reported = np.repeat(self._headless[low : high + 1].T, anchors, axis=1)
         elif model.calibrated:
             reported = true
         else:
-            noise = model.noise * self._reports.at(request, first).standard_normal(shape, dtype=np.float32)
-            reported = sigmoid(logit / np.float32(model.temperature) + np.float32(model.bias) + noise)
-        out.units[:] = survival_units(reported)
-        if out.confidence is not None:
-            out.confidence[:] = reported
+            noise = box_muller(_words(self._reports.at(number), pairs, count))[:gamma]
+            logit = logit / np.float32(model.temperature) + np.float32(model.bias) + np.float32(model.noise) * noise
+            reported = sigmoid(logit)
+        units = np.rint(_survival(reported) * np.float32(SCALE)).astype(np.int32)
+        return BlockTable(units.T.astype(np.int64, order="C"), np.ascontiguousarray(reported.T), depth)
 
 
-def sigmoid(logit: NDArray[np.float32]) -> NDArray[np.float32]:
+def _words(generator: np.random.Generator, rows: int, count: int) -> NDArray[np.uint64]:
+    return generator.bit_generator.random_raw(rows * count).reshape(rows, count)
+
+
+def _uniform(bits: NDArray[np.uint64]) -> Singles:
+    """24 random bits as a number in [0, 1)."""
+    return bits.astype(np.uint32).astype(np.float32) * np.float32(2.0**-24)
+
+
+def box_muller(words: NDArray[np.uint64]) -> Singles:
+    """Standard normal numbers, two from every word of 64 random bits: [rows, n] words give [2 * rows, n]."""
+    radius = np.sqrt(np.float32(-2.0) * np.log(np.float32(1.0) - _uniform(words >> np.uint64(40))))
+    angle = np.float32(2.0 * np.pi) * _uniform(words & np.uint64((1 << 24) - 1))
+    return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])
+
+
+def _survival(conditional: Singles) -> Singles:
+    """Left-to-right float32 product along axis 0, as `survival_units` has it along axis 1."""
+    out = conditional.copy()
+    for position in range(1, len(out)):
+        np.multiply(out[position - 1], out[position], out=out[position])
+    return out
+
+
+def sigmoid(logit: Singles) -> Singles:
     """1 / (1 + exp(-x)) in float32."""
     return np.float32(1.0) / (np.float32(1.0) + np.exp(-logit))
 

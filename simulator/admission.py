@@ -32,11 +32,27 @@ class Waiting:
 
 @dataclass(slots=True)
 class Chunk:
-    """One prefill step: new tokens, tokens that its requests already hold, and the requests that it completes."""
+    """One prefill step.
 
-    new_tokens: int
-    held_tokens: int
+    new_tokens: prompt tokens; pairs: (new token, token before it) pairs that attention reads. completed: requests whose
+    prompt ends here. blocked: the next request found no memory.
+    """
+
+    new_tokens: int = 0
+    pairs: float = 0.0
     completed: list[Waiting] = field(default_factory=list)
+    blocked: bool = False
+
+    @property
+    def context_tokens(self) -> float:
+        """What one prompt of `new_tokens` would have to hold already to read as many pairs."""
+        return self.pairs / self.new_tokens - self.new_tokens / 2
+
+    def take(self, waiting: Waiting, tokens: int) -> None:
+        """Prefill the next `tokens` of a prompt."""
+        self.new_tokens += tokens
+        self.pairs += tokens * (waiting.done + tokens / 2)
+        waiting.done += tokens
 
 
 class Memory:
@@ -59,38 +75,41 @@ class Memory:
         wanted = waiting.context - waiting.done + min(waiting.remaining, _LONGEST_ESTIMATE) + self.reserve
         return self.used(batch.size) + expected + promised + wanted <= self.capacity
 
+    def idle(self) -> None:
+        """Nothing runs and nothing waits."""
+        self._ratio = _RATIO_START
+
     def decode_step(self) -> None:
-        """A decode step went by without retraction."""
+        """A decode step begins without retraction."""
         self._ratio = max(self._ratio - (_RATIO_START - _RATIO_LEAST) / _RATIO_STEPS, _RATIO_LEAST)
 
-    def retracted(self, batch: DecodeBatch, generated: int, total: int) -> None:
-        """After a retraction: expect more of the requests that still run."""
-        self._ratio = min(1.0, (generated + _RETRACT_STEPS * batch.size) / (total + 1))
+    def retracted(self, running: int, generated: int, wanted: int) -> None:
+        """After a retraction: expect more of the requests that still run (`wanted` output tokens in all)."""
+        self._ratio = min(1.0, (generated + _RETRACT_STEPS * running) / (wanted + 1))
 
 
 def next_chunk(
-    queue: deque[Waiting], batch: DecodeBatch, memory: Memory, size: int, most: int, slots: int
-) -> Chunk | None:
-    """The next prefill step, or None when nothing can enter.
+    queue: deque[Waiting], batch: DecodeBatch, memory: Memory, size: int, slots: int, *, closed: bool
+) -> Chunk:
+    """The next prefill step; it has no tokens when nothing can enter.
 
-    size: tokens of a chunk; most: prompt tokens of a step; slots: largest number of running requests. Requests that are
-    completed are taken off the queue; one that is cut stays at its head.
+    size: most tokens of a step; slots: largest number of running requests; closed: nobody new may enter, only a prompt
+    in progress goes on. Requests that are completed are taken off the queue; one that is cut stays at its head.
     """
-    if not queue or (batch.size >= slots and not queue[0].done):
-        return None
-    chunk, budget, promised = Chunk(0, 0), min(size, most), 0
-    while queue and budget > 0 and batch.size + len(chunk.completed) < slots:
+    chunk, promised = Chunk(), 0
+    while queue and chunk.new_tokens < size and batch.size + len(chunk.completed) < slots:
         head = queue[0]
-        if not head.done and not memory.fits(batch, head, promised):
-            break
-        taken = min(budget, head.context - head.done)
-        chunk.new_tokens += taken
-        chunk.held_tokens += head.done
-        head.done += taken
-        budget -= taken
+        if not head.done:
+            if closed:
+                break
+            if not memory.fits(batch, head, promised):
+                chunk.blocked = True
+                break
+        taken = min(size - chunk.new_tokens, head.context - head.done)
+        chunk.take(head, taken)
         memory.context += taken
         if head.done < head.context:
             break
         chunk.completed.append(queue.popleft())
         promised += min(head.remaining, _LONGEST_ESTIMATE) + memory.reserve
-    return chunk if chunk.new_tokens else None
+    return chunk

@@ -11,7 +11,7 @@ from simulator.recorder import Recorder
 from simulator.traces import Trace
 
 if TYPE_CHECKING:
-    from simulator.engine import EngineModel
+    from simulator.model import EngineModel
     from simulator.router import Router
 
 Figures = dict[str, float]

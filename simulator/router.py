@@ -27,12 +27,12 @@ class Router:
     def __init__(self, env: simpy.Environment, trace: Trace, recorder: Recorder, kv_tokens: int, reserve: int) -> None:
         self.env, self.trace, self.recorder = env, trace, recorder
         self.engines: list[Engine] = []
-        self.failed = 0
+        self.failed = self.started = 0
         self.window = Window()
         self.done = env.event()
         self._next = 0
         self._turn = 0
-        self._full = 0
+        self._full = 0  # running requests of the first full batch
         self._least_loaded = False
         self._closed = False
         # SGLang refuses what can never fit; such a request counts as failed.
@@ -46,19 +46,20 @@ class Router:
             self.env.process(self._by_the_clock())
             return
         self._full = min(concurrency, slots, len(self.trace))
-        for _ in range(min(concurrency, len(self.trace))):
-            self._send()
+        for _ in range(concurrency):
+            self._send_next()
+        self._check_done()
 
     def on_first_token(self) -> None:
-        """Called for every request that starts decoding."""
-        self._full -= 1
-        if self._closed and self._full == 0:
+        """Called for every request whose prefill ended."""
+        self.started += 1
+        if self._closed and self.window.start is None and self.started - self.recorder.completed >= self._full:
             self.window.start = self._now()
 
     def on_finish(self, request: int) -> None:
         """Called for every request that ends; in closed loop the next one is sent."""
-        if self._closed and self._next < len(self.trace):
-            self._send()
+        if self._closed:
+            self._send_next()
         self._check_done()
 
     def _by_the_clock(self) -> Generator[simpy.Event, None, None]:
@@ -66,8 +67,15 @@ class Router:
             if arrival_s > self.env.now:
                 yield self.env.timeout(arrival_s - self.env.now)
             self._send()
+            self._check_done()
 
-    def _send(self) -> None:
+    def _send_next(self) -> None:
+        """Closed loop: the next request that an engine takes, if any is left."""
+        while self._next < len(self.trace) and not self._send():
+            pass
+
+    def _send(self) -> bool:
+        """Whether a replica took the next request; one that can never fit counts as failed."""
         request = self._next
         self._next += 1
         self.recorder.sent(request, self.env.now)
@@ -75,10 +83,10 @@ class Router:
             self.window.end = self._now()
         if self._too_long[request]:
             self.failed += 1
-            self.on_finish(request)
-            return
+            return False
         context, remaining = int(self.trace.input_length[request]), int(self.trace.output_length[request])
         self._pick().submit(Waiting(request, context, 0, remaining))
+        return True
 
     def _pick(self) -> Engine:
         if self._least_loaded:

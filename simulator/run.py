@@ -13,8 +13,9 @@ from sglang_dspark.errors import InputError
 from sglang_dspark.policies import Policy, policy_to_string
 from simulator.acceptance import Confidence, StatisticalAcceptance
 from simulator.drafters import DOMAINS, Drafter
-from simulator.engine import Engine, EngineModel
+from simulator.engine import Engine
 from simulator.metrics import Figures, figures
+from simulator.model import EngineModel
 from simulator.random import stream
 from simulator.recorder import Recorder, StepView
 from simulator.router import Router
@@ -89,10 +90,13 @@ def run_once(
         trace = with_poisson_arrivals(trace, setting.request_rate, seed)
     model = _engine_model(setting, policy, trace, seed)
     env = simpy.Environment()
-    recorder = Recorder(trace.output_length, on_step)
+    recorder = Recorder(trace.input_length, trace.output_length, on_step)
     router = Router(env, trace, recorder, model.kv_tokens, model.kv_reserve)
     on_finish = router.on_finish if on_progress is None else _reporting(router, recorder, on_progress)
-    engines = [Engine(env, model, recorder, router.on_first_token, on_finish) for _ in range(setting.engine.replicas)]
+    engines = [
+        Engine(env, model, recorder, router.on_first_token, on_finish, replica)
+        for replica in range(setting.engine.replicas)
+    ]
     for engine in engines:
         env.process(engine.run())
     slots = setting.engine.max_running_requests * setting.engine.replicas
@@ -110,18 +114,12 @@ def _reporting(router: Router, recorder: Recorder, on_progress: Callable[[int], 
 
 
 def _engine_model(setting: Setting, policy: Policy, trace: Trace, seed: int) -> EngineModel:
-    source = StatisticalAcceptance(
-        setting.drafter, setting.confidence, domains_of(trace, setting.domain_mix, seed), seed
-    )
+    domain = domains_of(trace, setting.domain_mix, seed)
+    source = StatisticalAcceptance(setting.drafter, setting.confidence, domain, trace.output_length, seed)
     scale = setting.drafter.cost_scale
-    return EngineModel(
-        setting.engine,
-        policy,
-        with_draft_scale(setting.cost, scale),
-        with_draft_scale(setting.belief, scale),
-        source,
-        setting.engine.schedule_for(policy),
-    )
+    cost = with_draft_scale(setting.cost, scale)
+    belief = cost if setting.belief is setting.cost else with_draft_scale(setting.belief, scale)
+    return EngineModel(setting.engine, policy, cost, belief, source, setting.engine.schedule_for(policy))
 
 
 def with_draft_scale(cost: StepCost, scale: float) -> StepCost:

@@ -32,6 +32,14 @@ class StepPrices:
         for array in (self.seconds, self.inverse, self.floor_inverse, self.tier_top):
             array.setflags(write=False)
 
+    def step_s(self, admitted: int) -> float:
+        """Step seconds for one admitted count."""
+        return self._step_s[admitted]
+
+    @cached_property
+    def _step_s(self) -> list[float]:
+        return self.seconds.tolist()
+
     @cached_property
     def tier_tops(self) -> Ints:
         """The distinct tier tops inside the captured sizes, increasing."""

@@ -1,0 +1,57 @@
+"""What all replicas of one run share: settings, policy, costs, acceptance, and how long a step takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sglang_dspark.cost import StepCost
+from sglang_dspark.policies import Policy
+from simulator.acceptance import AcceptanceSource
+from simulator.settings import EngineSettings
+
+
+@dataclass(frozen=True)
+class EngineModel:
+    """Everything that is the same for all replicas of one run.
+
+    cost: what steps cost. belief: what the policy believes they cost. schedule: one of `SCHEDULES`.
+    """
+
+    settings: EngineSettings
+    policy: Policy
+    cost: StepCost
+    belief: StepCost
+    source: AcceptanceSource
+    schedule: str
+
+    @property
+    def gamma(self) -> int:
+        return self.source.gamma
+
+    @property
+    def kv_tokens(self) -> int:
+        """KV capacity of a replica."""
+        return self.settings.kv_tokens or int(self.cost.terms["kv_tokens"])
+
+    @property
+    def kv_reserve(self) -> int:
+        """Slots held by a decoding request: two blocks, SGLang's double buffer (mem_cache/allocation_sizing.py:64)."""
+        return 2 * (self.gamma + 1) if self.policy.drafts else 1
+
+    def prefill_seconds(self, new_tokens: int, context_tokens: float) -> float:
+        """Seconds of a prefill step; see `StepCost.prefill_s`."""
+        seconds, host = self.cost.prefill_s(new_tokens, context_tokens), self.cost.terms["host_s"]
+        return seconds + host if self.schedule == "no-overlap" else max(seconds, host)
+
+    def decode_seconds(self, draft: float, verify: float, *, live: bool) -> float:
+        """Overlapped: the host works while the GPU does. Synchronous: the verify launch waits for the survivals.
+
+        live: whether this step was decided on its own survivals.
+        """
+        terms = self.cost.terms
+        host = terms["host_s"]
+        if self.schedule == "overlapped":
+            return max(draft + verify, host)
+        if self.schedule == "synchronous":
+            return draft + terms["copy_s"] + max(verify, host)
+        return draft + (terms["copy_s"] if live else 0.0) + verify + host
