@@ -107,7 +107,8 @@ class StepRecord(msgspec.Struct, tag="step", omit_defaults=True, kw_only=True):
     graph_tokens: executed verify tokens (tier), anchors included; 0 if eager. tiers: [G] captured sizes.
 
     predicted_*: the policy's own price of the decision. draft_s, verify_s: measured; step_s: until the next decode step
-    began, None when something else ran between. prefill_tokens, prefill_s: prefill work since the last decode step.
+    began, None when something else ran between. prefill_tokens, prefill_ago_s: [P] new tokens of the prefills since the
+    last decode step, and how long before this step each began (the last one ran until this step).
     """
 
     step: int
@@ -149,8 +150,8 @@ class StepRecord(msgspec.Struct, tag="step", omit_defaults=True, kw_only=True):
     draft_s: float | None = None
     verify_s: float | None = None
     step_s: float | None = None
-    prefill_tokens: int = 0
-    prefill_s: float | None = None
+    prefill_tokens: np.ndarray | None = None
+    prefill_ago_s: np.ndarray | None = None
 
     @property
     def num_requests(self) -> int:
@@ -230,6 +231,10 @@ def fault(step: StepRecord, gamma: int) -> str | None:
         *((name, getattr(step, name), kinds, shape) for name, kinds in _PER_ROW.items()),
         ("confidence", step.confidence, "f", block),
     ]
+    if step.prefill_tokens is not None or step.prefill_ago_s is not None:
+        prefills = (0 if step.prefill_tokens is None else len(step.prefill_tokens),)
+        checks += [("prefill_tokens", step.prefill_tokens, "iu", prefills)]
+        checks += [("prefill_ago_s", step.prefill_ago_s, "f", prefills)]
     for item in step.lagged:
         checks += [(f"lag {item.lag}", item.units, "iu", block), (f"lag {item.lag}", item.published, "b", shape)]
     if step.shadow is not None:

@@ -108,7 +108,7 @@ class Recorder:
 
     def _step(self, record: StepRecord) -> None:
         self._follow_cost()
-        tokens, seconds = self._prefill_before(record.began_s)
+        tokens, ago_s = self._prefills_before(record.began_s)
         decision, batch, sampling = record.decision, record.batch, record.sampling
         gamma = record.confidence.shape[1]
         fresh, anchor = self._rows(record)
@@ -157,7 +157,7 @@ class Recorder:
                 verify_s=record.verify_s,
                 step_s=record.step_s,
                 prefill_tokens=tokens,
-                prefill_s=seconds,
+                prefill_ago_s=ago_s,
             )
         )
         self._steps += 1
@@ -204,14 +204,15 @@ class Recorder:
                 self._requests[req.rid] = _Request(req)
         self._sweep()
 
-    def _prefill_before(self, began_s: float) -> tuple[int, float | None]:
-        """Tokens and seconds of the prefills since the previous decode step."""
-        tokens, first_s = 0, None
+    def _prefills_before(self, began_s: float) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """[P] tokens of the prefills since the previous decode step, and [P] how long before this one they began."""
+        found = []
         while self._prefills and self._prefills[0][0] < began_s:
-            at_s, num_tokens = self._prefills.popleft()
-            first_s = at_s if first_s is None else first_s
-            tokens += num_tokens
-        return tokens, None if first_s is None else began_s - first_s
+            found.append(self._prefills.popleft())
+        if not found:
+            return None, None
+        tokens = np.array([num_tokens for _, num_tokens in found], dtype=np.int32)
+        return tokens, np.array([began_s - at_s for at_s, _ in found])
 
     def _sweep(self) -> None:
         """Requests that ended without a decode step (one token asked, aborted) are not announced."""
