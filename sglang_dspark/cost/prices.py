@@ -53,7 +53,33 @@ class StepPrices:
 
         Beyond the last captured size there is no hull: the eager cliff is never entered (design.md 3).
         """
-        cost = np.maximum.accumulate(self.seconds[: self.last_captured + 1])
+        return self._inverse_of_hull(np.maximum.accumulate(self.seconds[: self.last_captured + 1]))
+
+    @cached_property
+    def dip_hull_inverse(self) -> Floats:
+        """Like `hull_inverse`, where a count costs what the cheapest graph that can hold it costs.
+
+        Measured staircases dip: a larger graph can be faster than a smaller one, and tokens may always be padded (or
+        filled) up to it. The running maximum hides such dips; the minimum over larger counts uses them.
+        """
+        return self._inverse_of_hull(np.minimum.accumulate(self.seconds[: self.last_captured + 1][::-1])[::-1])
+
+    @cached_property
+    def cheapest_top(self) -> Ints:
+        """[n] int64: the top of the cheapest captured tier that holds each count (the count itself when eager)."""
+        top = self.tier_top.copy()
+        tops = self.tier_tops
+        if tops.size:
+            cost = self.seconds[tops][::-1]
+            # Of equally cheap tiers the smallest: the last index at which the minimum from the right is renewed.
+            best = np.minimum.accumulate(cost)
+            renewed = np.maximum.accumulate(np.where(cost == best, np.arange(cost.size), 0))
+            cheapest = tops[::-1][renewed][::-1]
+            top[: self.last_captured + 1] = cheapest[np.searchsorted(tops, self.tier_top[: self.last_captured + 1])]
+        top.setflags(write=False)
+        return top
+
+    def _inverse_of_hull(self, cost: Floats) -> Floats:
         if cost.size == 0:
             return np.empty(0)
         # A convex function below a staircase touches it only where a tier ends, or at the left end.

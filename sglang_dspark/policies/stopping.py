@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from sglang_dspark.cost import StepPrices
 from sglang_dspark.policies.arithmetic import Floats, Ints, tau_along
 from sglang_dspark.policies.base import StoppingRule
 from sglang_dspark.policies.parameters import parameter
@@ -42,27 +43,39 @@ class Hull(StoppingRule):
     """Early stop on the lower convex hull of the executed cost, then fill the executed graph tier.
 
     tau is concave along the admission order and the hull convex, so the first stop is the maximum. The hull spans
-    B in [R, min(R(1 + gamma), last captured size)]; the eager cliff is outside and never entered.
+    B in [R, min(R(1 + gamma), last captured size)]; the eager cliff is outside and never entered. With `dips` a count
+    costs what the cheapest graph that holds it costs, and the fill goes up to that graph; without, the cost is made
+    non-decreasing by its running maximum.
     """
 
     name: ClassVar[str] = "hull"
     fill: bool = parameter(True, None, doc="admit on to the top of the executed graph tier")
+    dips: bool = parameter(True, None, doc="use a larger graph where it is the cheaper one; needs fill")
+
+    def tables(self, prices: StepPrices) -> tuple[Floats, Ints | None]:
+        """(1 / hull by admitted count [last_captured + 1], what a count is filled up to [n] or None)."""
+        if not self.fill:
+            return prices.hull_inverse, None
+        if self.dips:
+            return prices.dip_hull_inverse, prices.cheapest_top
+        return prices.hull_inverse, prices.tier_top
 
     def admits(self, past: Past, admitted: int, tau: int, survival: int) -> bool:
-        inverse = past.prices.hull_inverse
+        inverse = self.tables(past.prices)[0]
         if admitted + 1 >= inverse.size:
             return False
         return bool((tau + survival) * inverse[admitted + 1] > tau * inverse[admitted])
 
     def walk(self, past: Past, admitted: int, tau: int, survivals: Ints) -> int:
-        inverse = past.prices.hull_inverse[admitted:]
+        inverse = self.tables(past.prices)[0][admitted:]
         count = min(survivals.size, inverse.size - 1)
         if count <= 0:
             return admitted
         return admitted + first_decline(tau_along(survivals[:count], tau), inverse[: count + 1])
 
     def extend(self, past: Past, admitted: int) -> int:
-        return int(past.prices.tier_top[admitted]) if self.fill else admitted
+        fill_to = self.tables(past.prices)[1]
+        return admitted if fill_to is None else int(fill_to[admitted])
 
 
 @dataclass(frozen=True)

@@ -88,11 +88,39 @@ def test_the_first_stop_is_the_maximum(seed: int) -> None:
 @given(SEEDS)
 def test_fill_goes_to_the_top_of_the_executed_tier_and_no_further(seed: int) -> None:
     past, live = draw_case(seed)
-    bare, filled = Hull(fill=False).decide(past, live).total, Hull().decide(past, live).total
+    bare, filled = Hull(fill=False).decide(past, live).total, Hull(dips=False).decide(past, live).total
     assert filled == past.prices.tier_top[bare] >= bare
     assert past.prices.seconds[filled] == past.prices.seconds[bare]
     if past.prices.last_captured >= 0:
         assert filled <= past.prices.last_captured
+
+
+@given(SEEDS)
+def test_dips_are_the_cheapest_graph_that_holds_a_count(seed: int) -> None:
+    past, live = draw_case(seed)
+    prices, last = past.prices, past.prices.last_captured
+    for count in range(last + 1):
+        cheapest = prices.seconds[count : last + 1].min()
+        top = prices.cheapest_top[count]
+        assert count <= top <= last and prices.seconds[top] == cheapest and prices.tier_top[top] == top
+        smaller = [t for t in prices.tier_tops if count <= t < top]
+        assert all(prices.seconds[t] > cheapest for t in smaller)
+    assert (prices.cheapest_top[last + 1 :] == prices.tier_top[last + 1 :]).all()
+    if last >= 0:
+        padded = np.array([prices.seconds[count : last + 1].min() for count in range(last + 1)])
+        assert np.allclose(1.0 / prices.dip_hull_inverse, hull_value(np.arange(last + 1), padded), rtol=1e-12)
+        assert Hull().decide(past, live).total in prices.tier_tops
+
+
+def test_a_dip_in_the_staircase_is_used() -> None:
+    """Four tokens cost more than eight: the running maximum stops before them, `dips` fills up to eight."""
+    seconds = np.array([1.0, 1.0, 1.0, 3.0, 3.0, 1.2, 1.2, 1.2, 1.2])
+    top = np.array([2, 2, 2, 4, 4, 8, 8, 8, 8])
+    prices = StepPrices(seconds, seconds, top, 8)
+    live = LiveBlock(survival_units(np.full((1, 8), 0.8, dtype=np.float32)))
+    past = Past(1, 8, prices)
+    assert Hull(dips=False).decide(past, live).total == 2
+    assert Hull().decide(past, live).total == 8
 
 
 @given(SEEDS)
