@@ -13,6 +13,9 @@ from sglang_dspark.errors import InputError
 Floats = NDArray[np.float64]
 Seconds = Sequence[float | list[float]]
 
+_LARGEST_PROBE = 2**31
+_LARGEST = 1e9  # seconds, or steps a second
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -59,9 +62,13 @@ def make_curve(
     *,
     floor: bool = False,
     least_probes: int = 1,
-    zero_ok: bool = False,
+    relative: bool = False,
 ) -> Curve:
-    """A checked curve; InputError says what is wrong with `name`."""
+    """A checked curve; InputError says what is wrong with `name`.
+
+    relative: the seconds are added to a bias, as SGLang's profiler fits them: they may be 0 or below, and the first
+    probe may be 0 (it bins token counts by rounding).
+    """
     points = np.asarray(probes, dtype=np.float64)
     values = np.asarray(_rectangular(name, seconds), dtype=np.float64)
     if points.size < least_probes:
@@ -70,10 +77,16 @@ def make_curve(
         raise InputError(f"{name}: {points.size} probes but {values.shape[-1]} values, expected as many")
     if not np.all(np.isfinite(values)) or not np.all(np.isfinite(points)):
         raise InputError(f"{name}: holds a NaN or infinite value, expected finite numbers")
-    if np.any(points < 1) or np.any(np.diff(points) <= 0):
-        raise InputError(f"{name}: probes {_short(probes)} are refused, expected strictly increasing integers from 1")
-    if np.any(values < 0) or (not zero_ok and np.any(values == 0)):
-        raise InputError(f"{name}: holds {values.min()}, expected positive seconds")
+    least = 0 if relative else 1
+    if np.any(points < least) or np.any(np.diff(points) <= 0):
+        expected = f"expected strictly increasing integers from {least}"
+        raise InputError(f"{name}: probes {_short(probes)} are refused, {expected}")
+    if not relative and np.any(values <= 0):
+        raise InputError(f"{name}: holds {values.min()}, expected positive numbers")
+    size = np.abs(values[values != 0])
+    if np.any(points > _LARGEST_PROBE) or np.any(size > _LARGEST) or (not relative and np.any(size < 1 / _LARGEST)):
+        expected = f"expected probes up to {_LARGEST_PROBE} and values between {1 / _LARGEST:g} and {_LARGEST:g}"
+        raise InputError(f"{name}: holds values of no use, {expected}")
     if (contexts is not None) != (values.ndim == 2) or (contexts is not None and len(contexts) != len(values)):
         raise InputError(f"{name}: expected one row of values for every context length")
     grid = None if contexts is None else np.asarray(contexts, dtype=np.float64)
@@ -85,9 +98,9 @@ def make_curve(
 
 
 def _rectangular(name: str, seconds: Seconds) -> Seconds:
-    lengths = {len(row) if isinstance(row, list) else 0 for row in seconds}
-    if len(lengths) > 1:
-        raise InputError(f"{name}: rows of {sorted(lengths)} values, expected numbers, or rows of one length")
+    kinds = {len(row) if isinstance(row, list) else None for row in seconds}
+    if len(kinds) > 1:
+        raise InputError(f"{name}: rows of different lengths, expected numbers, or rows of one length")
     return seconds
 
 

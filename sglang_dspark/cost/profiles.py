@@ -107,10 +107,13 @@ def _from_one_dimensional(table: SpsCostTable, name: str, meta: dict[str, Any]) 
 def _from_additive(table: SpsAdditiveCostTable, name: str, meta: dict[str, Any]) -> StepCost:
     if not np.isfinite(table.bias_seconds) or table.bias_seconds <= 0:
         raise InputError(f"profile {name}: bias_seconds={table.bias_seconds}, expected a positive number")
-    alpha = make_curve(f"profile {name}: alpha_seconds", table.bs_probes, table.alpha_seconds, zero_ok=True)
+    alpha = make_curve(f"profile {name}: alpha_seconds", table.bs_probes, table.alpha_seconds, relative=True)
     theta = make_curve(
-        f"profile {name}: theta_seconds", table.m_probes, table.theta_seconds, least_probes=2, zero_ok=True
+        f"profile {name}: theta_seconds", table.m_probes, table.theta_seconds, least_probes=2, relative=True
     )
+    smallest = table.bias_seconds + float(alpha.seconds.min()) + float(theta.seconds.min())
+    if smallest <= 0:
+        raise InputError(f"profile {name}: its smallest step takes {smallest} s, expected positive seconds")
     captured, slots = _graphs(meta, name)
     terms, stated = _terms({}, theta, name, table.bias_seconds)
     if captured is None:
@@ -141,27 +144,37 @@ def _from_tiered(tiered: Tiered, name: str, meta: dict[str, Any]) -> StepCost:
             tiered.eager.context_tokens_per_request,
         )
     captured = _captured(tiered.captured_tokens, name)
-    if tiered.captured_requests < 1:
-        raise InputError(f"profile {name}: captured_requests={tiered.captured_requests}, expected at least 1")
+    slots = _captured_requests(tiered.captured_requests, name)
     terms, stated = _terms(tiered.terms, eager or verify, name, float(verify.at(1)))
     if eager is None:
         stated += (
             "eager steps are not in the source: beyond the last captured size a step costs what that size costs",
         )
     return StepCost(
-        name, "tiered", draft, verify, captured=captured, captured_requests=tiered.captured_requests, eager=eager,
+        name, "tiered", draft, verify, captured=captured, captured_requests=slots, eager=eager,
         terms=terms, assumptions=stated, meta=meta,
     )  # fmt: skip
 
 
 def _graphs(meta: dict[str, Any], name: str) -> tuple[np.ndarray[Any, np.dtype[np.int64]] | None, int | None]:
     """Graph sizes that a plain SGLang table carries in its meta object."""
-    captured = meta.get("captured_tokens")
-    return (None if captured is None else _captured(captured, name)), meta.get("captured_requests")
+    captured, requests = meta.get("captured_tokens"), meta.get("captured_requests")
+    slots = None if requests is None else _captured_requests(requests, name)
+    return (None if captured is None else _captured(captured, name)), slots
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 2**31
+
+
+def _captured_requests(value: Any, name: str) -> int:
+    if not _is_count(value):
+        raise InputError(f"profile {name}: captured_requests={value!r} is refused, expected an integer of at least 1")
+    return int(value)
 
 
 def _captured(sizes: Any, name: str) -> np.ndarray[Any, np.dtype[np.int64]]:
-    good = isinstance(sizes, list) and sizes and all(isinstance(size, int) and size > 0 for size in sizes)
+    good = isinstance(sizes, list) and bool(sizes) and all(map(_is_count, sizes))
     if not good or sizes != sorted(set(sizes)):
         raise InputError(f"profile {name}: captured_tokens is refused, expected strictly increasing positive integers")
     return np.asarray(sizes, dtype=np.int64)
@@ -173,7 +186,7 @@ def _terms(
     """Scalar terms: what the source gives, and stated assumptions for the rest."""
     for key, value in given.items():
         if key not in TERMS:
-            raise InputError(f"profile {name}: unknown term '{key}', expected one of {', '.join(TERMS)}")
+            raise InputError(f"profile {name}: unknown term {key!r}, expected one of {', '.join(TERMS)}")
         low, high, _ = TERMS[key]
         if not low <= value <= high:
             raise InputError(f"profile {name}: {key}={value} is refused, expected {low:g}..{high:g}")
