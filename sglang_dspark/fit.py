@@ -1,0 +1,217 @@
+"""Step costs from records: what a step costs by requests, executed tokens and context, and a prefill by its tokens.
+
+The model is T = draft(R) + verify(B) + slope * context with both curves non-decreasing, fitted by least squares on mean
+step times (throughput follows from means); verify is read at the executed graph tier, or at B itself without graphs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sglang_dspark.cost import TERMS, StepCost
+from sglang_dspark.cost.curves import Curve
+from sglang_dspark.errors import InputError
+from sglang_dspark.records import StepRecord
+
+Floats = NDArray[np.float64]
+
+MIN_STEPS = 200
+"""Fewer timed steps than that inform no cost model."""
+
+_OUTLIER = 20.0  # a step beyond so many medians of its batch size is a hiccup of the machine, and is left out
+_KNOTS = 8
+_SWEEPS = 4000
+
+
+@dataclass
+class StepTimes:
+    """Timed decode steps, as columns that grow. requests, tokens (executed), context: regressors; seconds: [n].
+
+    prefill_tokens, prefill_s: [p] prefills that ran until a decode step.
+    """
+
+    requests: list[int] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+    context: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    prefill_tokens: list[int] = field(default_factory=list)
+    prefill_s: list[float] = field(default_factory=list)
+    tiers: NDArray[np.int64] | None = None
+
+    def add(self, step: StepRecord) -> None:
+        """Take in one step."""
+        if step.tiers is not None:
+            self.tiers = step.tiers.astype(np.int64)
+        if step.prefill_tokens is not None and step.prefill_ago_s is not None and len(step.prefill_tokens):
+            self.prefill_tokens.append(int(step.prefill_tokens[-1]))
+            self.prefill_s.append(float(step.prefill_ago_s[-1]))
+        if step.step_s is None or step.num_requests == 0:
+            return
+        self.requests.append(step.num_requests)
+        self.tokens.append(step.graph_tokens or step.num_tokens)
+        self.context.append(step.context_tokens)
+        self.seconds.append(step.step_s)
+
+
+@dataclass(frozen=True)
+class FittedCost:
+    """A fitted model. steps: timed steps used; left_out: hiccups; error: mean |fitted - mean| over cells, relative.
+
+    prefills: prefill steps used.
+    """
+
+    cost: StepCost
+    steps: int
+    left_out: int
+    error: float
+    prefills: int
+
+    def as_json(self) -> dict[str, object]:
+        """Plain values for reports."""
+        return {
+            "steps": self.steps, "left_out": self.left_out, "error": self.error, "prefills": self.prefills,
+            "assumptions": list(self.cost.assumptions),
+        }  # fmt: skip
+
+
+def fit_step_cost(steps: Iterable[StepRecord], name: str = "fitted from records") -> FittedCost:
+    """The step-cost model of recorded steps.
+
+    Errors: InputError if fewer than `MIN_STEPS` steps carry a measured time or all have the same batch and tokens.
+    """
+    times = StepTimes()
+    for step in steps:
+        times.add(step)
+    return fit_times(times, name)
+
+
+def fit_times(times: StepTimes, name: str = "fitted from records") -> FittedCost:
+    """See `fit_step_cost`."""
+    if len(times.seconds) < MIN_STEPS:
+        raise InputError(f"{len(times.seconds)} timed decode steps cannot inform a cost model, expected {MIN_STEPS}")
+    requests, tokens = np.array(times.requests, dtype=np.float64), np.array(times.tokens, dtype=np.float64)
+    context, seconds = np.array(times.context), np.array(times.seconds)
+    kept = _plausible(requests, seconds)
+    cells = _cells(requests[kept], tokens[kept], context[kept], seconds[kept])
+    if len(np.unique(cells.tokens)) < 2:
+        raise InputError(
+            f"all timed steps verify {int(cells.tokens[0])} tokens: a cost model needs several, expected other loads "
+            "or a policy that varies the verify length"
+        )
+    draft, verify, slope = _solve(cells)
+    base, per_token, prefills = _prefill(times)
+    terms = {
+        "host_s": 0.0, "copy_s": 0.0, "prefill_base_s": base, "prefill_token_s": per_token, "prefill_pair_s": 0.0,
+        "context_token_s": slope, "draft_context_token_s": 0.0, "kv_tokens": 1_000_000.0,
+    }  # fmt: skip
+    assert set(terms) == set(TERMS)
+    assumptions = ["host and copy time are inside the step times (measured together)"]
+    if prefills == 0:
+        assumptions.append("prefill costs what the smallest step costs (no prefill in the records)")
+    low, high = (f"{int(part(cells.requests))} requests, {int(part(cells.tokens))} tokens" for part in (np.min, np.max))
+    assumptions.append(f"measured from {low} to {high} a step; beyond, the curves go on as straight lines")
+    cost = StepCost(
+        name, "additive", draft, verify, captured=times.tiers, splits_draft=False, terms=terms,
+        assumptions=tuple(assumptions), meta={"how": "fitted from step records", "steps": int(kept.sum())},
+    )  # fmt: skip
+    fitted = draft.at(cells.requests) + verify.at(cells.tokens) + slope * cells.context
+    error = float(np.average(np.abs(fitted - cells.seconds) / cells.seconds, weights=cells.count))
+    return FittedCost(cost, int(kept.sum()), int((~kept).sum()), error, prefills)
+
+
+@dataclass(frozen=True)
+class _Cells:
+    """Means over steps of the same batch and tokens, [n] each."""
+
+    requests: Floats
+    tokens: Floats
+    context: Floats
+    seconds: Floats
+    count: Floats
+
+
+def _plausible(requests: Floats, seconds: Floats) -> NDArray[np.bool_]:
+    kept = np.ones(len(seconds), dtype=bool)
+    for value in np.unique(requests):
+        inside = requests == value
+        kept[inside] = seconds[inside] < _OUTLIER * np.median(seconds[inside])
+    return kept & (seconds > 0)
+
+
+def _cells(requests: Floats, tokens: Floats, context: Floats, seconds: Floats) -> _Cells:
+    pairs, index = np.unique(np.stack([requests, tokens]), axis=1, return_inverse=True)
+    index = index.ravel()
+    count = np.bincount(index).astype(np.float64)
+    means = [np.bincount(index, weights=values) / count for values in (context, seconds)]
+    return _Cells(pairs[0], pairs[1], means[0], means[1], count)
+
+
+def _knots(values: Floats, weight: Floats) -> Floats:
+    """Up to `_KNOTS` integer probes where the data are, ends included."""
+    order = np.argsort(values)
+    share = np.cumsum(weight[order]) / weight.sum()
+    inner = np.interp(np.linspace(0, 1, _KNOTS), share, values[order])
+    return np.unique(np.round(np.concatenate([[values.min()], inner, [values.max()]])))
+
+
+def _solve(cells: _Cells) -> tuple[Curve, Curve, float]:
+    """Draft curve over requests, verify curve over tokens, and the context slope; all non-negative, non-decreasing."""
+    by_requests, by_tokens = _knots(cells.requests, cells.count), _knots(cells.tokens, cells.count)
+    columns = [np.ones((len(cells.seconds), 1)), _ramps(cells.requests, by_requests), _ramps(cells.tokens, by_tokens)]
+    scale = max(float(cells.context.max()), 1.0)
+    columns.append((cells.context / scale)[:, None])
+    design = np.concatenate(columns, axis=1)
+    weight = np.sqrt(cells.count)
+    solution = non_negative_least_squares(design * weight[:, None], cells.seconds * weight)
+    grows, more = len(by_requests) - 1, len(by_tokens) - 1
+    draft_steps, verify_steps = solution[1 : 1 + grows], solution[1 + grows : 1 + grows + more]
+    draft = np.concatenate([[0.0], np.cumsum(draft_steps)])
+    verify = solution[0] + np.concatenate([[0.0], np.cumsum(verify_steps)])
+    return _extended(by_requests, draft), _extended(by_tokens, np.maximum(verify, 1e-9)), float(solution[-1] / scale)
+
+
+def _extended(knots: Floats, seconds: Floats) -> Curve:
+    """The curve, going on with its overall slope for a good while beyond the last knot."""
+    if len(knots) == 1:
+        return Curve(knots, seconds)
+    slope = (seconds[-1] - seconds[0]) / (knots[-1] - knots[0])
+    far = 8.0 * knots[-1]
+    return Curve(np.append(knots, far), np.append(seconds, seconds[-1] + slope * (far - knots[-1])))
+
+
+def _ramps(values: Floats, knots: Floats) -> Floats:
+    """[n, knots - 1]: how far each value has come through each stretch between knots, 0..1."""
+    return np.clip((values[:, None] - knots[:-1]) / np.diff(knots), 0, 1)
+
+
+def non_negative_least_squares(design: Floats, target: Floats) -> Floats:
+    """argmin |design x - target| over x >= 0, by coordinate descent on the normal equations (few columns)."""
+    gram, right = design.T @ design, design.T @ target
+    solution = np.zeros(design.shape[1])
+    diagonal = np.maximum(np.diag(gram), 1e-300)
+    for _ in range(_SWEEPS):
+        moved = 0.0
+        for column in range(len(solution)):
+            step = (right[column] - gram[column] @ solution) / diagonal[column]
+            new = max(solution[column] + step, 0.0)
+            moved = max(moved, abs(new - solution[column]) * np.sqrt(diagonal[column]))
+            solution[column] = new
+        if moved <= 1e-10 * np.sqrt(target @ target):
+            break
+    return solution
+
+
+def _prefill(times: StepTimes) -> tuple[float, float, int]:
+    """Base and per-token seconds of a prefill, and how many were used."""
+    tokens, seconds = np.array(times.prefill_tokens, dtype=np.float64), np.array(times.prefill_s)
+    if not len(seconds):
+        return float(np.min(times.seconds)), 1e-7, 0
+    kept = _plausible(np.zeros(len(seconds)), seconds)
+    tokens, seconds = tokens[kept], seconds[kept]
+    scale = max(tokens.max(), 1.0)
+    base, slope = non_negative_least_squares(np.stack([np.ones(len(tokens)), tokens / scale], axis=1), seconds)
+    return float(base), float(slope / scale), len(tokens)
