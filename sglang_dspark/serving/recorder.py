@@ -250,7 +250,7 @@ class Recorder:
                 first_token_time_s=None if first_s == 0 else first_s + self._to_unix_s,
                 finish_time_s=finish_s + self._to_unix_s,
                 input_length=len(req.origin_input_ids),
-                output_length=len(req.output_ids),
+                output_length=_wanted(req),
                 cached_tokens=int(req.cached_tokens or 0),
                 finish_reason=type(req.finished_reason).__name__,
                 temperature=0.0 if sampling.top_k == _GREEDY_TOP_K else float(sampling.temperature),
@@ -264,7 +264,7 @@ class Recorder:
                 num_draft_tokens=known.num_draft_tokens,
                 num_accepted=known.num_accepted,
                 prompt=_text(req, req.origin_input_ids) if self._texts else None,
-                output=_text(req, req.output_ids) if self._texts else None,
+                output=_text(req, req.output_ids[: _wanted(req)]) if self._texts else None,
             )
         )
 
@@ -314,18 +314,38 @@ def _override(record: StepRecord, gamma: int) -> str:
     return "eager batch" if cut_short and int(record.lengths.sum()) == whole else ""
 
 
+def _wanted(req: Any) -> int:
+    """Output tokens that the client got: a block may reach beyond the end."""
+    if req.finished_len is not None:
+        return int(req.finished_len)
+    limit = req.sampling_params.max_new_tokens
+    return len(req.output_ids) if limit is None else min(len(req.output_ids), int(limit))
+
+
 def _text(req: Any, ids: Any) -> str | None:
     return None if req.tokenizer is None else str(req.tokenizer.decode(list(ids)))
 
 
-def start(folder: str, engine: Any, server_args: Any, *, mode: str, loop: str, rank: int, texts: bool) -> Recorder:
+def start(
+    folder: str,
+    engine: Any,
+    server_args: Any,
+    *,
+    mode: str,
+    loop: str,
+    rank: int,
+    texts: bool,
+    limits: dict[str, int],
+) -> Recorder:
     """The recorder of a running `PolicyEngine` (InputError if `folder` cannot be written).
 
-    mode: ragged-verify mode. loop: SGLang's scheduler loop, "overlap" or "normal". rank: data-parallel rank.
+    mode: ragged-verify mode. loop: SGLang's scheduler loop, "overlap" or "normal". rank: data-parallel rank. limits:
+    what the engine resolved, such as kv_tokens and max_running_requests.
     """
     decider = engine.decider
     header = header_of(server_args, decider.gamma, decider.live.text, decider.cost, loop=loop)
     header.explore_probability = decider.explore
+    header.engine.update(limits)
     return Recorder(
         RecordWriter(folder, header),
         mode=mode,

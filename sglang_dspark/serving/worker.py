@@ -109,6 +109,10 @@ class PolicyWorker(DSparkWorkerV2):
                     loop=loop,
                     rank=rank,
                     texts=options.record_text,
+                    limits={
+                        "max_running_requests": int(self.model_runner.max_running_requests),
+                        "kv_tokens": int(self.model_runner.max_total_num_tokens),
+                    },
                 )
             )
         except InputError as error:

@@ -28,7 +28,7 @@ def request(rid, prompt=10, temperature=0.8, top_k=1 << 30):
     )  # fmt: skip
     req = SimpleNamespace(
         rid=rid, origin_input_ids=list(range(prompt)), output_ids=[1], sampling_params=sampling, time_stats=times,
-        cached_tokens=3, finished_reason=None, tokenizer=SimpleNamespace(decode=lambda ids: f"{len(ids)} tokens"),
+        cached_tokens=3, finished_reason=None, finished_len=None, tokenizer=SimpleNamespace(decode=lambda ids: f"{len(ids)} tokens"),
     )  # fmt: skip
     req.finished = lambda: req.finished_reason is not None
     return req
@@ -78,7 +78,8 @@ class Engine:
 def started(folder, mode="compact", texts=False):
     engine = Engine(load_profile("vllm-b300-dsv4-flash"))
     arguments = SimpleNamespace(model_path="m", tp_size=1, speculative_dspark_confidence_sts_path=None)
-    return engine, start(str(folder), engine, arguments, mode=mode, loop="overlap", rank=1, texts=texts)
+    return engine, start(str(folder), engine, arguments, mode=mode, loop="overlap", rank=1, texts=texts,
+                         limits={"kv_tokens": 4096})  # fmt: skip
 
 
 def test_steps_and_requests_are_written_and_replay(tmp_path):
@@ -104,7 +105,7 @@ def test_steps_and_requests_are_written_and_replay(tmp_path):
     assert (result.equal, result.different, result.verified_all) == (4, 0, 2)
     [done] = records.requests()
     assert (done.rid, done.domain, done.num_steps, done.input_length) == ("a", "code", 6, 10)
-    assert done.output_length == done.num_accepted + done.num_steps + 1
+    assert done.output_length == done.num_accepted + done.num_steps + 1 and records.header().engine["kv_tokens"] == 4096
     assert (
         done.arrival_time_s < done.first_token_time_s <= done.finish_time_s
         and abs(done.finish_time_s - time.time()) < 5
