@@ -1,4 +1,4 @@
-"""Make a demo pair: corpus, tokenizer, target, draft, measurements, manifest; written beside DIR and then renamed to it."""
+"""Make a demo pair: corpus, tokenizer, target, draft, measurements, manifest; built beside its folder, then renamed."""
 
 import contextlib
 import hashlib
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 from sglang_dspark.demo import metrics, training
 from sglang_dspark.demo.corpus import DOMAINS, Corpus, held_out_prompts, load_corpus
@@ -79,7 +79,18 @@ def stale_reason(folder: Path, manifest: dict[str, object], request: Request) ->
     return None if same else "its weights do not match its manifest"
 
 
-def _train(corpus: Corpus, request: Request, size: Size, report: Report, clock: _Clock) -> tuple[Pair, dict[str, float]]:
+def _own_text(target: Qwen3ForCausalLM, streams: training.Streams, size: Size, seed: int) -> torch.Tensor:
+    """Rows of a draft batch's width: corpus text, then the target's continuation, greedy in every second row."""
+    prompt = size.draft.length + 1 - size.own_tokens
+    generator = torch.Generator().manual_seed(seed)
+    prompts = training.random_windows(streams, SHARES, size.own_rows, prompt, generator)
+    greedy = torch.arange(size.own_rows) % 2 == 0
+    return training.continuations(target, prompts, size.own_tokens, greedy, seed)
+
+
+def _train(
+    corpus: Corpus, request: Request, size: Size, report: Report, clock: _Clock
+) -> tuple[Pair, dict[str, float]]:
     with clock.stage("tokenizer"):
         report("tokenizer", 0, 1, "")
         texts = [text for domain in DOMAINS for text in corpus.training[domain]]
@@ -88,28 +99,35 @@ def _train(corpus: Corpus, request: Request, size: Size, report: Report, clock: 
         held_out = training.token_streams(tokenizer, corpus.held_out)
         report("tokenizer", 1, 1, f"{sum(map(len, streams.values())) / 1e6:.1f} M tokens")
 
-    def windows(source: training.Streams, schedule: training.Schedule, offset: int) -> Iterator[torch.Tensor]:
-        return training.windows(source, SHARES, schedule.batch, schedule.length, 1000 * request.seed + offset)
+    def batches(source: training.Streams, schedule: training.Schedule, offset: int) -> Iterator[torch.Tensor]:
+        return training.batches(source, SHARES, schedule, 1000 * request.seed + offset)
 
     with clock.stage("target"):
         config = target_config(len(tokenizer), size.hidden, size.layers)
         target = training.train_target(
-            config, windows(streams, size.target, 0), size.target, request.seed,
+            config, batches(streams, size.target, 0), size.target, request.seed,
             lambda step, text: report("target", step, size.target.steps, text),
         )
+    with clock.stage("own_text"):
+        report("own text", 0, 1, "")
+        own = _own_text(target, streams, size, request.seed)
+        report("own text", 1, 1, f"{own.numel()} tokens")
     with clock.stage("draft"):
         config = draft_config(config, gamma=request.gamma, head=request.head, layers=size.draft_layers,
                               rank=size.rank, anchors=size.anchors)
         draft = training.train_draft(
-            config, target, windows(streams, size.draft, 1), size.draft, request.seed,
+            config, target, training.blended(batches(streams, size.draft, 1), own, request.seed), size.draft,
+            request.seed,
             lambda step, text: report("draft", step, size.draft.steps, text),
         )
     with clock.stage("held_out_losses"):
-        losses = training.held_out_losses(draft, target, windows(held_out, size.draft, 2), 8, request.seed)
+        losses = training.held_out_losses(draft, target, batches(held_out, size.draft, 2), 8, request.seed)
     return Pair(tokenizer, target, draft), losses
 
 
-def measure(pair: Pair, prompts: dict[str, list[str]], sample: metrics.Sample, seed: int, report: Report) -> dict[str, object]:
+def measure(
+    pair: Pair, prompts: dict[str, list[str]], sample: metrics.Sample, seed: int, report: Report
+) -> dict[str, object]:
     """Acceptance of `pair` at temperatures 0 and 1 on the first prompts of each domain: over all, and by domain."""
     total, done, result = len(TEMPERATURES) * len(prompts) * sample.prompts, 0, {}
     for temperature in TEMPERATURES:

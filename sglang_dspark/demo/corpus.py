@@ -52,7 +52,7 @@ def load_corpus(structured_documents: int, python_files: int | None = None) -> C
 
 
 def held_out_prompts(corpus: Corpus, domain: str, count: int) -> list[str]:
-    """`count` prompts from held-out documents: a few whole lines (ASCII only) from a random place, newline at the end."""
+    """`count` prompts of a few whole lines (ASCII only) from random places of held-out documents."""
     rng = Random(f"prompts/{domain}")
     low, high = _PROMPT_LINES[domain]
     candidates = [text.splitlines() for text in corpus.held_out[domain] if text.isascii()]

@@ -1,8 +1,8 @@
-"""DSpark draft model in plain PyTorch: parallel backbone, Markov heads, confidence head (Qwen3 form, DeepSpec's key names).
+"""DSpark draft model in plain PyTorch: parallel backbone, Markov heads, confidence head (DeepSpec's key names).
 
 Shapes: B sequences, A anchors (blocks) a sequence, g = gamma, H hidden size, V vocabulary, r Markov rank, m captured
-target layers, S context length. A block is the anchor (the last committed token, whose successor is unknown) followed by
-g - 1 mask tokens; position k of the block predicts the token after it.
+target layers, S context length. A block is the anchor (the last committed token, whose successor is unknown) followed
+by g - 1 mask tokens; position k of the block predicts the token after it.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""What a pair is good for, measured with the reference loop: accept length, acceptance, and how informative confidence is."""
+"""What a pair is good for, by the reference loop: accept length, acceptance, and how informative confidence is."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,6 @@ import torch
 
 from sglang_dspark.demo.pair import Pair
 from sglang_dspark.demo.reference import Round, generate
-from sglang_dspark.demo.tokenizer import EOS_ID
 
 _BINS = 10
 
@@ -71,8 +70,8 @@ def summarize(rounds: Sequence[Round]) -> dict[str, object]:
 def run_prompts(
     pair: Pair, prompts: Sequence[str], new_tokens: int, temperature: float, seed: int
 ) -> Iterator[list[Round]]:
-    """Rounds of each prompt in turn; generation ends at EOS."""
+    """Rounds of each prompt in turn; EOS does not end a generation, so that every prompt counts alike."""
     generator = torch.Generator().manual_seed(seed)
     for prompt in prompts:
         ids = pair.tokenizer(prompt)["input_ids"]
-        yield generate(pair, ids, new_tokens, temperature, generator, eos=EOS_ID).rounds
+        yield generate(pair, ids, new_tokens, temperature, generator).rounds

@@ -1,7 +1,7 @@
 """The saved form of the demo pair: configs, files, loading, and a hash of the weights.
 
-A pair's folder holds `target/` (a Hugging Face Qwen3 model with its tokenizer), `draft/` (DeepSpec's DSpark export, which
-SGLang loads as a draft model), `prompts/*.jsonl` and `demo.json`.
+A pair's folder holds `target/` (a Hugging Face Qwen3 model with its tokenizer), `draft/` (DeepSpec's DSpark export,
+which SGLang loads as a draft model), `prompts/*.jsonl` and `demo.json`.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""What is asked for and how it is made: sizes, step counts, and the identity that decides whether a pair can be reused."""
+"""What is asked for and how it is made: sizes, step counts, and the identity by which a saved pair is reused."""
 
 import hashlib
 import platform
@@ -19,7 +19,11 @@ _WEIGHT_SOURCES = ("structured.py", "corpus.py", "tokenizer.py", "draft.py", "pa
 
 @dataclass(frozen=True)
 class Size:
-    """Model widths, corpus and training budget of one size; `shares` is the mix of training windows by domain."""
+    """Model widths, corpus and training budget of one size.
+
+    Half of what the draft learns from are `own_rows` corpus windows that end in `own_tokens` tokens of the target's own
+    (the paper's drafts learn from the target's answers).
+    """
 
     hidden: int
     layers: int
@@ -29,26 +33,32 @@ class Size:
     structured_documents: int
     python_files: int | None
     anchors: int
+    own_rows: int
+    own_tokens: int
     target: Schedule
     draft: Schedule
     sample: Sample
 
 
-SHARES = {"python": 0.55, "json": 0.15, "csv": 0.15, "logs": 0.15}
+# Training windows by domain. Code is far harder than the rest, so it gets the most.
+SHARES = {"python": 0.6, "json": 0.14, "csv": 0.13, "logs": 0.13}
 PROMPTS_PER_DOMAIN = 64
 
 SIZES = {
     "default": Size(
-        hidden=192, layers=4, draft_layers=2, rank=48, vocab_size=1024, structured_documents=500, python_files=None,
-        anchors=32, target=Schedule(700, 6, 256, 4e-3), draft=Schedule(450, 6, 256, 4e-3), sample=Sample(12, 96),
+        hidden=192, layers=4, draft_layers=2, rank=48, vocab_size=1024, structured_documents=200, python_files=None,
+        anchors=48, own_rows=256, own_tokens=128,
+        target=Schedule(1000, 6, 128, 5e-3, long_every=4), draft=Schedule(700, 2, 384, 5e-3), sample=Sample(12, 64),
     ),
     "ci": Size(
-        hidden=128, layers=4, draft_layers=2, rank=32, vocab_size=1024, structured_documents=200, python_files=400,
-        anchors=24, target=Schedule(450, 4, 256, 5e-3), draft=Schedule(300, 4, 256, 5e-3), sample=Sample(8, 64),
+        hidden=128, layers=3, draft_layers=1, rank=32, vocab_size=1024, structured_documents=80, python_files=300,
+        anchors=40, own_rows=192, own_tokens=128,
+        target=Schedule(1200, 4, 96, 6e-3, long_every=4), draft=Schedule(700, 2, 384, 6e-3), sample=Sample(8, 48),
     ),
     "micro": Size(
-        hidden=32, layers=3, draft_layers=1, rank=8, vocab_size=320, structured_documents=16, python_files=60,
-        anchors=4, target=Schedule(12, 2, 48, 5e-3), draft=Schedule(12, 2, 48, 5e-3), sample=Sample(1, 12),
+        hidden=32, layers=3, draft_layers=1, rank=8, vocab_size=320, structured_documents=8, python_files=60,
+        anchors=4, own_rows=4, own_tokens=16,
+        target=Schedule(12, 2, 48, 5e-3, long_every=4), draft=Schedule(12, 2, 48, 5e-3), sample=Sample(1, 12),
     ),
 }
 """`default` and `ci` serve; `micro` is untrained noise that exercises every step of the build in seconds."""

@@ -77,7 +77,12 @@ def next_token_probabilities(
 
 
 def draft_block(
-    draft: DSparkDraft, anchor: int, position: int, context: list[KeyValue], temperature: float, generator: torch.Generator
+    draft: DSparkDraft,
+    anchor: int,
+    position: int,
+    context: list[KeyValue],
+    temperature: float,
+    generator: torch.Generator,
 ) -> DraftBlock:
     """Draft gamma tokens after `anchor`, which stands at `position`, behind the committed `context`."""
     positions = torch.arange(position, position + draft.gamma)[None]
@@ -95,7 +100,7 @@ def draft_block(
 def accept(tokens: Sequence[int], draft: Tensor, target: Tensor, generator: torch.Generator) -> tuple[int, int]:
     """Rejection sampling: accepted draft tokens, and the next anchor.
 
-    `tokens` [n] were drawn from `draft` [n, V]; `target` [n + 1, V] is the target's law at the same positions and the next.
+    `tokens` [n] were drawn from `draft` [n, V]; `target` [n + 1, V] is the target's law at these positions and the next.
     """
     for k, token in enumerate(tokens):
         if torch.rand((), generator=generator) * draft[k, token] >= target[k, token]:

@@ -65,7 +65,7 @@ def json_document(rng: Random) -> str:
     """One JSON array of records of one schema, indented or one record a line."""
     make = rng.choice((_user, _order, _reading))
     clock, number, records = rng.randrange(86400 * 28), rng.randrange(1, 900), []
-    for _ in range(rng.randrange(6, 20)):
+    for _ in range(rng.randrange(20, 50)):
         stamp, clock = _clock(rng, clock)
         records.append(make(rng, number, stamp))
         number += 1
@@ -79,7 +79,7 @@ def csv_document(rng: Random) -> str:
     clock, number = rng.randrange(86400 * 28), rng.randrange(1, 900)
     sales = rng.random() < 0.6
     rows = ["id,date,customer,city,product,quantity,price,total" if sales else "time,sensor,celsius,humidity,status"]
-    for _ in range(rng.randrange(20, 60)):
+    for _ in range(rng.randrange(40, 120)):
         stamp, clock = _clock(rng, clock)
         if sales:
             quantity, price = rng.choice((1, 1, 1, 2, 3)), rng.randrange(5, 100)
@@ -114,7 +114,7 @@ def log_document(rng: Random) -> str:
     """One service log: rising time stamps, levels, and messages from a few templates."""
     clock, lines = rng.randrange(86400 * 28), []
     main = rng.choice(_SERVICES)
-    for _ in range(rng.randrange(20, 60)):
+    for _ in range(rng.randrange(40, 120)):
         stamp, clock = _clock(rng, clock)
         service = main if rng.random() < 0.8 else rng.choice(_SERVICES)
         level, message = _log_message(rng, service)

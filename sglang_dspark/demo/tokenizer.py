@@ -1,4 +1,4 @@
-"""Byte-level BPE tokenizer of the demo pair: every byte is in the vocabulary, so any text and any grammar can be served."""
+"""Byte-level BPE tokenizer of the demo pair: every byte has a token, so any text and any grammar can be served."""
 
 from collections.abc import Iterable
 

@@ -1,5 +1,6 @@
 """Training of the demo target (next-token cross-entropy) and of its draft (the paper's section 3.3 loss), on a CPU."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -7,7 +8,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import DynamicCache, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from sglang_dspark.demo.draft import DSparkDraft, target_features
 from sglang_dspark.demo.tokenizer import EOS_ID
@@ -22,12 +23,17 @@ LOSS_WEIGHTS = (0.1, 0.9, 1.0)
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast to train: `steps` of `batch` windows of `length` tokens, peak learning rate `rate`."""
+    """How long and how fast to train: `steps` of `batch` windows of `length` tokens, peak learning rate `rate`.
+
+    Every `long_every`-th step takes one window of `batch * length` tokens instead (0: never): short windows learn soonest,
+    the long ones keep the model sound in long contexts.
+    """
 
     steps: int
     batch: int
     length: int
     rate: float
+    long_every: int = 0
 
 
 @dataclass(frozen=True)
@@ -54,17 +60,53 @@ def token_streams(tokenizer: PreTrainedTokenizerFast, texts: dict[str, list[str]
     }
 
 
-def windows(streams: Streams, shares: dict[str, float], batch: int, length: int, seed: int) -> Iterator[Tensor]:
-    """Endless batches [batch, length + 1] of random windows; each window's domain is drawn with its share."""
-    generator = torch.Generator().manual_seed(seed)
+def random_windows(
+    streams: Streams, shares: dict[str, float], count: int, length: int, generator: torch.Generator
+) -> Tensor:
+    """`count` random windows of `length` tokens; each window's domain is drawn with its share."""
     names, weights = list(shares), torch.tensor(list(shares.values()))
-    offsets = torch.arange(length + 1)
-    while True:
-        rows = []
-        for k in torch.multinomial(weights, batch, replacement=True, generator=generator).tolist():
-            stream = streams[names[k]]
-            rows.append(stream[torch.randint(len(stream) - length, (1,), generator=generator) + offsets])
-        yield torch.stack(rows)
+    rows = []
+    for k in torch.multinomial(weights, count, replacement=True, generator=generator).tolist():
+        stream = streams[names[k]]
+        start = int(torch.randint(len(stream) - length + 1, (1,), generator=generator))
+        rows.append(stream[start : start + length])
+    return torch.stack(rows)
+
+
+def batches(streams: Streams, shares: dict[str, float], schedule: Schedule, seed: int) -> Iterator[Tensor]:
+    """Endless batches [B, S + 1] of random windows, as `schedule` says."""
+    generator = torch.Generator().manual_seed(seed)
+    for step in itertools.count(1):
+        long = schedule.long_every and step % schedule.long_every == 0
+        count, length = (1, schedule.batch * schedule.length) if long else (schedule.batch, schedule.length)
+        yield random_windows(streams, shares, count, length + 1, generator)
+
+
+@torch.inference_mode()
+def continuations(
+    target: Qwen3ForCausalLM, prompts: Tensor, new_tokens: int, greedy: Tensor, seed: int
+) -> Tensor:
+    """The target's own continuations of `prompts` [N, S]: [N, S + new_tokens], prompts included.
+
+    Rows where `greedy` [N] is true take the most likely token, the others are sampled at temperature 1.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    cache, latest, columns = DynamicCache(config=target.config), prompts, [prompts]
+    for _ in range(new_tokens):
+        logits = target(latest, past_key_values=cache, logits_to_keep=1).logits[:, -1]
+        sampled = torch.multinomial(logits.softmax(-1), 1, generator=generator)
+        latest = torch.where(greedy[:, None], logits.argmax(-1, keepdim=True), sampled)
+        columns.append(latest)
+    return torch.cat(columns, 1)
+
+
+def blended(data: Iterator[Tensor], own: Tensor, seed: int) -> Iterator[Tensor]:
+    """`data` with the first half of each batch's rows replaced by random rows of `own`, cut to the same length."""
+    generator = torch.Generator().manual_seed(seed)
+    for batch in data:
+        half = len(batch) // 2
+        rows = torch.randint(len(own), (half,), generator=generator)
+        yield torch.cat([own[rows, : batch.shape[1]], batch[half:]])
 
 
 def _optimizer(model: torch.nn.Module, rate: float) -> torch.optim.Optimizer:
@@ -180,15 +222,15 @@ def train_draft(
 
 @torch.inference_mode()
 def held_out_losses(
-    draft: DSparkDraft, target: Qwen3ForCausalLM, data: Iterator[Tensor], batches: int, seed: int
+    draft: DSparkDraft, target: Qwen3ForCausalLM, data: Iterator[Tensor], count: int, seed: int
 ) -> dict[str, float]:
-    """Means over `batches` held-out batches: the target's loss and the draft's three terms."""
+    """Means over `count` held-out batches: the target's loss and the draft's three terms."""
     generator = torch.Generator().manual_seed(seed)
     sums = torch.zeros(4)
-    for _ in range(batches):
+    for _ in range(count):
         ids = next(data)
         losses = draft_losses(draft, target, ids, draft.config.num_anchors, generator)
         terms = (losses.cross_entropy, losses.total_variation, losses.confidence)
         sums += torch.stack([_next_token_loss(target, ids), *terms])
     names = ("target_cross_entropy", "draft_cross_entropy", "draft_total_variation", "draft_confidence_bce")
-    return dict(zip(names, (round(x, 4) for x in (sums / batches).tolist()), strict=True))
+    return dict(zip(names, (round(x, 4) for x in (sums / count).tolist()), strict=True))
