@@ -32,7 +32,15 @@ from dspark_kernels.markov_screening import (
     probe_kernel,
     round_to,
 )
-from dspark_kernels.philox import DRAFT, check_counters, exponential_of, gumbel_reference, noise_words, words_reference
+from dspark_kernels.philox import (
+    DRAFT,
+    DRAFT_STREAM,
+    check_counters,
+    exponential_of,
+    gumbel_reference,
+    noise_words,
+    words_reference,
+)
 from dspark_kernels.survival import MAX_GAMMA
 
 Keep = Literal["nothing", "normaliser", "logits"]
@@ -276,7 +284,8 @@ class _Run:
         head = self.head
         _advance_kernel[(self.num_requests,)](
             self.score, self.winner, self.previous, self.tokens, head.w1, head.w2, self.latent,
-            self.base[:, min(position, self.gamma - 1)], self.probe, self.temperatures, self.request, self.step, self.bar,
+            self.base[:, min(position, self.gamma - 1)], self.probe, self.temperatures, self.request, self.step,
+            self.bar,
             self.seed, self.base.stride(0), head.w1.stride(0), head.w2.stride(0), self._step_stride,
             position, self.gamma, head.rank, self.vocab, self.blocks, dot_error(head.rank),
             FINISH=finish, EMBED=embed, BARRED=barred, COUNT=PROBES,
@@ -293,7 +302,8 @@ class _Run:
         unit = max(torch.finfo(dtype).eps for dtype in (head.w2.dtype, head.step_dtype(self.base.dtype))) / 2
         _tile_kernel[(self.blocks, triton.cdiv(self.num_requests, ROWS))](
             self.base[:, position], self.latent, head.w2, self.temperatures, self.request, self.step, self.score,
-            self.winner, self.best, self.size, self.bar, self.previous, bounds.table if tabled else none, center, radius, norm,
+            self.winner, self.best, self.size, self.bar, self.previous,
+            bounds.table if tabled else none, center, radius, norm,
             none if self.read is None else self.read,
             self.seed, self.base.stride(0), head.w2.stride(0), self._step_stride, position, self.num_requests,
             self.gamma, head.rank, self.vocab, self.blocks, dot_error(head.rank), unit,

@@ -10,6 +10,8 @@ from dspark_kernels import admission, philox, survival  # noqa: E402
 from dspark_kernels.markov import sample_markov_block  # noqa: E402
 from dspark_kernels.markov_heads import MarkovHead  # noqa: E402
 from dspark_kernels.markov_screening import markov_bounds  # noqa: E402
+from dspark_kernels.rejection import verify  # noqa: E402
+from dspark_kernels.rejection_reference import DraftLaw, Sampling  # noqa: E402
 from kernel_compile import compile_launch, recorded_launches  # noqa: E402
 
 
@@ -35,16 +37,27 @@ def launch_admission():
 
 
 def launch_markov():
-    for dtype in (torch.bfloat16, torch.float32):
-        head = MarkovHead("vanilla", torch.randn(300, 16).to(dtype), torch.randn(300, 16).to(dtype))
-        arguments = (head, torch.randn(2, 1, 300).to(dtype), torch.zeros(2, dtype=torch.int64), torch.ones(2))
-        options = dict(seed=1 << 40, request=torch.arange(2), step=torch.tensor([1]))
-        for table in (True, False):
-            sample_markov_block(*arguments, **options, bounds=markov_bounds(head, table=table), count_tiles=table)
-        sample_markov_block(*arguments, **options, keep="logits")
+    head = MarkovHead("vanilla", torch.randn(300, 16).bfloat16(), torch.randn(300, 16).bfloat16())
+    arguments = (head, torch.randn(2, 1, 300).bfloat16(), torch.zeros(2, dtype=torch.int64), torch.ones(2))
+    options = dict(seed=1 << 40, request=torch.arange(2), step=torch.tensor([1]))
+    for table in (True, False):
+        sample_markov_block(*arguments, **options, bounds=markov_bounds(head, table=table), count_tiles=table)
+    sample_markov_block(*arguments, **options, keep="logits")
 
 
-@pytest.mark.parametrize("launch", [launch_philox, launch_survival, launch_admission, launch_markov])
+def launch_rejection():
+    target, step_logits, ones = torch.randn(5, 20).bfloat16(), torch.randn(2, 2, 20).bfloat16(), torch.ones(2)
+    law = DraftLaw(step_logits, torch.zeros(2, 2), ones)
+    filters = dict(top_k=torch.tensor([3, 0], dtype=torch.int32), top_p=0.9 * ones, min_p=0.1 * ones)
+    for sampling, given in ((Sampling(ones), law), (Sampling(ones, **filters), None)):
+        verify(
+            target, torch.tensor([0, 3]), torch.tensor([2, 1], dtype=torch.int32), torch.zeros(2, 2, dtype=torch.int64),
+            sampling, given, seed=1 << 40, request=torch.arange(2), step=torch.tensor([1]),
+        )  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launch", [launch_philox, launch_survival, launch_admission, launch_markov, launch_rejection])
 def test_kernels_compile_for_hopper(launch):
     with recorded_launches() as launches:
         launch()
