@@ -61,6 +61,7 @@ def command(
     kv_tokens: Annotated[int | None, typer.Option(help="KV capacity of a replica, tokens")] = None,
     replicas: Annotated[int, typer.Option(help="data-parallel engine replicas")] = 1,
     router: Annotated[str | None, typer.Option(help=f"{' or '.join(ROUTERS)}; needs --replicas")] = None,
+    dp_attention: Annotated[bool, typer.Option(help="replicas are ranks that step together")] = False,
     replications: Annotated[int, typer.Option(help="sets of draws")] = 5,
     seed: Annotated[int, typer.Option(help="of every draw")] = 0,
     jobs: Annotated[int | None, typer.Option(help="processes (default: one a core)")] = None,
@@ -90,6 +91,7 @@ def command(
         schedule,
         replicas,
         router or ROUTERS[0],
+        dp_attention,
     )
     mix, noise = options.domain_mix(domains, requests), options.confidence_model(confidence, chosen)
     with _progress() as bar:

@@ -79,30 +79,39 @@ class Engine:
         """Queue a request and wake an idle engine."""
         self.queue.append(waiting)
         if self._wake is not None:
-            self._wake.succeed()
+            if not self._wake.triggered:
+                self._wake.succeed()
             self._wake = None
+
+    def sleep(self, wake: simpy.Event) -> None:
+        """Nothing to do until a request comes, which then triggers `wake` (ranks of one group share it)."""
+        self.memory.idle()
+        self._wake = wake
 
     def run(self) -> Generator[simpy.Event, Any, None]:
         """The engine loop."""
         timeout = self.env.timeout
         while True:
-            if self._leaving:
-                self._let_go()
-            chunk = self._next_prefill() if self.queue else None
+            chunk = self.prefill_next()
             if chunk is not None:
                 seconds = self.model.prefill_seconds(chunk.new_tokens, chunk.context_tokens)
                 yield timeout(seconds)
-                self._end_prefill(chunk, seconds)
+                self.end_prefill(chunk, seconds)
             elif self.batch.size:
-                step = self._begin_decode()
+                step = self.begin_decode()
                 yield timeout(step.seconds)
-                self._end_decode(step)
+                self.end_decode(step)
             else:
-                self.memory.idle()
-                self._wake = self.env.event()
-                yield self._wake
+                wake = self.env.event()
+                self.sleep(wake)
+                yield wake
 
-    def _next_prefill(self) -> Chunk | None:
+    def prefill_next(self) -> Chunk | None:
+        """The prefill step that goes next, or None; requests that the host knows to be finished leave first."""
+        if self._leaving:
+            self._let_go()
+        if not self.queue:
+            return None
         batch, settings = self.batch, self.model.settings
         if batch.size == 0:
             self._closed = False
@@ -112,7 +121,7 @@ class Engine:
         self.entering = len(chunk.completed)
         return chunk if chunk.new_tokens else None
 
-    def _end_prefill(self, chunk: Chunk, seconds: float) -> None:
+    def end_prefill(self, chunk: Chunk, seconds: float) -> None:
         self._steps += 1
         self.entering = 0
         if self.queue and self.queue[0].done:
@@ -141,7 +150,7 @@ class Engine:
             self._leaving += self._late_leave
             self._finish(request, now)
 
-    def _begin_decode(self) -> Step:
+    def begin_decode(self) -> Step:
         """Draft, decide, verify: everything that is settled when the step starts."""
         self._make_room()
         self.batch.refill()
@@ -189,7 +198,7 @@ class Engine:
         if len(self._outcomes) >= self._outcome_lag:
             self._carry = self.model.policy.learn(self._carry, self._outcomes.popleft())
 
-    def _end_decode(self, step: Step) -> None:
+    def end_decode(self, step: Step) -> None:
         batch, recorder = self.batch, self.recorder
         size = batch.size
         alive = size - self._leaving

@@ -14,6 +14,7 @@ from sglang_dspark.policies import Policy, policy_to_string
 from simulator.acceptance import Confidence, StatisticalAcceptance
 from simulator.drafters import DOMAINS, Drafter
 from simulator.engine import Engine
+from simulator.lockstep import LockStep
 from simulator.metrics import Figures, figures
 from simulator.model import EngineModel
 from simulator.random import stream
@@ -97,8 +98,8 @@ def run_once(
         Engine(env, model, recorder, router.on_first_token, on_finish, replica)
         for replica in range(setting.engine.replicas)
     ]
-    for engine in engines:
-        env.process(engine.run())
+    for loop in [LockStep(env, engines)] if setting.engine.dp_attention else engines:
+        env.process(loop.run())
     slots = setting.engine.max_running_requests * setting.engine.replicas
     router.start(engines, setting.engine.router, setting.concurrency, slots)
     env.run(until=router.done)

@@ -25,7 +25,8 @@ class EngineSettings:
 
     max_running_requests: 48 is what SGLang resolves for DSPARK. chunked_prefill_size: SGLang's for 80-160 GB GPUs.
     schedule: None takes overlapped where the policy allows it and synchronous where it does not. Mixed prefill and
-    decode steps are off, as SGLang has them by default. kv_tokens: None takes the profile's.
+    decode steps are off, as SGLang has them by default. kv_tokens: None takes the profile's. dp_attention: the replicas
+    are ranks of one model that step together (`simulator.lockstep`) instead of independent engines.
     """
 
     max_running_requests: int = 48
@@ -35,6 +36,7 @@ class EngineSettings:
     schedule: str | None = None
     replicas: int = 1
     router: str = "round-robin"
+    dp_attention: bool = False
 
     def __post_init__(self) -> None:
         for name, (low, high) in _RANGES.items():
@@ -46,6 +48,8 @@ class EngineSettings:
             raise InputError(f"schedule '{self.schedule}' is unknown, expected one of {', '.join(SCHEDULES)}")
         if self.router not in ROUTERS:
             raise InputError(f"router '{self.router}' is unknown, expected one of {', '.join(ROUTERS)}")
+        if self.dp_attention and self.replicas == 1:
+            raise InputError("dp-attention is refused with one rank, expected replicas of 2 or more")
 
     def schedule_for(self, policy: Policy) -> str:
         """The schedule that runs this policy; an overlapped one cannot serve a live rule or fresh survivals."""
