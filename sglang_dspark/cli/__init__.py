@@ -29,4 +29,11 @@ def main() -> None:
     run(app)
 
 
-from sglang_dspark.cli import audit, calibrate, demo_model, policy  # noqa: E402, F401  (each registers its commands on `app`)
+# Each module registers its commands on `app` or on one of its groups.
+from sglang_dspark.cli import (  # noqa: E402
+    audit,  # noqa: F401
+    calibrate,  # noqa: F401
+    demo_model,  # noqa: F401
+    policy,  # noqa: F401
+    profiles,  # noqa: F401
+)

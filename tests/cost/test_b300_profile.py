@@ -43,8 +43,7 @@ def test_sglangs_own_loader_accepts_the_file() -> None:
     upstream = pytest.importorskip(
         "sglang.srt.speculative.dspark_components.dspark_sps", reason="needs the sglang package (extra `serve`)"
     )
-    with files("dspark_profiles").joinpath(f"{NAME}.json") as path:
-        table = upstream.load_sps_table_from_path(str(path))
+    table = upstream.load_sps_table_from_path(str(files("dspark_profiles").joinpath(f"{NAME}.json")))
     assert isinstance(table, upstream.SpsAdditiveCostTable)
     assert not upstream.is_uninitialized_sps_table(table)
     model = load_profile(NAME)

@@ -1,0 +1,97 @@
+"""`dspark profiles`: the step-cost profiles that can be named, their provenance and what is assumed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from sglang_dspark.cli import app
+
+if TYPE_CHECKING:
+    from sglang_dspark.cost import StepCost
+
+
+@app.command("profiles")
+def profiles(
+    profile: Annotated[
+        list[str] | None, typer.Argument(help="Profiles by name or file (default: all that are shipped).")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """List step-cost profiles with provenance, sizes and the assumptions for what their source does not give."""
+    from sglang_dspark.cost import load_profile, profile_names
+
+    models = {name: load_profile(name) for name in profile or profile_names()}
+    if json:
+        document = [_document(name, model) for name, model in models.items()]
+        typer.echo(msgspec.json.format(msgspec.json.encode(document), indent=1).decode())
+        return
+    console = Console()
+    for name, model in models.items():
+        console.print(_table(name, model))
+
+
+def _document(name: str, model: StepCost) -> dict[str, Any]:
+    """One profile in plain values."""
+    return {
+        "name": name,
+        "form": model.form,
+        "provenance": model.meta,
+        "verify_probes": _span(model.verify.probes),
+        "draft_probes": _span(model.draft.probes) if model.splits_draft else None,
+        "captured_tokens": None if model.captured is None else model.captured.tolist(),
+        "captured_requests": model.captured_requests,
+        "eager_cliff": model.eager is not None,
+        "diagonal": model.diagonal,
+        "terms": model.terms,
+        "assumptions": list(model.assumptions),
+    }
+
+
+def _span(probes: Any) -> dict[str, int]:
+    return {"count": int(probes.size), "first": int(probes[0]), "last": int(probes[-1])}
+
+
+def _table(name: str, model: StepCost) -> Table:
+    """Two columns: what, and its value."""
+    table = Table(title=name, title_justify="left", box=box.SIMPLE, show_header=False)
+    table.add_column("what", style="bold", no_wrap=True)
+    table.add_column("value", overflow="fold")
+    for key, value in model.meta.items():
+        table.add_row(key.replace("_", " "), str(value))
+    if not model.meta:
+        table.add_row("provenance", "none in the file")
+    for what, value in _sizes(model).items():
+        table.add_row(what, value)
+    stated = {text.split(" ", 1)[0] for text in model.assumptions}
+    measured = [f"{term} = {value:.3g}" for term, value in model.terms.items() if term not in stated]
+    if measured:
+        table.add_row("terms", "\n".join(measured))
+    table.add_row("assumptions", "\n".join(model.assumptions) or "none")
+    return table
+
+
+def _sizes(model: StepCost) -> dict[str, str]:
+    """What was measured, in words."""
+    verify = _span(model.verify.probes)
+    found = {"form": model.form, "verify": f"{verify['count']} probes, {verify['first']}..{verify['last']} tokens"}
+    if model.splits_draft:
+        draft = _span(model.draft.probes)
+        found["draft"] = f"{draft['count']} probes, {draft['first']}..{draft['last']} requests"
+    else:
+        found["draft"] = "not measured apart from verify"
+    if model.captured is None:
+        found["graph sizes"] = "not in the file"
+    else:
+        found["graph sizes"] = f"{model.captured.size}, up to {int(model.captured[-1])} tokens"
+    if model.captured_requests is not None:
+        found["graph sizes"] += f" and {model.captured_requests} requests"
+    found["eager tail"] = "measured" if model.eager is not None else "not measured"
+    if model.diagonal:
+        found["diagonal"] = "measured only at B = R (1 + gamma): refused for other B unless forced"
+    return found
