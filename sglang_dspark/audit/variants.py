@@ -33,7 +33,7 @@ def _variants(requests: int, gamma: int) -> dict[str, list[str]]:
             f"threshold:t=0.2,cap={part}",
         ],
         "early-stop": ["early-stop", "early-stop:floor=1", f"early-stop:cap={part}"],
-        "hull": ["hull", "hull:fill=false", "hull:floor=1", f"hull:cap={part}"],
+        "hull": ["hull", "hull:fill=false", "hull:dips=false", "hull:floor=1", f"hull:cap={part}"],
         "lookahead": ["lookahead", "lookahead:floor=1", f"lookahead:cap={part}"],
         "argmax": [
             "argmax",
