@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -106,7 +106,7 @@ class StepCost:
             bucket = round(context_tokens / num_requests / CONTEXT_STEP)
         return self._prices(num_requests, gamma, bucket)  # type: ignore[attr-defined]
 
-    @property
+    @cached_property
     def knows_context(self) -> bool:
         """Whether the step time depends on the context at all."""
         slopes = self.terms["context_token_s"] + self.terms["draft_context_token_s"]

@@ -37,24 +37,39 @@ def check_confidence(confidence: NDArray[np.float32]) -> None:
         raise InputError(f"a confidence is {bad}, expected a number in 0..1")
 
 
-@lru_cache(maxsize=4096)
-def _tie_break(num_requests: int, floor: int, cap: int) -> Ints:
-    """Rank among equals: position first, then request. [R, cap - floor]."""
-    position = np.arange(floor, cap, dtype=np.int64)[None, :]
-    request = np.arange(num_requests, dtype=np.int64)[:, None]
-    ties = position * num_requests + request
-    ties.setflags(write=False)
-    return ties
+class Keys:
+    """One sortable integer a candidate, for R requests and positions floor < j <= cap: ascending is admission order.
 
-
-def admission_keys(units: Ints, floor: int, cap: int) -> Ints:
-    """One sortable integer a candidate: ascending keys are the admission order.
-
-    units: [R, gamma]; candidates are positions floor < j <= cap. Returns [R * (cap - floor)] int64.
-    The key holds everything: `key % R` is the request, `SCALE - key // (R * gamma)` the survival.
+    From the top: SCALE - survival, position, request. The last two have whole bits each, so that every part is read by
+    a mask or a shift. 2^24 survivals, 64 positions and 2^32 requests fit in 63 bits.
     """
-    num_requests, gamma = units.shape
-    return ((SCALE - units[:, floor:cap]) * (num_requests * gamma) + _tie_break(num_requests, floor, cap)).ravel()
+
+    def __init__(self, num_requests: int, floor: int, cap: int) -> None:
+        self.floor, self.cap = floor, cap
+        request_bits = max(num_requests - 1, 0).bit_length()
+        self._shift = request_bits + max(cap - 1, 0).bit_length()
+        self._mask = (1 << request_bits) - 1
+        position = np.arange(floor, cap, dtype=np.int64)[None, :] << request_bits
+        self._base = (SCALE << self._shift) + position + np.arange(num_requests, dtype=np.int64)[:, None]
+
+    def of(self, units: Ints) -> Ints:
+        """Keys of this step's survivals: units [R, gamma] give [R * (cap - floor)]."""
+        keys = units[:, self.floor : self.cap] << self._shift
+        return np.subtract(self._base, keys, out=keys).ravel()
+
+    def counts(self, keys: Ints) -> Ints:
+        """How many of the keys each request has, [R] int64."""
+        return np.bincount(keys & self._mask, minlength=len(self._base))
+
+    def survivals(self, keys: Ints) -> Ints:
+        """The survivals in units."""
+        return SCALE - (keys >> self._shift)
+
+
+@lru_cache(maxsize=4096)
+def keys_for(num_requests: int, floor: int, cap: int) -> Keys:
+    """See `Keys`; many steps share one."""
+    return Keys(num_requests, floor, cap)
 
 
 def allocate(units: Ints, budget: int, floor: int = 0, cap: int | None = None) -> Ints:
@@ -70,15 +85,16 @@ def allocate(units: Ints, budget: int, floor: int = 0, cap: int | None = None) -
         return np.full(num_requests, floor, dtype=np.int64)
     if walked >= num_requests * (cap - floor):
         return np.full(num_requests, cap, dtype=np.int64)
-    keys = admission_keys(units, floor, cap)
-    first = np.partition(keys, walked - 1)[:walked]
-    return np.bincount(first % num_requests, minlength=num_requests) + floor
+    order = keys_for(num_requests, floor, cap)
+    keys = order.of(units)
+    keys.partition(walked - 1)
+    lengths = order.counts(keys[:walked])
+    return lengths + floor if floor else lengths
 
 
 def tau_along(survivals: Ints, start: int) -> Ints:
     """tau after 0, 1, .., n admissions, in units: [n + 1] from `start` and the sorted survivals [n]."""
     tau = np.empty(survivals.size + 1, dtype=np.int64)
     tau[0] = start
-    np.cumsum(survivals, out=tau[1:])
-    tau[1:] += start
-    return tau
+    tau[1:] = survivals
+    return np.add.accumulate(tau, out=tau)

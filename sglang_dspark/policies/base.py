@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sglang_dspark.errors import InputError
-from sglang_dspark.policies.arithmetic import SCALE, Ints, admission_keys, allocate, tau_along
+from sglang_dspark.policies.arithmetic import SCALE, Ints, allocate, keys_for, tau_along
 from sglang_dspark.policies.parameters import CAP, FLOOR, check_parameters, parameter
 from sglang_dspark.policies.state import Decision, LiveBlock, Outcome, Past, Plan
 
@@ -135,15 +135,16 @@ class StoppingRule(Policy):
 
     def decide(self, past: Past, live: LiveBlock) -> Decision:
         num_requests, gamma = live.units.shape
-        cap = gamma if self.cap is None else self.cap
-        start = num_requests * self.floor
-        tau = num_requests * SCALE + int(live.units[:, : self.floor].sum())
-        keys = np.sort(admission_keys(live.units, self.floor, cap))
-        survivals = SCALE - keys // (num_requests * gamma) if num_requests else keys
-        stopped = self.walk(past, start, tau, survivals)
+        floor, cap = self.floor, gamma if self.cap is None else self.cap
+        start = num_requests * floor
+        tau = num_requests * SCALE + (int(live.units[:, :floor].sum()) if floor else 0)
+        order = keys_for(num_requests, floor, cap)
+        keys = order.of(live.units)
+        keys.sort()
+        stopped = self.walk(past, start, tau, order.survivals(keys))
         total = min(max(self.extend(past, stopped), stopped), num_requests * cap)
-        lengths = np.bincount(keys[: total - start] % num_requests, minlength=num_requests) if num_requests else keys
-        return Decision(lengths + self.floor, total)
+        lengths = order.counts(keys[: total - start])
+        return Decision(lengths + floor if floor else lengths, total)
 
 
 @dataclass(frozen=True)
@@ -195,9 +196,11 @@ def best_budget(past: Past, units: Ints, inverse: NDArray[np.float64], floor: in
     inverse: [R * gamma + 1] float64, 1 / T by admitted count. Survivals below `least` units are left out.
     """
     num_requests = past.num_requests
-    candidates = np.sort(units[:, floor:cap], axis=None)[::-1]
+    candidates = units[:, floor:cap].flatten()
+    candidates.sort()
+    candidates = candidates[::-1]
     if least:
-        candidates = candidates[candidates >= least]
+        candidates = candidates[: candidates.size - int(candidates[::-1].searchsorted(least))]
     start = num_requests * floor
     tau = tau_along(candidates, num_requests * SCALE + (int(units[:, :floor].sum()) if floor else 0))
-    return start + int(np.argmax(tau * inverse[start : start + tau.size]))
+    return start + int((tau * inverse[start : start + tau.size]).argmax())

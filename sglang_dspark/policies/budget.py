@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -27,10 +28,13 @@ class Argmax(BudgetRule):
     """
 
     name: ClassVar[str] = "argmax"
-    learns: ClassVar[bool] = True
     lag: int = parameter(2, 1, 8, "decode publishes between a survival and its use", shown=True)
     pricing: str = parameter("tier", ("tier", "floor"), doc="what a token count is priced as")
     cold: str = parameter("one", ("one", "prior"), doc="what a request without lagged survivals counts as")
+
+    @property
+    def learns(self) -> bool:  # type: ignore[override]
+        return self.cold == "prior"
 
     @property
     def max_lag(self) -> int:
@@ -41,7 +45,7 @@ class Argmax(BudgetRule):
         return np.full(gamma, SCALE, dtype=np.int64)
 
     def learn(self, carry: Ints, outcome: Outcome) -> Ints:
-        if self.cold == "one" or len(outcome.survival) == 0:
+        if not self.learns or len(outcome.survival) == 0:
             return carry
         mean = outcome.survival.sum(axis=0) // len(outcome.survival)
         return carry + (mean - carry) // _PRIOR_WEIGHT
@@ -82,7 +86,7 @@ class Schedule(BudgetRule):
             raise InputError(f"policy 'schedule': k={max(self.k)} exceeds the draft block, expected 0..{gamma}")
 
     def budget(self, past: Past) -> int:
-        return past.num_requests * self.k[int(np.searchsorted(self.upto, past.num_requests))]
+        return past.num_requests * self.k[bisect_left(self.upto, past.num_requests)]
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,7 @@ class Goodput(BudgetRule):
         per_request = np.arange(past.gamma + 1)
         tokens = np.cumsum(rate**per_request)
         theta = tokens * past.prices.inverse[:: past.num_requests] if past.num_requests else tokens
-        return past.num_requests * int(np.argmax(theta))
+        return past.num_requests * int(theta.argmax())
 
 
 @dataclass(frozen=True)

@@ -100,27 +100,31 @@ class SurvivalRing:
     def __init__(self, num_slots: int, gamma: int, depth: int) -> None:
         """depth: the largest lag that will be asked for, >= 1."""
         self.depth = depth
-        self._units = np.full((depth, num_slots, gamma), SCALE, dtype=np.int64)
-        self._generation = np.zeros((depth, num_slots), dtype=np.int64)
+        self._units = [np.full((num_slots, gamma), SCALE, dtype=np.int64) for _ in range(depth)]
+        # A row as one item: NumPy scatters single items several times faster than rows.
+        self._item = np.dtype((np.void, gamma * 8))
+        self._rows = [units.view(self._item).reshape(-1) for units in self._units]
+        self._generation = [np.zeros(num_slots, dtype=np.int64) for _ in range(depth)]
         self._head = 0
 
     def publish(self, slots: Ints, generation: Ints, units: Ints) -> None:
         """One decode step's survivals: units [R, gamma] for slots [R] owned by generation [R] (>= 1)."""
         newest = (self._head + 1) % self.depth
         if newest != self._head:
-            self._units[newest] = self._units[self._head]
-            self._generation[newest] = self._generation[self._head]
-        self._units[newest, slots] = units
-        self._generation[newest, slots] = generation
+            np.copyto(self._units[newest], self._units[self._head])
+            np.copyto(self._generation[newest], self._generation[self._head])
+        rows = np.ascontiguousarray(units, dtype=np.int64).view(self._item).reshape(-1)
+        self._rows[newest][slots] = rows
+        self._generation[newest][slots] = generation
         self._head = newest
 
     def look(self, slots: Ints, generation: Ints, lag: int) -> tuple[Ints, NDArray[np.bool_]]:
         """What `Past.survival(lag)` answers for these slots and owners."""
         if not 1 <= lag <= self.depth:
             raise ValueError(f"lag {lag} was asked of a ring that keeps 1..{self.depth} publishes")
-        row = (self._head - lag + 1) % self.depth
-        published = self._generation[row, slots] == generation
-        units = self._units[row, slots]
-        if not published.all():
+        at = (self._head - lag + 1) % self.depth
+        published = self._generation[at].take(slots) == generation
+        units = self._units[at].take(slots, axis=0)
+        if np.count_nonzero(published) != published.size:
             units[~published] = SCALE
         return units, published

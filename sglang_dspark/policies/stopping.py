@@ -20,7 +20,8 @@ def first_decline(tau: Ints, inverse: Floats) -> int:
     """Index of the last point before tau * inverse first fails to rise. tau, inverse: [n + 1]."""
     theta = tau * inverse
     rises = theta[1:] > theta[:-1]
-    return rises.size if rises.all() else int(np.argmin(rises))
+    first = int(rises.argmin()) if rises.size else 0
+    return first if first < rises.size and not rises[first] else rises.size
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as npst
 
 from sglang_dspark.errors import InputError
 from sglang_dspark.policies import SCALE, LiveBlock, allocate, survival_units
-from sglang_dspark.policies.arithmetic import admission_keys, check_confidence, tau_along
+from sglang_dspark.policies.arithmetic import check_confidence, keys_for, tau_along
 
 CONFIDENCE = st.one_of(st.sampled_from([0.0, 0.25, 0.5, 1.0, float(np.float32(0.9))]), st.floats(0.0, 1.0, width=32))
 
@@ -71,9 +71,13 @@ def test_a_key_holds_request_and_survival(confidence: np.ndarray) -> None:
     units = survival_units(confidence)
     requests, gamma = units.shape
     if requests:
-        keys = np.sort(admission_keys(units, 0, gamma))
-        order = [(-SCALE + int(key) // (requests * gamma), int(key) % requests) for key in keys]
-        assert order == [(survival, request) for survival, _, request in ranked(units, 0, gamma)]
+        order = keys_for(requests, 0, gamma)
+        keys = np.sort(order.of(units))
+        expected = ranked(units, 0, gamma)
+        assert [-survival for survival in order.survivals(keys).tolist()] == [rank[0] for rank in expected]
+        for count in range(keys.size + 1):
+            requests_of_first = [request for _, _, request in expected[:count]]
+            assert order.counts(keys[:count]).tolist() == np.bincount(requests_of_first, minlength=requests).tolist()
 
 
 @given(st.lists(st.integers(0, SCALE), max_size=20), st.integers(0, 300 * SCALE))
