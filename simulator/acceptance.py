@@ -125,55 +125,72 @@ class StatisticalAcceptance:
         at, done, count = int(self._begin[request]) + first, 0, len(out.depth)
         while done < count:
             number, inside = divmod(at + done, _RUN)
-            run = self._run(number)
+            units, reported, depth = self._run(number)
             size = min(_RUN - inside, count - done)
-            out.units[done : done + size] = run.units[inside : inside + size]
-            out.depth[done : done + size] = run.depth[inside : inside + size]
-            if out.confidence is not None and run.confidence is not None:
-                out.confidence[done : done + size] = run.confidence[inside : inside + size]
+            out.units[done : done + size] = units[:, inside : inside + size].T
+            out.depth[done : done + size] = depth[inside : inside + size]
+            if out.confidence is not None:
+                out.confidence[done : done + size] = reported[:, inside : inside + size].T
             done += size
 
-    def _draw(self, number: int) -> BlockTable:
-        """One run of blocks; arrays are [gamma, n] until the end, so that a position is one contiguous row."""
+    def _draw(self, number: int) -> tuple[NDArray[np.int32], Singles, NDArray[np.int8]]:
+        """One run of n blocks: units [gamma, n], reported confidences [gamma, n], depth [n]."""
         begin, end = number * _RUN, min((number + 1) * _RUN, self._total)
         gamma, count, model = self.gamma, end - begin, self._confidence
         low, high = np.searchsorted(self._begin, (begin, end - 1), side="right") - 1
         anchors = np.diff(np.clip(self._begin[low : high + 2], begin, end))
-        pairs = (gamma + 2) // 2  # gamma positions and what the block shares, two normals from a word
-        words = _words(self._blocks.at(number), pairs + 1, count)
-        normals = box_muller(words[:pairs])
+        words = random_words(self._blocks.at(number), max(gamma // 2 + 1, 2), count)
+        normals = box_muller(words)  # gamma for the positions and one that they share
         logit = np.repeat(self._logit[low : high + 1].T, anchors, axis=1)
-        logit += np.float32(model.spread_position) * normals[:gamma]
-        logit += np.float32(model.spread_block) * normals[gamma]
+        logit += np.multiply(normals[:gamma], np.float32(model.spread_position), out=normals[:gamma])
+        logit += normals[gamma] * np.float32(model.spread_block)
         true = sigmoid(logit)
+        survival = _survival(true)
         # P(depth >= j) is the survival at j, so one uniform number gives the depth.
-        depth = (_uniform(words[pairs] >> np.uint64(40)) < _survival(true)).sum(axis=0)
+        depth = np.add.reduce(_uniform(spare_bits(words)) < survival, axis=0, dtype=np.int8)
+        reported = true
         if self._headless is not None:
             reported = np.repeat(self._headless[low : high + 1].T, anchors, axis=1)
-        elif model.calibrated:
-            reported = true
-        else:
-            noise = box_muller(_words(self._reports.at(number), pairs, count))[:gamma]
+        elif not model.calibrated:
+            noise = box_muller(random_words(self._reports.at(number), gamma // 2 + 1, count))[:gamma]
             logit = logit / np.float32(model.temperature) + np.float32(model.bias) + np.float32(model.noise) * noise
             reported = sigmoid(logit)
-        units = np.rint(_survival(reported) * np.float32(SCALE)).astype(np.int32)
-        return BlockTable(units.T.astype(np.int64, order="C"), np.ascontiguousarray(reported.T), depth)
+        if reported is not true:
+            survival = _survival(reported)
+        units = np.rint(np.multiply(survival, np.float32(SCALE), out=survival), out=survival).astype(np.int32)
+        return units, reported, depth
 
 
-def _words(generator: np.random.Generator, rows: int, count: int) -> NDArray[np.uint64]:
+def random_words(generator: np.random.Generator, rows: int, count: int) -> NDArray[np.uint64]:
+    """[rows, count] words of 64 random bits."""
     return generator.bit_generator.random_raw(rows * count).reshape(rows, count)
+
+
+def box_muller(words: NDArray[np.uint64]) -> Singles:
+    """Standard normal numbers, two from every word: [rows, n] give [2 * rows, n]. Bits 24..39 stay unused."""
+    rows, count = words.shape
+    radius = _uniform(words >> np.uint64(40))
+    np.subtract(np.float32(1.0), radius, out=radius)
+    np.sqrt(np.multiply(np.log(radius, out=radius), np.float32(-2.0), out=radius), out=radius)
+    angle = _uniform(words & np.uint64(0xFFFFFF))
+    angle *= np.float32(2.0 * np.pi)
+    out = np.empty((2 * rows, count), dtype=np.float32)
+    np.multiply(np.cos(angle, out=out[:rows]), radius, out=out[:rows])
+    np.multiply(np.sin(angle, out=out[rows:]), radius, out=out[rows:])
+    return out
+
+
+def spare_bits(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """24 random bits a column from those that `box_muller` leaves: 16 of the last word and 8 of the first."""
+    last, first = words[-1] >> np.uint64(24), words[0] >> np.uint64(32)
+    return ((last & np.uint64(0xFFFF)) << np.uint64(8)) | (first & np.uint64(0xFF))
 
 
 def _uniform(bits: NDArray[np.uint64]) -> Singles:
     """24 random bits as a number in [0, 1)."""
-    return bits.astype(np.uint32).astype(np.float32) * np.float32(2.0**-24)
-
-
-def box_muller(words: NDArray[np.uint64]) -> Singles:
-    """Standard normal numbers, two from every word of 64 random bits: [rows, n] words give [2 * rows, n]."""
-    radius = np.sqrt(np.float32(-2.0) * np.log(np.float32(1.0) - _uniform(words >> np.uint64(40))))
-    angle = np.float32(2.0 * np.pi) * _uniform(words & np.uint64((1 << 24) - 1))
-    return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])
+    out = bits.astype(np.uint32).astype(np.float32)
+    out *= np.float32(2.0**-24)
+    return out
 
 
 def _survival(conditional: Singles) -> Singles:
@@ -186,7 +203,9 @@ def _survival(conditional: Singles) -> Singles:
 
 def sigmoid(logit: Singles) -> Singles:
     """1 / (1 + exp(-x)) in float32."""
-    return np.float32(1.0) / (np.float32(1.0) + np.exp(-logit))
+    out = np.exp(-logit)
+    out += np.float32(1.0)
+    return np.divide(np.float32(1.0), out, out=out)
 
 
 @lru_cache(maxsize=256)
