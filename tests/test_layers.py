@@ -29,7 +29,7 @@ ALLOWED = {
     "sglang_dspark.serving": {
         "sglang_dspark", "calibration", "cost", "demo", "dspark_kernels", "errors", "policies", "records",
     },
-    "simulator": {"calibration", "cli", "cost", "errors", "policies", "records", "replay"},
+    "simulator": {"calibration", "cli", "cost", "errors", "fit", "policies", "records", "replay"},
     "dspark_kernels": set(),
     "dspark_profiles": set(),
 }  # fmt: skip
