@@ -265,7 +265,8 @@ def verify(
     draft_tokens, request = draft_tokens.contiguous(), request.contiguous()
     _accept_kernel[(num_requests,)](
         target_logits, row_start, lengths, draft_tokens, temperatures,
-        total if sampling.top_k is None else sampling.top_k, largest, total, winner, threshold, normaliser, *drafts, request, step, *out, row_normaliser,
+        total if sampling.top_k is None else sampling.top_k, largest, total, winner, threshold, normaliser,
+        *drafts, request, step, *out, row_normaliser,
         seed, *strides, gamma, vocab, splits,
         FILTERED=filtered, HAS_K=sampling.top_k is not None, HAS_LAW=has_law,
         BLOCK_G=triton.next_power_of_2(gamma + 1), BLOCK_S=triton.next_power_of_2(splits), num_warps=1,
