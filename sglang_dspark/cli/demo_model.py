@@ -1,6 +1,8 @@
 """`dspark demo-model`: train the tiny target and draft pair, or reuse the one that is there."""
 
 import os
+import signal
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -45,8 +47,8 @@ def demo_model(
 ) -> None:
     """Train a tiny Qwen3 target and DSpark draft on this machine's CPU, in minutes, for trying and testing the server.
 
-    The pair learns the Python standard library's sources and generated JSON, CSV and logs. A pair of the same request and
-    versions is reused.
+    The pair learns the Python standard library's sources and generated JSON, CSV and logs. A pair of the same request
+    and versions is reused.
     """
     try:
         import torch  # noqa: F401
@@ -66,7 +68,11 @@ def demo_model(
             typer.echo(_summary(manifest))
             return
         typer.echo(f"training again, {out} holds another pair: {reason}", err=True)
-    with reporting() as report:
-        manifest = build(out, request, report)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwind, so that the unfinished folder is removed
+    try:
+        with reporting() as report:
+            manifest = build(out, request, report)
+    except OSError as error:
+        raise InputError(f"{out} cannot be written: {error}") from None
     typer.echo(f"wrote {out}")
     typer.echo(_summary(manifest))

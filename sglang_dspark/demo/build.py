@@ -58,9 +58,12 @@ def read_manifest(folder: Path) -> dict[str, object] | None:
     if not path.is_file():
         return None
     try:
-        return json.loads(path.read_text())
+        manifest = json.loads(path.read_text())
     except ValueError as error:
         raise InputError(f"{path} is not JSON ({error}); remove {folder} or choose another folder") from None
+    if not isinstance(manifest, dict):
+        raise InputError(f"{path} is not a demo pair's manifest; remove {folder} or choose another folder")
+    return manifest
 
 
 def stale_reason(folder: Path, manifest: dict[str, object], request: Request) -> str | None:
@@ -72,6 +75,10 @@ def stale_reason(folder: Path, manifest: dict[str, object], request: Request) ->
                 changed = [k for k in wanted if have.get(k) != wanted[k]]
                 return "; ".join(f"its {k} is {have.get(k)}, asked for is {wanted[k]}" for k in changed)
             return f"its {key} is {have}, this version's is {wanted}"
+    files = ["target/tokenizer.json", "target/config.json", "draft/config.json"]
+    for name in (*files, *(f"prompts/{domain}.jsonl" for domain in DOMAINS)):
+        if not (folder / name).is_file():
+            return f"its {name} is missing"
     try:
         same = weights_hash(folder) == manifest.get("weights_sha256")
     except Exception as error:  # any unreadable file means the same here: train again
@@ -159,7 +166,7 @@ def _save_target(pair: Pair, folder: Path) -> None:
 
 
 def _build_into(folder: Path, request: Request, report: Report) -> dict[str, object]:
-    size, clock = SIZES[request.size], _Clock()
+    size, clock, who = SIZES[request.size], _Clock(), identity(request)
     with clock.stage("corpus"):
         report("corpus", 0, 1, "")
         corpus = load_corpus(size.structured_documents, size.python_files)
@@ -172,7 +179,7 @@ def _build_into(folder: Path, request: Request, report: Report) -> dict[str, obj
     with clock.stage("measure"):
         acceptance = measure(pair, prompts, size.sample, request.seed, report)
     trainable = sum(p.numel() for p in pair.draft.parameters() if p.requires_grad)
-    manifest = identity(request) | {
+    manifest = who | {
         "weights_sha256": weights_hash(folder),
         "tokenizer_sha256": hashlib.sha256((folder / "target" / "tokenizer.json").read_bytes()).hexdigest(),
         "parameters": {"target": sum(p.numel() for p in pair.target.parameters()), "draft_trainable": trainable},

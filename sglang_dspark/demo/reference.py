@@ -100,7 +100,7 @@ def draft_block(
 def accept(tokens: Sequence[int], draft: Tensor, target: Tensor, generator: torch.Generator) -> tuple[int, int]:
     """Rejection sampling: accepted draft tokens, and the next anchor.
 
-    `tokens` [n] were drawn from `draft` [n, V]; `target` [n + 1, V] is the target's law at these positions and the next.
+    `tokens` [n] were drawn from `draft` [n, V]; `target` [n + 1, V] is the target's law there and at the next.
     """
     for k, token in enumerate(tokens):
         if torch.rand((), generator=generator) * draft[k, token] >= target[k, token]:

@@ -25,8 +25,8 @@ LOSS_WEIGHTS = (0.1, 0.9, 1.0)
 class Schedule:
     """How long and how fast to train: `steps` of `batch` windows of `length` tokens, peak learning rate `rate`.
 
-    Every `long_every`-th step takes one window of `batch * length` tokens instead (0: never): short windows learn soonest,
-    the long ones keep the model sound in long contexts.
+    Every `long_every`-th step takes one window of `batch * length` tokens instead (0: never): short windows learn
+    soonest, the long ones keep the model sound in long contexts.
     """
 
     steps: int
