@@ -33,6 +33,7 @@ def main() -> None:
 from sglang_dspark.cli import (  # noqa: E402
     audit,  # noqa: F401
     calibrate,  # noqa: F401
+    compare,  # noqa: F401
     demo_model,  # noqa: F401
     policy,  # noqa: F401
     profiles,  # noqa: F401

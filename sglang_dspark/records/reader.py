@@ -8,10 +8,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+from sglang_dspark.cost import StepCost
 from sglang_dspark.errors import InputError
 from sglang_dspark.records.codec import HEAD_BYTES, MAGIC, BlockFault, read_head, unpack_block
+from sglang_dspark.records.costs import cost_from_plain
 from sglang_dspark.records.files import SUFFIX
-from sglang_dspark.records.schema import FORMAT, FORMAT_VERSION, Gap, Header, Record, RequestRecord, StepRecord, fault
+from sglang_dspark.records.schema import (
+    FORMAT,
+    FORMAT_VERSION,
+    CostRecord,
+    Gap,
+    Header,
+    Record,
+    RequestRecord,
+    StepRecord,
+    fault,
+)
 
 _CHUNK = 1 << 20
 _NAMED_PROBLEMS = 100
@@ -91,9 +103,24 @@ class RecordSet:
 
     def requests(self) -> Iterator[RequestRecord]:
         """Every finished request."""
-        for _, record in self._pass():
+        for _, request in self.requests_with_headers():
+            yield request
+
+    def requests_with_headers(self) -> Iterator[tuple[Header, RequestRecord]]:
+        """Every finished request with the header that it was recorded under."""
+        for header, record in self._pass():
             if isinstance(record, RequestRecord):
-                yield record
+                yield header, record
+
+    def costs(self) -> dict[str, StepCost]:
+        """The step-cost models that steps name, by table hash."""
+        found: dict[str, StepCost] = {}
+        for _, record in self._pass():
+            if isinstance(record, Header):
+                found.update({table: cost_from_plain(plain) for table, plain in record.costs.items()})
+            elif isinstance(record, CostRecord):
+                found[record.table] = cost_from_plain(record.cost)
+        return found
 
     def header(self) -> Header:
         """The first header; InputError if no file has a readable one."""

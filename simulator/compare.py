@@ -1,0 +1,222 @@
+"""Prediction against measurement: a recorded load is simulated freely, with step costs fitted on other loads.
+
+Arrivals (or the concurrency of a closed loop), lengths and acceptance come from records; costs from records of *other*
+runs or loads. Each repetition is simulated by itself; medians are compared, and the machine's own spread is the bound
+where it is larger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import simpy
+
+from sglang_dspark.cost import StepCost
+from sglang_dspark.errors import InputError
+from sglang_dspark.fit import FittedCost, StepTimes, fit_times
+from sglang_dspark.policies import Policy, make_policy
+from sglang_dspark.records import RecordSet, RequestRecord
+from sglang_dspark.records.blocks import Blocks, uncensored_blocks
+from sglang_dspark.records.episodes import Episode, find_episodes
+from simulator.engine import Engine
+from simulator.metrics import Figures, figures
+from simulator.model import EngineModel
+from simulator.recorded import RecordedAcceptance, recorded_trace
+from simulator.recorder import Recorder
+from simulator.router import Router
+from simulator.settings import EngineSettings
+
+COMPARED = ("output_throughput", "mean_tpot_ms", "mean_ttft_ms", "accept_length")
+
+BOUNDS = {"output_throughput": 0.05, "mean_tpot_ms": 0.05, "accept_length": 0.02}
+"""Relative errors that a prediction must keep, or the run-to-run spread where that is larger (design.md 8)."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One figure. spread: (largest - smallest) / median of the measured repetitions, NaN with one; error: relative."""
+
+    predicted: float
+    measured: float
+    spread: float
+    error: float
+
+    def within(self, bound: float) -> bool:
+        """Whether the error keeps the bound or the spread, whichever is larger."""
+        return bool(abs(self.error) <= np.fmax(bound, self.spread))
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The outcome. figures: by name. repetitions: measured episodes. requests: of all of them together.
+
+    recorded_blocks, request_steps: uncensored blocks that could be met at their own anchor, and blocks that the
+    simulation met: the rest was drawn at unrecorded anchors.
+    """
+
+    figures: dict[str, Compared]
+    policy: str
+    concurrency: int | None
+    repetitions: int
+    requests: int
+    recorded_blocks: int
+    request_steps: int
+    fitted: FittedCost
+    notes: list[str] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values: figures at the top, the circumstances beside them."""
+        out: dict[str, Any] = {
+            name: {"predicted": f.predicted, "measured": f.measured, "spread": f.spread, "error": f.error}
+            for name, f in self.figures.items()
+        }
+        return out | {
+            "policy": self.policy, "concurrency": self.concurrency, "repetitions": self.repetitions,
+            "requests": self.requests, "least_share_drawn": self.least_share_drawn, "fit": self.fitted.as_json(),
+            "notes": self.notes,
+        }  # fmt: skip
+
+    @property
+    def least_share_drawn(self) -> float:
+        """At least this share of the simulated blocks was drawn at unrecorded anchors."""
+        return max(0.0, 1.0 - self.recorded_blocks / max(self.request_steps, 1))
+
+
+def predict(
+    records: RecordSet,
+    fit: RecordSet,
+    *,
+    acceptance: RecordSet | None = None,
+    concurrency: int | None = None,
+    policy: Policy | None = None,
+    seeds: int = 3,
+) -> Prediction:
+    """Predict the load in `records` and compare.
+
+    fit: records whose step times give the costs; requests that are compared are left out of it. acceptance: records
+    that give the blocks (default: `records`). concurrency: only the episodes of that closed loop (default: all, which
+    must be alike). policy: what to simulate (default: the recorded one). seeds: replications of the drawn blocks.
+    Errors: InputError where records are censored, unlike each other, or too few.
+    """
+    episodes = find_episodes(records, lambda episode: concurrency is None or episode.concurrency == concurrency)
+    _check_alike(episodes)
+    blocks = _blocks(acceptance or records)
+    fitted = _fit_elsewhere(fit, episodes)
+    chosen = policy or make_policy(max(episodes[0].policies, key=episodes[0].policies.__getitem__))
+    belief = records.costs()
+    runs = [_simulate(episode, chosen, fitted.cost, belief, blocks, seeds) for episode in episodes]
+    compared = {}
+    measured = [episode.figures() for episode in episodes]
+    for name in COMPARED:
+        compared[name] = _compare([run[name] for run, _, _ in runs], [one[name] for one in measured])
+    notes = _notes(episodes, chosen, blocks, acceptance, [extra for _, _, extra in runs])
+    steps = sum(count for _, count, _ in runs)
+    known = {request.rid for episode in episodes for request in episode.requests}
+    own = int(np.isin(blocks.request, [number for number, rid in enumerate(blocks.rids) if rid in known]).sum())
+    return Prediction(
+        compared, chosen_text(chosen), episodes[0].concurrency, len(episodes),
+        sum(len(episode.requests) for episode in episodes), own, steps, fitted, notes,
+    )  # fmt: skip
+
+
+def chosen_text(policy: Policy) -> str:
+    """A policy's string form."""
+    from sglang_dspark.policies import policy_to_string
+
+    return policy_to_string(policy)
+
+
+def _check_alike(episodes: Sequence[Episode]) -> None:
+    kinds = sorted({episode.concurrency or 0 for episode in episodes})
+    if len(kinds) > 1:
+        shown = ", ".join("open loop" if kind == 0 else str(kind) for kind in kinds)
+        raise InputError(f"the records hold loads of concurrency {shown}: choose one with --concurrency")
+    policies = {max(episode.policies, key=episode.policies.__getitem__) for episode in episodes if episode.policies}
+    if len(policies) != 1:
+        raise InputError(f"the loads ran under {', '.join(sorted(policies)) or 'no policy'}: expected one policy")
+
+
+def _blocks(records: RecordSet) -> Blocks:
+    return uncensored_blocks(records)
+
+
+def _fit_elsewhere(fit: RecordSet, episodes: Sequence[Episode]) -> FittedCost:
+    """Costs from the steps of `fit` in which no compared request took part."""
+    compared = {request.rid for episode in episodes for request in episode.requests}
+    times = StepTimes()
+    for _, step in fit.steps():
+        if step.rids is None or compared.isdisjoint(step.rids):
+            times.add(step)
+    if not times.seconds:
+        raise InputError("--fit holds no decode step outside the compared loads: costs must come from other ones")
+    return fit_times(times)
+
+
+def _simulate(
+    episode: Episode, policy: Policy, cost: StepCost, tables: dict[str, StepCost], blocks: Blocks, seeds: int
+) -> tuple[Figures, int, str]:
+    """(mean figures over seeds, request-steps of the last one, note) of one repetition."""
+    requests = episode.requests
+    table = max(episode.tables, key=episode.tables.__getitem__, default="")
+    belief = tables.get(table, cost)
+    settings = _settings(episode, policy)
+    trace = recorded_trace(requests, f"{len(requests)} recorded requests")
+    found, steps, strangers = [], 0, 0
+    for seed in range(seeds):
+        source = RecordedAcceptance(blocks, requests, seed)
+        model = EngineModel(settings, policy, cost, belief, source, settings.schedule_for(policy))
+        env = simpy.Environment()
+        recorder = Recorder(trace.input_length, trace.output_length)
+        router = Router(env, trace, recorder, model.kv_tokens, model.kv_reserve)
+        engine = Engine(env, model, recorder, router.on_first_token, router.on_finish)
+        env.process(engine.run())
+        router.start([engine], settings.router, episode.concurrency, settings.max_running_requests)
+        env.run(until=router.done)
+        found.append(figures(trace, recorder, router, model))
+        steps, strangers = recorder.request_steps, source.strangers
+    note = "" if not strangers else f"{strangers} of {len(requests)} requests draw from blocks of others alike"
+    return {name: float(np.mean([one[name] for one in found])) for name in COMPARED}, steps, note
+
+
+def _settings(episode: Episode, policy: Policy) -> EngineSettings:
+    """The server's own settings where the records have them."""
+    engine = episode.header.engine
+    schedule = max(episode.schedules, key=episode.schedules.__getitem__)
+    if schedule == "overlapped" and (policy.live or policy.max_lag == 1):
+        schedule = "synchronous"
+    values: dict[str, Any] = {"schedule": schedule, "kv_tokens": engine.get("kv_tokens")}
+    for name in ("max_running_requests", "chunked_prefill_size", "max_prefill_tokens"):
+        if isinstance(engine.get(name), int) and engine[name] > 0:
+            values[name] = engine[name]
+    return EngineSettings(**values)
+
+
+def _compare(predicted: list[float], measured: list[float]) -> Compared:
+    expected, seen = float(np.median(predicted)), float(np.median(measured))
+    spread = (max(measured) - min(measured)) / seen if len(measured) > 1 else float("nan")
+    return Compared(expected, seen, spread, (expected - seen) / seen)
+
+
+def _notes(
+    episodes: Sequence[Episode], policy: Policy, blocks: Blocks, acceptance: RecordSet | None, extra: list[str]
+) -> list[str]:
+    notes = []
+    first = episodes[0]
+    loop = f"closed loop of {first.concurrency}" if first.concurrency else "open loop by the recorded arrivals"
+    notes.append(f"{loop}; {len(episodes)} repetition(s); policy {chosen_text(policy)}")
+    if len(episodes) < 3:
+        notes.append(f"{len(episodes)} repetition(s) give no spread to judge by, expected at least 3")
+    censored = f"{blocks.censored} of {blocks.steps} steps are censored"
+    where = "the records themselves" if acceptance is None else "other records"
+    notes.append(f"acceptance: {blocks.seen} full blocks of {where}; {censored}")
+    if blocks.by_policy and blocks.censored:
+        notes.append(f"warning: a policy, not a coin, chose {blocks.by_policy} of the steps that show full blocks")
+    return [*notes, *dict.fromkeys(text for text in extra if text)]
+
+
+def requests_of(episodes: Sequence[Episode]) -> list[RequestRecord]:
+    """All requests of some episodes."""
+    return [request for episode in episodes for request in episode.requests]
