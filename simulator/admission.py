@@ -71,9 +71,12 @@ class Memory:
 
     def fits(self, batch: DecodeBatch, waiting: Waiting, promised: int = 0) -> bool:
         """Whether a request may enter now; `promised` tokens went to others of the same chunk."""
-        expected = np.minimum(batch.remaining[: batch.size], _LONGEST_ESTIMATE).sum() * self._ratio
         wanted = waiting.context - waiting.done + min(waiting.remaining, _LONGEST_ESTIMATE) + self.reserve
-        return self.used(batch.size) + expected + promised + wanted <= self.capacity
+        free = self.capacity - self.used(batch.size) - promised - wanted
+        if free >= batch.size * _LONGEST_ESTIMATE:
+            return True  # whatever is expected
+        expected = np.minimum(batch.remaining[: batch.size], _LONGEST_ESTIMATE).sum() * self._ratio
+        return bool(expected <= free)
 
     def idle(self) -> None:
         """Nothing runs and nothing waits."""

@@ -66,14 +66,14 @@ class Engine:
         self._late_leave = model.schedule != "no-overlap"
         self._slots = model.cost.captured_requests or (1 << 30)
         self._closed = False  # SGLang's batch_is_full: nobody new enters until a request leaves
-        self._leaving = 0  # finished requests that are still in the batch
+        self._leaving: deque[tuple[int, int]] = deque()  # (step, slot) of finished requests that are still in the batch
         self._steps = self._decode_steps = 0
         self._wake: simpy.Event | None = None
 
     @property
     def load(self) -> int:
         """Requests that run or wait."""
-        return self.batch.size - self._leaving + self.entering + len(self.queue)
+        return self.batch.size - len(self._leaving) + self.entering + len(self.queue)
 
     def submit(self, waiting: Waiting) -> None:
         """Queue a request and wake an idle engine."""
@@ -140,15 +140,15 @@ class Engine:
         if generated == 1:
             self.on_first_token()
         self.memory.context += 1
-        if remaining or self._late_leave:
-            self.batch.add(request, remaining, generated, self._decode_steps, self._steps)
+        if remaining:
+            self.batch.add(request, remaining, generated, self._decode_steps)
+            self._gaps.joined(request, now)
+            return
+        if self._late_leave:
+            self._leaving.append((self._steps, self.batch.add(request, 0, generated, self._decode_steps)))
         else:
             self.memory.context -= waiting.context + 1
-        if remaining:
-            self._gaps.joined(request, now)
-        else:
-            self._leaving += self._late_leave
-            self._finish(request, now)
+        self._finish(request, now)
 
     def begin_decode(self) -> Step:
         """Draft, decide, verify: everything that is settled when the step starts."""
@@ -157,10 +157,13 @@ class Engine:
         batch, model, memory = self.batch, self.model, self.memory
         size, context = batch.size, memory.context
         rows = batch.row[:size]
-        depth = batch.blocks.depth.take(rows)
+        blocks = batch.blocks
+        confidence = None if blocks.confidence is None else blocks.confidence.take(rows, axis=0)
+        depth = blocks.depth.take(rows)
+        live = LiveBlock(blocks.units.take(rows, axis=0), confidence, depth)
         prices = model.cost.prices(size, model.gamma, context)
         eager = size > self._slots
-        decision = self._decide(rows, depth, prices, eager)
+        decision = self._decide(live, prices, eager)
         total = decision.total
         draft = prices.draft_s if model.policy.drafts else 0.0
         if eager:
@@ -169,27 +172,25 @@ class Engine:
             verify = prices.step_s(total) - prices.draft_s
         accepted = np.minimum(decision.lengths, depth)
         if model.policy.learns:
-            self._learn(Outcome(batch.blocks.units.take(rows, axis=0), decision.lengths, accepted))
+            self._learn(Outcome(live.units, decision.lengths, accepted))
         seconds = model.decode_seconds(draft, verify, live=model.policy.live and not eager)
         return Step(decision, accepted, draft, verify, seconds, memory.used(size))
 
-    def _decide(self, rows: Ints, depth: Ints, prices: StepPrices, eager: bool) -> Decision:
+    def _decide(self, live: LiveBlock, prices: StepPrices, eager: bool) -> Decision:
         """The policy's decision; eager batches verify everything. Both publish this step's survivals."""
-        model, batch, ring = self.model, self.batch, self._ring
-        policy, blocks, size = model.policy, batch.blocks, batch.size
-        units = blocks.units.take(rows, axis=0)
+        model, batch, ring, size = self.model, self.batch, self._ring, self.batch.size
         slots, generation = batch.slot[:size], batch.generation[:size]
         if eager:
-            gamma = model.gamma if policy.drafts else 0
+            gamma = model.gamma if model.policy.drafts else 0
             decision = Decision(np.full(size, gamma, dtype=np.int64), size * gamma)
         else:
-            live = LiveBlock(units, None if blocks.confidence is None else blocks.confidence.take(rows, axis=0), depth)
-            lagged = None if ring is None else partial(ring.look, slots, generation)
             if model.belief is not model.cost:
                 prices = model.belief.prices(size, model.gamma, self.memory.context)
-            decision = policy.decide(Past(size, model.gamma, prices, lagged, self._carry, len(self.queue)), live)
+            lagged = None if ring is None else partial(ring.look, slots, generation)
+            past = Past(size, model.gamma, prices, lagged, self._carry, len(self.queue))
+            decision = model.policy.decide(past, live)
         if ring is not None:
-            ring.publish(slots, generation, units)
+            ring.publish(slots, generation, live.units)
         return decision
 
     def _learn(self, outcome: Outcome) -> None:
@@ -201,12 +202,11 @@ class Engine:
     def end_decode(self, step: Step) -> None:
         batch, recorder = self.batch, self.recorder
         size = batch.size
-        alive = size - self._leaving
+        alive = size - len(self._leaving)
         self._steps += 1
         self._decode_steps += 1
         remaining = batch.remaining[:size]
-        committed = step.accepted
-        committed += 1
+        committed = step.accepted + 1
         np.minimum(committed, remaining, out=committed)
         total = int(np.add.reduce(committed))
         verified = size + step.decision.total
@@ -216,17 +216,17 @@ class Engine:
         remaining -= committed
         self.memory.context += total
         if np.count_nonzero(remaining) != alive:
-            self._end_requests(np.flatnonzero((remaining == 0) & (committed > 0)))
+            self._end_requests(((remaining == 0) & (committed > 0)).nonzero()[0].tolist())
         if recorder.on_step is not None:
             self._watch("decode", step.seconds, verified, total, step.kv)
 
-    def _end_requests(self, rows: Ints) -> None:
+    def _end_requests(self, rows: list[int]) -> None:
         batch = self.batch
-        batch.left[rows] = self._steps
-        self._leaving += rows.size
-        for index in rows.tolist():
-            self.recorder.left(int(batch.request[index]), self._decode_steps - int(batch.joined[index]))
-            self._finish(int(batch.request[index]), self.env.now)
+        for index in rows:
+            request = int(batch.request[index])
+            self._leaving.append((self._steps, int(batch.slot[index])))
+            self.recorder.left(request, self._decode_steps - int(batch.joined[index]))
+            self._finish(request, self.env.now)
 
     def _finish(self, request: int, now: float) -> None:
         self.recorder.finished(request, now)
@@ -234,14 +234,12 @@ class Engine:
 
     def _let_go(self) -> None:
         """Finished requests leave the batch and free their memory, one step late when the host runs a step behind."""
-        batch, recorder = self.batch, self.recorder
-        size = batch.size
-        gone = (batch.remaining[:size] == 0) & (batch.left[:size] <= self._steps - self._late_leave)
-        for index in np.flatnonzero(gone)[::-1].tolist():
+        batch, recorder, known = self.batch, self.recorder, self._steps - self._late_leave
+        while self._leaving and self._leaving[0][0] <= known:
+            index = batch.index_of[self._leaving.popleft()[1]]
             request = int(batch.request[index])
             self.memory.context -= int(recorder.input_length[request] + recorder.output_length[request])
             batch.remove(index)
-            self._leaving -= 1
             self._closed = False
 
     def _make_room(self) -> None:
@@ -272,13 +270,14 @@ class Engine:
             self._gaps.retracted(request)
             self.queue.append(Waiting(request, context, int(generated[index]), left))
         else:
-            self._leaving -= 1
+            slot = int(batch.slot[index])
+            self._leaving = deque(entry for entry in self._leaving if entry[1] != slot)
         batch.remove(index)
 
     def _watch(self, kind: str, seconds: float, tokens: int, committed: int, kv: int) -> None:
         recorder, batch, waiting = self.recorder, self.batch, len(self.queue)
         assert recorder.on_step is not None
-        running = batch.size - self._leaving
+        running = batch.size - len(self._leaving)
         recorder.on_step(
             StepView(kind, self.env.now, seconds, batch.size, running, waiting, tokens, committed, kv, self.replica)
         )

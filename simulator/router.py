@@ -36,7 +36,8 @@ class Router:
         self._least_loaded = False
         self._closed = False
         # SGLang refuses what can never fit; such a request counts as failed.
-        self._too_long = trace.input_length + trace.output_length + reserve > kv_tokens
+        self._too_long = (trace.input_length + trace.output_length + reserve > kv_tokens).tolist()
+        self._lengths = list(zip(trace.input_length.tolist(), trace.output_length.tolist(), strict=True))
 
     def start(self, engines: list[Engine], router: str, concurrency: int | None, slots: int) -> None:
         """Begin sending. slots: running requests that all replicas hold together."""
@@ -84,7 +85,7 @@ class Router:
         if self._too_long[request]:
             self.failed += 1
             return False
-        context, remaining = int(self.trace.input_length[request]), int(self.trace.output_length[request])
+        context, remaining = self._lengths[request]
         self._pick().submit(Waiting(request, context, 0, remaining))
         return True
 

@@ -196,7 +196,7 @@ def best_budget(past: Past, units: Ints, inverse: NDArray[np.float64], floor: in
     inverse: [R * gamma + 1] float64, 1 / T by admitted count. Survivals below `least` units are left out.
     """
     num_requests = past.num_requests
-    candidates = units[:, floor:cap].flatten()
+    candidates = units[:, floor:cap].astype(np.int32).ravel()  # 25 bits; half the width sorts twice as fast
     candidates.sort()
     candidates = candidates[::-1]
     if least:
