@@ -121,6 +121,16 @@ class PolicyEngine:
             return planned_lengths(confidence, decision.plan)
         return torch.from_numpy(decision.lengths).to(confidence.device, non_blocking=True)
 
+    def host_lengths(self, num_requests: int) -> list[int] | None:
+        """Admitted draft tokens [R] where the decision itself fixes them, without a look at the device."""
+        decision = self._decision
+        if decision is None or decision.total is None:
+            return None
+        if decision.lengths is not None:
+            return decision.lengths.tolist()
+        plan = decision.plan
+        return [plan.floor] * num_requests if plan is not None and plan.floor == plan.cap else None
+
     def published(
         self,
         *,

@@ -23,8 +23,23 @@ def serve(resolved: Resolved, gamma: int) -> None:
     first = _served is None
     _served = (resolved, gamma)
     if first:
+        refuse_empty_prompts()
         http_server.app.get(PATH)(auth_level(AuthLevel.ADMIN_OPTIONAL)(get_policy))
         http_server.app.post(PATH)(auth_level(AuthLevel.ADMIN_OPTIONAL)(post_policy))
+
+
+def refuse_empty_prompts() -> None:
+    """Answer 400 to a text that tokenizes to nothing: SGLang 0.5.23 checks given ids only, and its scheduler dies."""
+    from sglang.srt.managers.tokenizer_manager import TokenizerManager
+
+    validate = TokenizerManager._validate_one_request
+
+    def checked(manager: Any, request: Any, input_ids: list[int] | None) -> None:
+        if input_ids is not None and len(input_ids) == 0 and getattr(request, "input_embeds", None) is None:
+            raise ValueError("The prompt has no tokens, expected at least one.")
+        validate(manager, request, input_ids)
+
+    TokenizerManager._validate_one_request = checked
 
 
 def _manager() -> Any:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import msgspec
 import torch
 from sglang.srt.speculative.dspark_components import dspark_planner
 from sglang.srt.speculative.dspark_components.dspark_planner import (
@@ -23,9 +24,9 @@ from sglang_dspark.serving.engine import PolicyEngine
 class PolicyPlanner(DSparkVerifyPlanner):
     """Same tiers, layouts and tensor-parallel group as upstream's; the decision is the engine's.
 
-    Overridden: `prepare_verify_budget`, `resolve_verify_token_budget`, `_schedule_verify_lens`,
-    `take_budget_decision`, `set_forced_budget_frac`, `note_non_decode_step`, and the flag `_is_verify_all`, which
-    would otherwise bypass the schedule when SGLang's own table is absent.
+    Overridden: `prepare_verify_budget`, `resolve_verify_token_budget`, `_schedule_verify_lens`, `schedule_layout`,
+    `take_budget_decision`, `set_forced_budget_frac`, `note_non_decode_step`, and the flag `_is_verify_all`, which would
+    otherwise bypass the schedule when SGLang's own table is absent.
     """
 
     engine: PolicyEngine
@@ -95,6 +96,15 @@ class PolicyPlanner(DSparkVerifyPlanner):
         verify_lens = (lengths + 1).to(device=device, dtype=torch.int32)
         # Every rank is here: the decision that there are lengths at all was broadcast.
         return self._tp_sync.sync(SpecTpSyncSite.DSPARK_PLAN, verify_lens)
+
+    def schedule_layout(self, *, req_pool_indices: torch.Tensor, **arguments: Any) -> Any:
+        """Upstream's layout; lengths that the host knows are added, which spares backends a copy from the device."""
+        layout = super().schedule_layout(req_pool_indices=req_pool_indices, **arguments)
+        host = self.engine.host_lengths(int(req_pool_indices.shape[0]))
+        if layout is None or host is None or layout.verify_lens_cpu is not None:
+            return layout
+        verify_lens = [length + 1 for length in host]
+        return msgspec.structs.replace(layout, verify_lens_cpu=verify_lens, total_verify_tokens=sum(verify_lens))
 
     def take_budget_decision(self) -> VerifyBudgetDecision | None:
         taken, self._taken = self._taken, None

@@ -19,7 +19,7 @@ from sglang.srt.speculative.dspark_components.dspark_observability import InfoSe
 from sglang.srt.speculative.dspark_components.dspark_worker_v2 import DSparkWorkerV2
 
 from sglang_dspark.errors import InputError
-from sglang_dspark.serving import recorder, start_line
+from sglang_dspark.serving import flashinfer_ragged, recorder, start_line
 from sglang_dspark.serving.agreement import Agreement
 from sglang_dspark.serving.contract import WORKER_CALLS, moved
 from sglang_dspark.serving.copies import DRAFT, VERIFY
@@ -51,6 +51,9 @@ class PolicyWorker(DSparkWorkerV2):
         changes = moved(WORKER_CALLS)
         if changes:
             raise leave(f"this SGLang is not the one that was overridden: {'; '.join(changes)}")
+        if torch.device(target_worker.device).type == "cuda":
+            # Attention backends are made after the workers: `flashinfer` then means ours, which serves ragged graphs.
+            flashinfer_ragged.register()
         with _planner_replaced():
             super().__init__(server_args, gpu_id, nccl_port, target_worker, draft_worker_cls)
         group = get_parallel().tp_group
