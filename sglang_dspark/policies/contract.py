@@ -205,6 +205,14 @@ def check_plan(policy: Policy, case: Case, rng: np.random.Generator) -> None:
     assert np.array_equal(planned, decision.lengths), "the plan and the decision admit different tokens"
 
 
+def check_confidence_need(policy: Policy, case: Case, rng: np.random.Generator) -> None:
+    """A policy that does not say `reads_confidence` decides the same without confidences."""
+    if not policy.reads_confidence:
+        live = case.live()
+        without = _decide(policy, case, LiveBlock(live.units, None, live.depth))
+        assert np.array_equal(without.lengths, _decide(policy, case, live).lengths), "reads the confidences"
+
+
 def check_budget_rule(policy: Policy, case: Case, rng: np.random.Generator) -> None:
     """K does not change when the live survivals change."""
     if not isinstance(policy, BudgetRule):
@@ -266,6 +274,7 @@ CHECKS: dict[str, Callable[[Policy, Case, np.random.Generator], None]] = {
     "pure": check_pure,
     "admission order": check_admission_order,
     "plan": check_plan,
+    "confidence need": check_confidence_need,
     "budget rule": check_budget_rule,
     "stopping rule": check_stopping_rule,
     "stopping walk": check_stopping_walk,

@@ -96,7 +96,7 @@ class CarriedSum(BudgetRule):
 
 @dataclass(frozen=True)
 class LaggedLast(BudgetRule):
-    """A budget rule that hangs on the deepest lagged survival: lossless, and the first to suffer when it is not past."""
+    """A budget rule that hangs on the deepest lagged survival: lossless, and the first to suffer if it is not past."""
 
     name: ClassVar[str] = "lagged-last"
     lag: int = 1

@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import numpy as np
 import pytest
 from planted_faults import PLANTED, CarriedSum, DeepFirst, LaggedLast
 
 from sglang_dspark.audit.engine import DrawsByPosition, Engine
+from sglang_dspark.audit.enumeration import Enumeration, LagAsked, total_variation
 from sglang_dspark.audit.exact import TOLERANCE, audit_exactly
 from sglang_dspark.audit.variants import default_policies
 from sglang_dspark.audit.world import Shape, World, make_world
 from sglang_dspark.errors import InputError
-from sglang_dspark.policies import POLICIES, SCALE, Argmax, EarlyStop, Fixed, Hull, Policy, Tetris, Threshold
+from sglang_dspark.policies import (
+    POLICIES,
+    SCALE,
+    Argmax,
+    BudgetRule,
+    EarlyStop,
+    Fixed,
+    Hull,
+    Past,
+    Policy,
+    Tetris,
+    Threshold,
+)
 
 SHAPE = Shape()
 FOUND = 1e-3
@@ -103,6 +117,35 @@ def test_progress_counts_every_enumeration() -> None:
     audit_exactly([Hull(), Fixed(k=1)], SHAPE, instances=7, progress=lambda done, total: seen.append((done, total)))
     assert seen[-1] == (14, 14)
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+
+@dataclasses.dataclass(frozen=True)
+class AsksOlder(BudgetRule):
+    """Asks one publish back and, only where that was high, two back."""
+
+    name: ClassVar[str] = "asks-older"
+
+    @property
+    def max_lag(self) -> int:
+        return 2
+
+    def budget(self, past: Past) -> int:
+        units, _ = past.survival(1)
+        return past.num_requests if units[0, -1] < SCALE else int(past.survival(2)[0].sum() % 3)
+
+
+def test_a_lag_that_was_not_asked_for_before_is_not_missed() -> None:
+    """Publishes at lags that a policy has not asked for are dropped from the states; asking later starts over."""
+    for index in range(6):
+        world = make_world(SHAPE, 0, index)
+        full = Enumeration(AsksOlder(), world, Engine(), set(), None).law()
+        with pytest.raises(LagAsked):
+            Enumeration(AsksOlder(), world, Engine(), set(), frozenset({1})).law()
+        asked = {1}
+        assert total_variation(AsksOlder(), world, Engine(), asked) < TOLERANCE
+        assert asked == {1, 2}
+        again = Enumeration(AsksOlder(), world, Engine(), set(), frozenset({1, 2})).law()
+        assert np.array_equal(full, again)
 
 
 class TestWorlds:
