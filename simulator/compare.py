@@ -17,13 +17,14 @@ import simpy
 from sglang_dspark.cost import StepCost
 from sglang_dspark.errors import InputError
 from sglang_dspark.fit import FittedCost, StepTimes, fit_times
-from sglang_dspark.policies import Policy, make_policy
-from sglang_dspark.records import RecordSet, RequestRecord
+from sglang_dspark.policies import Decision, LiveBlock, Past, Policy, make_policy, policy_to_string
+from sglang_dspark.records import RecordSet
 from sglang_dspark.records.blocks import Blocks, uncensored_blocks
 from sglang_dspark.records.episodes import Episode, find_episodes
 from simulator.engine import Engine
 from simulator.metrics import Figures, figures
 from simulator.model import EngineModel
+from simulator.random import stream
 from simulator.recorded import RecordedAcceptance, recorded_trace
 from simulator.recorder import Recorder
 from simulator.router import Router
@@ -92,18 +93,20 @@ def predict(
     acceptance: RecordSet | None = None,
     concurrency: int | None = None,
     policy: Policy | None = None,
+    complete: bool = False,
     seeds: int = 3,
 ) -> Prediction:
     """Predict the load in `records` and compare.
 
     fit: records whose step times give the costs; requests that are compared are left out of it. acceptance: records
     that give the blocks (default: `records`). concurrency: only the episodes of that closed loop (default: all, which
-    must be alike). policy: what to simulate (default: the recorded one). seeds: replications of the drawn blocks.
+    must be alike). policy: what to simulate (default: the recorded one). complete: draw what trimmed blocks hide from
+    their confidences. seeds: replications of the drawn blocks.
     Errors: InputError where records are censored, unlike each other, or too few.
     """
     episodes = find_episodes(records, lambda episode: concurrency is None or episode.concurrency == concurrency)
     _check_alike(episodes)
-    blocks = _blocks(acceptance or records)
+    blocks = uncensored_blocks(acceptance or records, complete=complete)
     fitted = _fit_elsewhere(fit, episodes)
     chosen = policy or make_policy(max(episodes[0].policies, key=episodes[0].policies.__getitem__))
     belief = records.costs()
@@ -117,16 +120,9 @@ def predict(
     known = {request.rid for episode in episodes for request in episode.requests}
     own = int(np.isin(blocks.request, [number for number, rid in enumerate(blocks.rids) if rid in known]).sum())
     return Prediction(
-        compared, chosen_text(chosen), episodes[0].concurrency, len(episodes),
+        compared, policy_to_string(chosen), episodes[0].concurrency, len(episodes),
         sum(len(episode.requests) for episode in episodes), own, steps, fitted, notes,
     )  # fmt: skip
-
-
-def chosen_text(policy: Policy) -> str:
-    """A policy's string form."""
-    from sglang_dspark.policies import policy_to_string
-
-    return policy_to_string(policy)
 
 
 def _check_alike(episodes: Sequence[Episode]) -> None:
@@ -137,10 +133,6 @@ def _check_alike(episodes: Sequence[Episode]) -> None:
     policies = {max(episode.policies, key=episode.policies.__getitem__) for episode in episodes if episode.policies}
     if len(policies) != 1:
         raise InputError(f"the loads ran under {', '.join(sorted(policies)) or 'no policy'}: expected one policy")
-
-
-def _blocks(records: RecordSet) -> Blocks:
-    return uncensored_blocks(records)
 
 
 def _fit_elsewhere(fit: RecordSet, episodes: Sequence[Episode]) -> FittedCost:
@@ -167,7 +159,9 @@ def _simulate(
     found, steps, strangers = [], 0, 0
     for seed in range(seeds):
         source = RecordedAcceptance(blocks, requests, seed)
-        model = EngineModel(settings, policy, cost, belief, source, settings.schedule_for(policy))
+        schedule = settings.schedule_for(policy)
+        exploring: Any = Exploring(policy, episode.explore, seed)
+        model = EngineModel(settings, exploring, cost, belief, source, schedule)
         env = simpy.Environment()
         recorder = Recorder(trace.input_length, trace.output_length)
         router = Router(env, trace, recorder, model.kv_tokens, model.kv_reserve)
@@ -179,6 +173,23 @@ def _simulate(
         steps, strangers = recorder.request_steps, source.strangers
     note = "" if not strangers else f"{strangers} of {len(requests)} requests draw from blocks of others alike"
     return {name: float(np.mean([one[name] for one in found])) for name in COMPARED}, steps, note
+
+
+class Exploring:
+    """A policy whose server verifies all on a coin drawn before the step; otherwise that policy."""
+
+    def __init__(self, policy: Policy, chance: float, seed: int) -> None:
+        self._policy, self._chance, self._coins = policy, chance, stream(seed, "exploration")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._policy, name)
+
+    def decide(self, past: Past, live: LiveBlock) -> Decision:
+        """The policy's decision, or the full block."""
+        if self._chance and self._coins.random() < self._chance:
+            full = np.full(past.num_requests, past.gamma, dtype=np.int64)
+            return Decision(full, int(full.sum()))
+        return self._policy.decide(past, live)
 
 
 def _settings(episode: Episode, policy: Policy) -> EngineSettings:
@@ -206,17 +217,16 @@ def _notes(
     notes = []
     first = episodes[0]
     loop = f"closed loop of {first.concurrency}" if first.concurrency else "open loop by the recorded arrivals"
-    notes.append(f"{loop}; {len(episodes)} repetition(s); policy {chosen_text(policy)}")
+    notes.append(f"{loop}; {len(episodes)} repetition(s); policy {policy_to_string(policy)}")
     if len(episodes) < 3:
         notes.append(f"{len(episodes)} repetition(s) give no spread to judge by, expected at least 3")
-    censored = f"{blocks.censored} of {blocks.steps} steps are censored"
+    censored = f"{blocks.censored} of {blocks.steps} steps are trimmed"
     where = "the records themselves" if acceptance is None else "other records"
-    notes.append(f"acceptance: {blocks.seen} full blocks of {where}; {censored}")
-    if blocks.by_policy and blocks.censored:
+    notes.append(f"acceptance: {blocks.seen} blocks of {where}; {censored}")
+    if blocks.completed:
+        notes.append(f"the hidden tails of {blocks.completed} of these blocks were drawn from their confidences")
+    if first.explore:
+        notes.append(f"{first.explore:.0%} of the steps explore, as on the server")
+    if blocks.by_policy and blocks.censored and not blocks.completed:
         notes.append(f"warning: a policy, not a coin, chose {blocks.by_policy} of the steps that show full blocks")
     return [*notes, *dict.fromkeys(text for text in extra if text)]
-
-
-def requests_of(episodes: Sequence[Episode]) -> list[RequestRecord]:
-    """All requests of some episodes."""
-    return [request for episode in episodes for request in episode.requests]

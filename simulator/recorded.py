@@ -1,9 +1,9 @@
 """Acceptance and trace from records of a live server.
 
 A request's block at an anchor that was recorded is that block. At any other anchor it is one of the `NEAREST` recorded
-blocks of the same request around that anchor, drawn by counter; a request with fewer than `OWN` recorded blocks draws
-from all those of its domain and sampling temperature. Drawing such blocks afresh keeps the mean
-accepted length of what was recorded; taking the next recorded block would not: short blocks would be met more often.
+blocks of the same request around that anchor, drawn by counter; a request without any draws first a request of its
+domain and sampling temperature, then one of its blocks. Drawing such blocks afresh keeps the mean accepted length of
+what was recorded; always taking the next recorded block would not: short blocks would be met more often.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ from simulator.traces import Trace
 
 Ints = NDArray[np.int64]
 
-NEAREST = 8
-OWN = 4
+NEAREST = 4
 _CHUNK = 512  # anchors whose draws belong to one stream
 
 
@@ -46,7 +45,7 @@ class RecordedAcceptance:
         self._end = np.searchsorted(blocks.request[order], wanted, side="right")
         self._pool = _pools(blocks, order, requests)
         self._draws = Streams(seed, "recorded-block")
-        self.strangers = int((self._end - self._begin < OWN).sum())
+        self.strangers = int((self._end == self._begin).sum())
 
     def fill(self, request: int, first: int, out: BlockTable) -> None:
         """See `AcceptanceSource`."""
@@ -61,9 +60,10 @@ class RecordedAcceptance:
         """Index of the block for every anchor [n]."""
         begin, end = int(self._begin[request]), int(self._end[request])
         draws = self._counted(request, anchors)
-        if end - begin < OWN:
-            pool = self._pool[request]
-            return pool[draws % len(pool)]
+        if begin == end:
+            starts, counts = self._pool[request]
+            which = draws % len(starts)
+            return starts[which] + (draws // len(starts)) % counts[which]
         own = self._anchor[begin:end]
         position = np.searchsorted(own, anchors)
         recorded = (position < len(own)) & (own[np.minimum(position, len(own) - 1)] == anchors)
@@ -80,19 +80,20 @@ class RecordedAcceptance:
         return np.concatenate(chunks)[anchors - anchors[0] // _CHUNK * _CHUNK]
 
 
-def _pools(blocks: Blocks, order: Ints, requests: list[RequestRecord]) -> list[Ints]:
-    """For every request the blocks of its domain and temperature, or all of them."""
+def _pools(blocks: Blocks, order: Ints, requests: list[RequestRecord]) -> list[tuple[Ints, Ints]]:
+    """For every request: where the blocks of each recorded request like it begin, and how many they are."""
+    numbers, starts, counts = np.unique(blocks.request[order], return_index=True, return_counts=True)
     domain = {request.rid: request.domain for request in requests}
-    names = np.array([domain.get(rid, "") for rid in blocks.rids])[blocks.request[order]]
-    temperature = np.nan_to_num(blocks.temperature[order], nan=-1.0)
-    everything = np.arange(len(order), dtype=np.int64)
-    found: dict[tuple[str, float], Ints] = {}
+    names = np.array([domain.get(blocks.rids[number], "") for number in numbers])
+    temperature = np.nan_to_num(blocks.temperature[order][starts], nan=-1.0)
+    found: dict[tuple[str, float], tuple[Ints, Ints]] = {}
     for request in requests:
-        key = (request.domain, round(request.temperature, 3))
+        key = (request.domain, request.temperature)
         if key not in found:
-            alike = np.flatnonzero((names == key[0]) & (np.abs(temperature - key[1]) < 1e-3))
-            found[key] = alike if alike.size >= OWN else everything
-    return [found[request.domain, round(request.temperature, 3)] for request in requests]
+            alike = (names == key[0]) & (np.abs(temperature - key[1]) < 1e-3)
+            alike = alike if alike.any() else np.ones(len(numbers), dtype=bool)
+            found[key] = starts[alike], counts[alike]
+    return [found[request.domain, request.temperature] for request in requests]
 
 
 def recorded_trace(requests: list[RequestRecord], source: str) -> Trace:
@@ -100,7 +101,7 @@ def recorded_trace(requests: list[RequestRecord], source: str) -> Trace:
     arrival = np.array([request.arrival_time_s for request in requests])
     cached = np.array([min(request.cached_tokens, request.input_length - 1) for request in requests], dtype=np.int64)
     prompt = np.array([request.input_length for request in requests], dtype=np.int64)
-    notes = ()
+    notes: tuple[str, ...] = ()
     if cached.any():
         notes = (f"{cached.sum() / prompt.sum():.0%} of the prompt tokens were in the prefix cache and are left out",)
     return Trace(

@@ -10,6 +10,7 @@ import msgspec
 import typer
 
 from sglang_dspark.cli import app
+from sglang_dspark.errors import InputError
 
 if TYPE_CHECKING:
     from simulator.compare import Prediction
@@ -29,6 +30,9 @@ def compare(
         int | None, typer.Option(help="Compare only the stretches of load with so many requests in flight.")
     ] = None,
     policy: Annotated[str | None, typer.Option(help="Simulate this policy instead of the recorded one.")] = None,
+    complete: Annotated[
+        bool, typer.Option("--complete", help="Draw what trimmed blocks hide from their confidences (calibrated ones).")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Decisions: every recorded step is decided again and must come out equal (exit status 1 if not).
@@ -39,6 +43,8 @@ def compare(
     from sglang_dspark.records import RecordSet
     from sglang_dspark.replay import replay
 
+    if not fit:
+        _refuse_idle(acceptance=acceptance, concurrency=concurrency, policy=policy, complete=complete or None)
     chosen = None if policy is None else make_policy(policy)
     measured = RecordSet(records)
     decisions = replay(measured)
@@ -48,7 +54,9 @@ def compare(
         from simulator.compare import predict
 
         other = RecordSet(acceptance) if acceptance else None
-        prediction = predict(measured, RecordSet(fit), acceptance=other, concurrency=concurrency, policy=chosen)
+        prediction = predict(
+            measured, RecordSet(fit), acceptance=other, concurrency=concurrency, policy=chosen, complete=complete
+        )
     if as_json:
         document: dict[str, Any] = {"decisions": decisions.as_json(), "problems": problems}
         document |= {} if prediction is None else prediction.as_json()
@@ -62,6 +70,13 @@ def compare(
             typer.echo("figures are predicted with --fit RECORDS of other loads, which give the step costs")
     if decisions.different:
         raise typer.Exit(1)
+
+
+def _refuse_idle(**flags: Any) -> None:
+    """A flag that would do nothing is an error."""
+    for name, value in flags.items():
+        if value is not None:
+            raise InputError(f"--{name} does nothing without --fit RECORDS, which predicts figures")
 
 
 def _decision_lines(decisions: dict[str, Any]) -> list[str]:

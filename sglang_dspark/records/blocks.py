@@ -2,6 +2,9 @@
 
 Cap-accept and static steps show every depth. Of compact steps the exploration steps do (a coin drawn before the step
 verifies all; weight 1 / its probability); without exploration, those whose policy verified every block in full.
+
+Asked to complete, every step is used, and what a trimmed block hides is drawn from its confidences: position j beyond
+the verified ones is accepted with chance c_j. That is as good as the confidences are calibrated, and always stated.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ class Blocks:
     anchor, -1 if unknown. temperature: [N] float32 sampling temperature, NaN if unknown. weight: [N] float64.
     temperatures: STS temperatures that are in the confidences already ([gamma], ones if none).
     steps: of the records; censored: those that show no full block; by_policy: used steps that a policy, not a coin,
-    verified in full. seen: blocks before thinning to the limit.
+    verified in full. seen: blocks before thinning to the limit. completed: kept blocks whose tail was drawn.
     """
 
     gamma: int
@@ -41,6 +44,7 @@ class Blocks:
     censored: int
     by_policy: int
     seen: int
+    completed: int = 0
 
     def __len__(self) -> int:
         return len(self.depth)
@@ -55,21 +59,23 @@ def weight_of(step: StepRecord, gamma: int) -> float:
     return 1.0 if step.uncensored(gamma) else 0.0
 
 
-def uncensored_blocks(records: RecordSet, limit: int = 1_000_000, seed: int = 0) -> Blocks:
+def uncensored_blocks(records: RecordSet, limit: int = 1_000_000, seed: int = 0, *, complete: bool = False) -> Blocks:
     """Collect the uncensored blocks of records, thinned at random to at most about `limit`.
+
+    complete: use every step and draw what trimmed blocks hide (see the module's text).
 
     Errors: InputError for records of block verification (survival means something else there), of several gammas or
     STS vectors, and for records without any uncensored block.
     """
-    collector = _Collector(limit, np.random.default_rng(seed))
+    collector = _Collector(limit, np.random.default_rng(seed), complete)
     for header, step in records.steps():
         collector.add(header, step)
     return collector.finish(records)
 
 
 class _Collector:
-    def __init__(self, limit: int, rng: np.random.Generator) -> None:
-        self.limit, self.rng = limit, rng
+    def __init__(self, limit: int, rng: np.random.Generator, complete: bool) -> None:
+        self.limit, self.rng, self.complete = limit, rng, complete
         self.keep = 1.0
         self.kept = self.seen = self.steps = self.censored = self.by_policy = 0
         self.header: Header | None = None
@@ -80,8 +86,10 @@ class _Collector:
         self._check(header)
         self.steps += 1
         weight = weight_of(step, header.gamma)
+        self.censored += weight == 0
+        if self.complete and step.confidence is not None:
+            weight = 1.0
         if weight == 0:
-            self.censored += 1
             return
         self.by_policy += step.mode == "compact" and not step.explore
         self.seen += step.num_requests
@@ -98,12 +106,24 @@ class _Collector:
         names = step.rids or [f"slot{slot}" for slot in step.slots.tolist()]
         assert self.header is not None
         yield step.confidence
-        yield step.uncapped_depth(self.header.gamma)
+        yield self._depth(step, self.header.gamma)
         yield np.array([self.numbers.setdefault(name, len(self.numbers)) for name in names], dtype=np.int64)
         yield np.full(rows, -1) if step.anchor is None else step.anchor.astype(np.int64)
         unknown = np.full(rows, np.nan, dtype=np.float32)
         yield unknown if step.temperature is None else step.temperature.astype(np.float32)
         yield np.full(rows, weight)
+        yield (step.uncapped_depth(self.header.gamma) < 0).astype(np.float64)
+
+    def _depth(self, step: StepRecord, gamma: int) -> np.ndarray:
+        """[R] depth of the full block; drawn beyond the verified tokens where those were all accepted."""
+        depth = step.uncapped_depth(gamma)
+        hidden = np.flatnonzero(depth < 0)
+        if hidden.size:
+            assert step.confidence is not None
+            fails = self.rng.random((hidden.size, gamma)) >= step.confidence[hidden]
+            fails &= np.arange(gamma) >= step.lengths[hidden, None]
+            depth[hidden] = np.where(fails.any(axis=1), fails.argmax(axis=1), gamma)
+        return depth
 
     def _thin(self) -> None:
         """Keep each block collected so far with one half's chance, and later ones with half the chance as well."""
@@ -136,8 +156,8 @@ class _Collector:
         gamma, columns = self.header.gamma, list(zip(*self.parts, strict=True))
         used = np.array(self.header.temperatures or [1.0] * gamma, dtype=np.float64)
         confidence = None if any(part is None for part in columns[0]) else np.concatenate(columns[0])
-        depth, request, anchor, temperature, weight = (np.concatenate(column) for column in columns[1:])
+        depth, request, anchor, temperature, weight, drawn = (np.concatenate(column) for column in columns[1:])
         return Blocks(
             gamma, confidence, depth, request, list(self.numbers), anchor, temperature, weight, used,
-            self.steps, self.censored, self.by_policy, self.seen,
+            self.steps, self.censored, self.by_policy, self.seen, int(drawn.sum()),
         )  # fmt: skip

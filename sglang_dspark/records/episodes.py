@@ -24,9 +24,10 @@ _FULL_SHARE = 0.9
 class Episode:
     """Requests of one run between two idle stretches, in order of arrival, and what their decode steps added up to.
 
-    concurrency: requests in flight of a closed loop, None when arrivals did not follow finishes. policies: decode steps
-    by policy. rows, committed: request-steps that still wanted tokens, and tokens they gave (bonus included, the last
-    block cut at the requested length). emitted: (time, tokens) as they came.
+    concurrency: requests in flight of a closed loop, None when arrivals did not follow finishes. policies, schedules,
+    tables: decode steps by each. explore: the coin's probability. rows, committed: request-steps that still wanted
+    tokens, and tokens they gave (bonus included, the last block cut at the requested length). emitted: (time, tokens)
+    as they came.
     """
 
     header: Header
@@ -35,6 +36,7 @@ class Episode:
     policies: dict[str, int] = field(default_factory=dict)
     schedules: dict[str, int] = field(default_factory=dict)
     tables: dict[str, int] = field(default_factory=dict)
+    explore: float = 0.0
     rows: int = 0
     committed: int = 0
     steps: int = 0
@@ -49,6 +51,7 @@ class Episode:
         self.rows += int((left > 0).sum())
         self.committed += tokens
         self.steps += 1
+        self.explore = step.explore_probability
         took_s = step.step_s or (step.draft_s or 0.0) + (step.verify_s or 0.0)
         self.emitted.append((step.time_s + took_s, tokens))
         for counts, key in ((self.policies, step.policy), (self.schedules, step.schedule), (self.tables, step.table)):

@@ -28,7 +28,8 @@ def request(rid, prompt=10, temperature=0.8, top_k=1 << 30):
     )  # fmt: skip
     req = SimpleNamespace(
         rid=rid, origin_input_ids=list(range(prompt)), output_ids=[1], sampling_params=sampling, time_stats=times,
-        cached_tokens=3, finished_reason=None, finished_len=None, tokenizer=SimpleNamespace(decode=lambda ids: f"{len(ids)} tokens"),
+        cached_tokens=3, finished_reason=None, finished_len=None,
+        tokenizer=SimpleNamespace(decode=lambda ids: f"{len(ids)} tokens"),
     )  # fmt: skip
     req.finished = lambda: req.finished_reason is not None
     return req
