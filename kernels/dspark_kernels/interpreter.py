@@ -35,10 +35,11 @@ def runs_kernel(tensor: torch.Tensor) -> bool:
 
 
 @contextlib.contextmanager
-def interpreted() -> Iterator[None]:
+def interpreted(*modules: ModuleType) -> Iterator[None]:
     """Inside, public functions of this package launch their kernels on CPU tensors through Triton's interpreter.
 
-    Not thread-safe: it swaps module attributes. May be nested.
+    modules: further modules whose kernels are to be interpreted. Not thread-safe: it swaps module attributes. May be
+    nested; an inner call changes nothing.
     """
     global _active
     if _active:
@@ -50,7 +51,7 @@ def interpreted() -> Iterator[None]:
         return
     # Triton imports this lazily at a launch and then asserts that its functions are not interpreted.
     importlib.import_module("triton.experimental.gluon")
-    saved = [(owner, dict(vars(owner))) for owner in _owners()]
+    saved = [(owner, dict(vars(owner))) for owner in (*_owners(), *modules)]
     functions: dict[int, InterpretedFunction] = {}
     for owner, names in saved:
         for name, value in names.items():
