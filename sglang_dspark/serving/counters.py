@@ -16,6 +16,8 @@ class Counters:
     """Sums since start. Tokens are draft tokens; `anchors` counts the one token a request that is always verified.
 
     predicted_s, measured_s: sums over the steps that have both, so that their ratio is the drift of the profile.
+    timed_*: over the steps that have a measured time: their number, seconds, requests, verified tokens (anchors
+    included) and committed tokens (bonus included).
     """
 
     decode_steps: int = 0
@@ -24,6 +26,11 @@ class Counters:
     drafted_tokens: int = 0
     verified_tokens: int = 0
     accepted_tokens: int = 0
+    timed_steps: int = 0
+    timed_s: float = 0.0
+    timed_requests: int = 0
+    timed_verified: int = 0
+    timed_committed: int = 0
     compared_steps: int = 0
     predicted_s: float = 0.0
     measured_s: float = 0.0
@@ -60,6 +67,12 @@ class Counters:
     def _times(self, record: StepRecord) -> None:
         predicted, measured = record.decision.predicted_s, record.step_s
         if measured is not None:
+            requests = record.batch.num_requests
+            self.timed_steps += 1
+            self.timed_s += measured
+            self.timed_requests += requests
+            self.timed_verified += requests + int(record.lengths.sum())
+            self.timed_committed += requests + int(record.accepted.sum())
             self.recent_measured_s = _running(self.recent_measured_s, measured)
         if predicted is not None:
             self.recent_predicted_s = _running(self.recent_predicted_s, predicted)
