@@ -40,8 +40,8 @@ from dspark_kernels.survival import confidence_survival  # noqa: E402
 from qwen_step import Batch, Model, ModelShape  # noqa: E402
 
 LEFT_OUT = (
-    "fused elementwise kernels (norm, rotary embedding, activation are separate torch kernels), tensor parallelism, the scheduler; "
-    "attention is a Triton split-KV kernel, not FlashInfer or FlashAttention"
+    "fused elementwise kernels (norm, rotary embedding, activation are separate torch kernels), tensor parallelism, "
+    "the scheduler; attention is a Triton split-KV kernel, not FlashInfer or FlashAttention"
 )
 
 
@@ -78,7 +78,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
         print(
-            "no CUDA device: a profile is measured or it is nothing; --device cpu --small only shows that the script runs",
+            "no CUDA device: a profile is measured or it is nothing (--device cpu --small shows that it runs)",
             file=sys.stderr,
         )
         return 2
