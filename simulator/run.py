@@ -84,6 +84,32 @@ def run_once(
     replication: names the draws; the same for every policy that is compared. on_step sees every engine step as it
     ended; on_progress the number of completed requests. Errors: InputError.
     """
+    run = assemble(setting, policy, replication, on_step=on_step, on_progress=on_progress)
+    run.env.run(until=run.router.done)
+    return figures(run.trace, run.recorder, run.router, run.model), run.recorder
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """The parts of one run, ready to go: `env.run(until=router.done)`."""
+
+    env: simpy.Environment
+    trace: Trace
+    model: EngineModel
+    recorder: Recorder
+    router: Router
+    engines: list[Engine]
+
+
+def assemble(
+    setting: Setting,
+    policy: Policy,
+    replication: int = 0,
+    *,
+    on_step: Callable[[StepView], None] | None = None,
+    on_progress: Callable[[int], None] | None = None,
+) -> Assembly:
+    """See `run_once`."""
     setting.check(policy)
     seed = setting.seed + (replication << 32)
     trace = setting.trace
@@ -102,8 +128,7 @@ def run_once(
         env.process(loop.run())
     slots = setting.engine.max_running_requests * setting.engine.replicas
     router.start(engines, setting.engine.router, setting.concurrency, slots)
-    env.run(until=router.done)
-    return figures(trace, recorder, router, model), recorder
+    return Assembly(env, trace, model, recorder, router, engines)
 
 
 def _reporting(router: Router, recorder: Recorder, on_progress: Callable[[int], None]) -> Callable[[int], None]:
