@@ -50,6 +50,8 @@ def demo_model(
     The pair learns the Python standard library's sources and generated JSON, CSV and logs. A pair of the same request
     and versions is reused.
     """
+    # Threads that spin while they wait made a training step 20 times slower on busy cores; read when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         import torch  # noqa: F401
         import transformers  # noqa: F401
