@@ -53,7 +53,7 @@ class EngineSettings:
 
     def schedule_for(self, policy: Policy) -> str:
         """The schedule that runs this policy; an overlapped one cannot serve a live rule or fresh survivals."""
-        needs_host = policy.live or 0 < policy.max_lag < OVERLAPPED_LAG
+        needs_host = policy.live or 0 < policy.min_lag < OVERLAPPED_LAG
         if self.schedule is None:
             return "synchronous" if needs_host else "overlapped"
         if self.schedule == "overlapped" and needs_host:

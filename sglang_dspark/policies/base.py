@@ -56,6 +56,11 @@ class Policy(ABC):
         """The oldest publish that it looks at; 0 if it never looks at lagged survivals."""
         return 0
 
+    @property
+    def min_lag(self) -> int:
+        """The newest publish that it looks at; 0 if it never looks at lagged survivals."""
+        return self.max_lag
+
     def check(self, gamma: int) -> None:
         """Refuse parameters that make no sense for this block size (InputError)."""
         for field in ("floor", "cap", "k"):

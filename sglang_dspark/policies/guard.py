@@ -58,6 +58,10 @@ class Guard(Policy):
     def max_lag(self) -> int:
         return max(self.lag, self.inner.max_lag, self.baseline.max_lag)
 
+    @property
+    def min_lag(self) -> int:
+        return min(lag for lag in (self.lag, self.inner.min_lag, self.baseline.min_lag) if lag)
+
     def check(self, gamma: int) -> None:
         self.inner.check(gamma)
         self.baseline.check(gamma)

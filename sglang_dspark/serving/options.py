@@ -115,9 +115,9 @@ def _check_common(policy: Policy, schedule: Schedule, cost: StepCost | None, gam
             f"profile '{cost.name}' was measured only at B = R (1 + gamma) and cannot price the decisions of policy "
             f"'{policy.name}': measure another one, or force it with --speculative-dspark-allow-foreign-profile"
         )
-    if schedule == "overlapped" and 0 < policy.max_lag < OVERLAPPED_LAG:
+    if schedule == "overlapped" and 0 < policy.min_lag < OVERLAPPED_LAG:
         raise InputError(
-            f"policy '{policy.name}': lag={policy.max_lag} is not on the host before an overlapped step, expected at "
+            f"policy '{policy.name}': lag={policy.min_lag} is not on the host before an overlapped step, expected at "
             f"least {OVERLAPPED_LAG}, or --speculative-dspark-schedule synchronous"
         )
     if gamma is not None:
