@@ -31,10 +31,15 @@ def main() -> None:
 
 # Each module registers its commands on `app` or on one of its groups.
 from sglang_dspark.cli import (  # noqa: E402
+    ab,  # noqa: F401
     audit,  # noqa: F401
+    audit_live,  # noqa: F401
     calibrate,  # noqa: F401
     compare,  # noqa: F401
     demo_model,  # noqa: F401
+    evaluate,  # noqa: F401
     policy,  # noqa: F401
+    profile,  # noqa: F401
     profiles,  # noqa: F401
+    record,  # noqa: F401
 )

@@ -1,0 +1,155 @@
+"""A/B on live traffic: two policies alternate in blocks of time, and the paired gain decides.
+
+The figure is committed tokens per second of decode steps, which a server whose load is given by its users can still
+win. Pairs run in an order drawn by seed (AB or BA), so that a drifting load does not favour either.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from sglang_dspark.client import Server
+from sglang_dspark.errors import InputError
+
+MIN_STEPS = 20
+"""A block with fewer timed decode steps says nothing about its policy; its pair is repeated."""
+
+_SETTLE_S = 0.5  # steps under way at a switch belong to nobody
+_STOP_EARLY_PAIRS = 5
+_MOST_IDLE = 5
+
+# Student's t for 1..30 degrees of freedom, two-sided: 95 % and, for stopping early, 99.5 %.
+_T95 = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
+    2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
+)  # fmt: skip
+_T995 = (
+    127.321, 14.089, 7.453, 5.598, 4.773, 4.317, 4.029, 3.833, 3.690, 3.581, 3.497, 3.428, 3.372, 3.326, 3.286,
+    3.252, 3.222, 3.197, 3.174, 3.153, 3.135, 3.119, 3.104, 3.091, 3.078, 3.067, 3.057, 3.047, 3.038, 3.030,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Block:
+    """One stretch under one policy: decode steps, seconds in them, committed tokens, mean batch, tokens a second."""
+
+    policy: str
+    steps: int
+    seconds: float
+    tokens: int
+    requests: int
+
+    @property
+    def rate(self) -> float:
+        """Committed tokens per second of decode steps."""
+        return self.tokens / self.seconds
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """gain: of B over A, relative, with its 95 % interval low..high. keep: the policy to keep, or None (no difference).
+
+    pairs: as they were run; rates: tokens per decode second of A and B over all pairs; stopped_early: before all pairs.
+    """
+
+    a: str
+    b: str
+    pairs: list[tuple[Block, Block]]
+    gain: float
+    low: float
+    high: float
+    keep: str | None
+    stopped_early: bool
+
+    @property
+    def rates(self) -> tuple[float, float]:
+        """Tokens per decode second of A and of B."""
+        sums = [(sum(p[i].tokens for p in self.pairs), sum(p[i].seconds for p in self.pairs)) for i in (0, 1)]
+        return sums[0][0] / sums[0][1], sums[1][0] / sums[1][1]
+
+
+def compare_live(
+    server: Server,
+    a: str,
+    b: str,
+    *,
+    pairs: int = 12,
+    block_s: float = 10.0,
+    seed: int = 0,
+    on_block: Callable[[Block], None] = lambda block: None,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Verdict:
+    """Alternate `a` and `b` and compare. The policy that was there before is put back, whatever happens.
+
+    Errors: InputError if the server refuses a policy or has too little traffic to compare on.
+    """
+    before = server.policy()
+    done: list[tuple[Block, Block]] = []
+    order = np.random.default_rng(seed)
+    idle = 0
+    try:
+        for policy in (a, b):  # refuse early what the server will not run
+            server.switch(policy)
+        while len(done) < pairs:
+            swapped = bool(order.integers(2))
+            found = {policy: _block(server, policy, block_s, sleep) for policy in ((b, a) if swapped else (a, b))}
+            if min(block.steps for block in found.values()) < MIN_STEPS:
+                idle += 1
+                if idle >= _MOST_IDLE:
+                    raise InputError(
+                        f"too little traffic: {MIN_STEPS} decode steps a block are needed, --block is short"
+                    )
+                continue
+            for block in (found[a], found[b]):
+                on_block(block)
+            done.append((found[a], found[b]))
+            if len(done) >= _STOP_EARLY_PAIRS and _decided(done):
+                break
+    finally:
+        server.switch(before)
+    gain, low, high = _interval(done, _T95)
+    keep = b if low > 0 else a if high < 0 else None
+    return Verdict(a, b, done, gain, low, high, keep, len(done) < pairs)
+
+
+def _block(server: Server, policy: str, seconds: float, sleep: Callable[[float], None]) -> Block:
+    server.switch(policy)
+    sleep(_SETTLE_S)
+    begin = _counters(server)
+    sleep(seconds)
+    end = _counters(server)
+    steps, spent, tokens, requests = (after - first for first, after in zip(begin, end, strict=True))
+    return Block(policy, int(steps), spent, int(tokens), int(requests))
+
+
+def _counters(server: Server) -> tuple[float, float, float, float]:
+    """(timed steps, their seconds, committed tokens, requests) over all replicas."""
+    names = ("timed_steps", "timed_s", "timed_committed", "timed_requests")
+    states = [state["counters"] for state in server.dspark()]
+    if any(name not in state for state in states for name in names):
+        raise InputError("the server's counters have no timed steps: it runs another version of sglang-dspark")
+    steps, seconds, tokens, requests = (sum(float(state[name]) for state in states) for name in names)
+    return steps, seconds, tokens, requests
+
+
+def _interval(pairs: list[tuple[Block, Block]], quantiles: tuple[float, ...]) -> tuple[float, float, float]:
+    """(mean, low, high) of the relative gain of B, from the logarithms of paired ratios."""
+    logs = np.log([second.rate / first.rate for first, second in pairs])
+    mean = float(logs.mean())
+    if len(logs) < 2:
+        return math.expm1(mean), -1.0, math.inf
+    freedom = len(logs) - 1
+    quantile = quantiles[freedom - 1] if freedom <= len(quantiles) else quantiles[-1]
+    half = quantile * float(logs.std(ddof=1)) / math.sqrt(len(logs))
+    return math.expm1(mean), math.expm1(mean - half), math.expm1(mean + half)
+
+
+def _decided(pairs: list[tuple[Block, Block]]) -> bool:
+    """Stop early only at a much stricter level: looking after every pair gives chance many tries."""
+    _, low, high = _interval(pairs, _T995)
+    return low > 0 or high < 0

@@ -1,0 +1,167 @@
+"""Evaluate a drafter on prompt files through a running server: what is accepted, and how good the confidences are.
+
+The server verifies every block in full meanwhile (`fixed:k=gamma`, switched back afterwards), so that acceptance is not
+censored. Accepted lengths come with the answers; positions and confidences from the server's records, or from SGLang's
+own step records (`SGLANG_DSPARK_DEBUG_DUMP=all`, rounded to four decimals).
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sglang_dspark.calibration.quality import Quality, quality
+from sglang_dspark.client import Answer, Server, read_prompts, run_closed_loop
+from sglang_dspark.errors import InputError
+from sglang_dspark.records import RecordSet, StepRecord
+from sglang_dspark.records.upstream import upstream_infos, upstream_steps
+
+_FLUSH_S = 3.0  # the recorder's own flush, and a step on its way
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One data set. accept_length: output tokens per verify step over all requests, bonus included (Table 1).
+
+    quality: of its full blocks, None when the server shows none.
+    """
+
+    name: str
+    requests: int
+    output_tokens: int
+    accept_length: float
+    seconds: float
+    quality: Quality | None
+
+
+@dataclass(frozen=True)
+class EvalSettings:
+    """How prompts are sent. limit: prompts a file; multi-turn prompts send every turn with the answers before it."""
+
+    concurrency: int = 8
+    max_new_tokens: int = 256
+    temperature: float = 1.0
+    top_p: float = 1.0
+    limit: int | None = None
+    seed: int = 0
+
+
+def evaluate(
+    server: Server,
+    prompts: list[Path],
+    settings: EvalSettings,
+    records: Path | None = None,
+    on_answer: Callable[[Answer], None] = lambda answer: None,
+) -> list[Evaluation]:
+    """Every prompt file as one data set. `records`: the folder that the server records into, on this machine.
+
+    Errors: InputError for a server that cannot be reached, files that hold no prompts, or records without the answers.
+    """
+    data = [(path.stem, read_prompts(path, settings.limit)) for path in prompts]
+    tag = secrets.token_hex(4)
+    found: list[tuple[str, list[dict[str, Any]], float]] = []
+    with _whole_blocks(server):
+        for name, conversations in data:
+            begun = time.perf_counter()
+            metas = _ask(server, f"{name}/{tag}", conversations, settings, on_answer)
+            found.append((name, metas, time.perf_counter() - begun))
+    blocks = _recorded_blocks(records, tag) if records is not None else _shown_blocks(server, tag)
+    return [_evaluation(name, metas, seconds, blocks.get(name)) for name, metas, seconds in found]
+
+
+def _ask(
+    server: Server, prefix: str, conversations: list[list[str]], settings: EvalSettings,
+    on_answer: Callable[[Answer], None],
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Answers' meta_info of every turn; turn t of all conversations is sent before turn t + 1 of any."""
+    sampling = {
+        "temperature": settings.temperature, "top_p": settings.top_p, "max_new_tokens": settings.max_new_tokens,
+    }  # fmt: skip
+    metas: list[dict[str, Any]] = []
+    texts = {number: "" for number in range(len(conversations))}
+    for turn in range(max(map(len, conversations))):
+        asked = [number for number, turns in enumerate(conversations) if len(turns) > turn]
+        bodies = []
+        for number in asked:
+            texts[number] += ("\n" if turn else "") + conversations[number][turn]
+            bodies.append({"text": texts[number], "sampling_params": sampling, "rid": f"{prefix}-{number}-{turn}"})
+        for answer in run_closed_loop(server, bodies, settings.concurrency, on_answer):
+            texts[asked[answer.number]] += answer.text
+            metas.append(answer.meta)
+    return metas
+
+
+@contextmanager
+def _whole_blocks(server: Server) -> Iterator[None]:
+    """Verify every block in full for a while, where the server's policy can be switched."""
+    try:
+        before, gamma = server.policy(), int(server.dspark()[0]["gamma"])
+    except InputError:
+        yield  # an unmodified server: static mode verifies in full, cap-accept shows the full depth
+        return
+    server.switch(f"fixed:k={gamma}")
+    try:
+        yield
+    finally:
+        server.switch(before)
+
+
+Rows = dict[str, tuple[int, list[np.ndarray], list[np.ndarray | None]]]
+
+
+def _collect(rows: Rows, step: StepRecord, tag: str, gamma: int) -> None:
+    if step.rids is None or not step.uncensored(gamma):
+        return
+    depth, confidence = step.uncapped_depth(gamma), step.confidence
+    for row, rid in enumerate(step.rids):
+        name, _, rest = rid.rpartition("/")
+        if not rest.startswith(tag) or depth[row] < 0:
+            continue
+        _, depths, confidences = rows.setdefault(name, (gamma, [], []))
+        depths.append(depth[row])
+        confidences.append(None if confidence is None else confidence[row])
+
+
+def _recorded_blocks(folder: Path, tag: str) -> dict[str, Quality]:
+    time.sleep(_FLUSH_S)
+    rows: Rows = {}
+    for header, step in RecordSet(folder).steps():
+        _collect(rows, step, tag, header.gamma)
+    if not rows:
+        raise InputError(f"{folder} holds no full block of these prompts: is it the folder of this server?")
+    return _qualities(rows)
+
+
+def _shown_blocks(server: Server, tag: str) -> dict[str, Quality]:
+    """From SGLang's own records, where the server keeps them."""
+    try:
+        infos = upstream_infos(server.get("/server_info"))
+    except InputError:
+        return {}
+    rows: Rows = {}
+    for rank, info in enumerate(infos):
+        for step in upstream_steps(info, rank):
+            _collect(rows, step, tag, info.gamma)
+    return _qualities(rows)
+
+
+def _qualities(rows: Rows) -> dict[str, Quality]:
+    out = {}
+    for name, (gamma, depths, confidences) in rows.items():
+        known = [row for row in confidences if row is not None]
+        confidence = np.stack(known) if len(known) == len(confidences) else None
+        out[name] = quality(np.array(depths, dtype=np.int64), confidence, gamma)
+    return out
+
+
+def _evaluation(name: str, metas: list[dict[str, Any]], seconds: float, found: Quality | None) -> Evaluation:
+    tokens = sum(int(meta.get("completion_tokens", 0)) for meta in metas)
+    steps = sum(int(meta.get("spec_verify_ct", 0)) for meta in metas)
+    return Evaluation(name, len(metas), tokens, tokens / steps if steps else float("nan"), seconds, found)

@@ -1,0 +1,203 @@
+"""Measure what decode steps cost on a running server: budgets are forced over batch sizes and context lengths.
+
+Every cell keeps `batch` requests decoding, has the server verify exactly B tokens a step (policy `tetris:capacity=B`,
+`fixed:k=0` for B = batch), and reads the worker's own step times over several windows. The model is that of
+`sglang_dspark.fit`; the file is SGLang's additive table, which plain SGLang loads too.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sglang_dspark.client import Server, run_closed_loop
+from sglang_dspark.cost import SpsAdditiveCostTable
+from sglang_dspark.cost.curves import Curve
+from sglang_dspark.errors import InputError
+from sglang_dspark.fit import StepTimes, fit_times
+
+_SETTLE_S = 0.3
+_TRIES = 8
+_MIN_STEPS = 5  # timed steps of a window
+
+
+@dataclass(frozen=True)
+class ProfilePlan:
+    """batches: requests at once. shares: of all draft tokens, verified. contexts: prompt tokens of every request.
+
+    windows: per cell, of `window_s` seconds each. max_new_tokens: of a request; the longest that the server takes.
+    """
+
+    batches: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+    shares: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    contexts: tuple[int, ...] = (64, 512)
+    windows: int = 3
+    window_s: float = 1.0
+    max_new_tokens: int = 2048
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One measurement. tokens: verified a step, anchors included. context: tokens a request, about.
+
+    seconds: median over windows of the mean step time; spread: (largest - smallest) / median.
+    """
+
+    requests: int
+    tokens: int
+    context: float
+    seconds: float
+    spread: float
+    steps: int
+
+
+def measure(server: Server, plan: ProfilePlan, on_cell: Callable[[Cell], None] = lambda cell: None) -> list[Cell]:
+    """All cells of the plan. The server's policy is put back and our requests are aborted, whatever happens.
+
+    Errors: InputError if the server does not run our policies, or never holds the batch that is asked for (other
+    traffic, too short answers, too few slots).
+    """
+    gamma = int(server.dspark()[0]["gamma"])
+    if len(server.dspark()) != 1:
+        raise InputError("this server has several replicas, which share the load unevenly: profile one of them alone")
+    before = server.policy()
+    cells: list[Cell] = []
+    try:
+        for context in plan.contexts:
+            for batch in plan.batches:
+                for cell in _cells(server, plan, batch, context, gamma):
+                    cells.append(cell)
+                    on_cell(cell)
+    finally:
+        server.switch(before)
+    return cells
+
+
+def _cells(server: Server, plan: ProfilePlan, batch: int, context: int, gamma: int) -> Iterator[Cell]:
+    budgets = sorted({round(share * batch * gamma) for share in plan.shares})
+    with _decoding(server, batch, context, plan.max_new_tokens) as refresh:
+        for budget in budgets:
+            server.switch("fixed:k=0" if budget == 0 else f"tetris:capacity={batch + budget}")
+            time.sleep(_SETTLE_S)
+            yield _cell(server, plan, batch, batch + budget, context, refresh)
+
+
+def _cell(
+    server: Server, plan: ProfilePlan, batch: int, tokens: int, context: int, refresh: Callable[[], None]
+) -> Cell:
+    means: list[float] = []
+    steps = 0
+    generated = _counters(server)[4]
+    for _ in range(_TRIES * plan.windows):
+        begin = _counters(server)
+        time.sleep(plan.window_s)
+        end = _counters(server)
+        count, seconds, requests, verified, _ = (after - first for first, after in zip(begin, end, strict=True))
+        steady = count >= _MIN_STEPS and requests == batch * count and verified == tokens * count
+        if steady:
+            means.append(seconds / count)
+            steps += int(count)
+            if len(means) == plan.windows:
+                median = float(np.median(means))
+                grown = (end[4] - generated) / batch / 2
+                return Cell(batch, tokens, context + grown, median, (max(means) - min(means)) / median, steps)
+        elif count < _MIN_STEPS or requests != batch * count:
+            refresh()
+    raise InputError(
+        f"the server never decoded {batch} requests with {tokens} tokens a step: is there other traffic, or are its "
+        "slots, its context or its KV cache too small for that?"
+    )
+
+
+def _counters(server: Server) -> tuple[float, float, float, float, float]:
+    """(timed steps, their seconds, requests, verified tokens, committed tokens)."""
+    counters = server.dspark()[0]["counters"]
+    try:
+        names = ("timed_steps", "timed_s", "timed_requests", "timed_verified", "timed_committed")
+        steps, seconds, requests, verified, committed = (float(counters[name]) for name in names)
+    except KeyError as error:
+        raise InputError("the server's counters have no timed steps: it runs another sglang-dspark") from error
+    return steps, seconds, requests, verified, committed
+
+
+@contextmanager
+def _decoding(server: Server, batch: int, context: int, max_new_tokens: int) -> Iterator[Callable[[], None]]:
+    """Keep `batch` requests decoding; the yielded call waits until their prompts are through."""
+    stop, tag = threading.Event(), f"profile/{secrets.token_hex(4)}"
+    sampling = {"max_new_tokens": max_new_tokens, "ignore_eos": True, "temperature": 1.0}
+    rng = np.random.default_rng(0)
+
+    def body(number: int) -> dict[str, Any]:
+        ids = rng.integers(5, 60, size=context).tolist()  # ids that every vocabulary has
+        return {"input_ids": ids, "sampling_params": sampling, "rid": f"{tag}-{number}"}
+
+    bodies = [body(number) for number in range(batch * 64)]
+    failures: list[InputError] = []
+
+    def load() -> None:
+        try:
+            run_closed_loop(server, bodies, batch, stop=stop)
+        except InputError as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=load, daemon=True)
+    thread.start()
+
+    def refresh() -> None:
+        if failures:
+            raise failures[0]
+        time.sleep(_SETTLE_S)
+
+    try:
+        refresh()
+        yield refresh
+    finally:
+        stop.set()
+        for number in range(len(bodies)):
+            if not thread.is_alive():
+                break
+            server.post("/abort_request", {"rid": f"{tag}-{number}"})
+        thread.join(timeout=60.0)
+
+
+def table_of(cells: list[Cell], meta: dict[str, Any]) -> SpsAdditiveCostTable:
+    """SGLang's additive table of measured cells, at the mean context; what it cannot hold stands in `meta`."""
+    times = StepTimes()
+    for cell in cells:
+        # The fit weighs cells by their steps.
+        for _ in range(min(cell.steps, 50)):
+            times.requests.append(cell.requests)
+            times.tokens.append(cell.tokens)
+            times.context.append(cell.requests * cell.context)
+            times.seconds.append(cell.seconds)
+    fitted = fit_times(times)
+    slope = fitted.cost.terms["context_token_s"]
+    spread = float(np.median([cell.spread for cell in cells]))
+    alpha = _on_integers(fitted.cost.draft)
+    theta = _on_integers(fitted.cost.verify)
+    bias = float(theta[1][0])
+    mean_context = float(np.mean([cell.context for cell in cells]))
+    return SpsAdditiveCostTable(
+        bias_seconds=bias,
+        bs_probes=alpha[0],
+        # The table knows no context: it holds the mean one's share, by requests.
+        alpha_seconds=[float(s + slope * mean_context * r) for r, s in zip(*alpha, strict=True)],
+        m_probes=theta[0],
+        theta_seconds=[float(seconds - bias) for seconds in theta[1]],
+        meta={
+            **meta, "how": "forced budgets on a running server, medians of windows", "cells": len(cells),
+            "spread": spread, "fit_error": fitted.error, "context_tokens_per_request": mean_context,
+            "seconds_per_context_token": slope, "sweep": "off-diagonal",
+        },
+    )  # fmt: skip
+
+
+def _on_integers(curve: Curve) -> tuple[list[int], list[float]]:
+    return [int(probe) for probe in curve.probes], [float(second) for second in curve.seconds]
