@@ -33,4 +33,4 @@ class Oracle(Unrestricted):
     def choose(self, past: Past, live: LiveBlock) -> Ints:
         assert live.depth is not None, "oracle needs the true accepted depth, which the simulator alone knows"
         known = np.where(np.arange(past.gamma)[None, :] < live.depth[:, None], SCALE, 0).astype(np.int64)
-        return np.minimum(allocate(known, best_budget(past, known, past.prices.inverse, 0, past.gamma)), live.depth)
+        return allocate(known, best_budget(past, known, past.prices.inverse, 0, past.gamma, least=1))
