@@ -56,7 +56,7 @@ SIZES = {
         target=Schedule(1200, 4, 96, 6e-3, long_every=4), draft=Schedule(700, 2, 384, 6e-3), sample=Sample(8, 48),
     ),
     "micro": Size(
-        hidden=32, layers=3, draft_layers=1, rank=8, vocab_size=320, structured_documents=8, python_files=60,
+        hidden=32, layers=3, draft_layers=1, rank=8, vocab_size=320, structured_documents=8, python_files=40,
         anchors=4, own_rows=4, own_tokens=16,
         target=Schedule(12, 2, 48, 5e-3, long_every=4), draft=Schedule(12, 2, 48, 5e-3), sample=Sample(1, 12),
     ),

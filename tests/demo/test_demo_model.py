@@ -108,17 +108,19 @@ def test_a_folder_of_something_else_is_never_touched(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_build_leaves_the_old_pair_and_no_rest(folder: Path, tmp_path: Path) -> None:
-    def interrupt(stage: str, done: int, *_: object) -> None:
-        if stage == "target" and done == 3:
-            raise KeyboardInterrupt
+    def interrupt_at(wanted: str) -> building.Report:
+        def report(stage: str, *_: object) -> None:
+            if stage == wanted:
+                raise KeyboardInterrupt
 
-    new = tmp_path / "new"
+        return report
+
     with pytest.raises(KeyboardInterrupt):
-        building.build(new, MICRO, interrupt)
+        building.build(tmp_path / "new", MICRO, interrupt_at("measure"))  # after target and draft were written
     assert list(tmp_path.iterdir()) == []
     before = weights_hash(folder)
     with pytest.raises(KeyboardInterrupt):
-        building.build(folder, MICRO, interrupt)
+        building.build(folder, MICRO, interrupt_at("tokenizer"))
     assert weights_hash(folder) == before and [p.name for p in folder.parent.iterdir()] == ["pair"]
 
 
