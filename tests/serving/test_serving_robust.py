@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import time
 
-import httpx
 import pytest
 
 pytest.importorskip("sglang", reason="needs the extra `serve`")
 
+import httpx  # noqa: E402
 from live_server import LiveServer, write_profile  # noqa: E402
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
