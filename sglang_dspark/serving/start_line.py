@@ -32,18 +32,31 @@ def same_hardware(recorded: str, here: str) -> bool:
     return bool(words(recorded) & words(here))
 
 
-def is_foreign(cost: StepCost | None) -> bool:
+def launcher_hardware() -> str | None:
+    """The same in the launching process, which must not open a CUDA context; None where that cannot be told."""
+    if not torch.cuda.is_available():
+        return hardware_name()
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        return str(pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(0)))
+    except Exception:  # no NVML here: the worker, which owns the device, checks again
+        return None
+
+
+def is_foreign(cost: StepCost | None, here: str) -> bool:
     """Whether a profile says that it was recorded on other hardware; one that says nothing is not known to be."""
     recorded = None if cost is None else cost.meta.get("hardware")
-    return bool(recorded) and not same_hardware(str(recorded), hardware_name())
+    return bool(recorded) and not same_hardware(str(recorded), here)
 
 
-def check_hardware(cost: StepCost | None, options: ServingOptions) -> None:
+def check_hardware(cost: StepCost | None, options: ServingOptions, here: str | None) -> None:
     """Refuse a foreign profile unless it is allowed (InputError)."""
-    if cost is not None and is_foreign(cost) and not options.allow_foreign_profile:
+    if cost is not None and here is not None and is_foreign(cost, here) and not options.allow_foreign_profile:
         raise InputError(
-            f"profile '{cost.name}' was recorded on {cost.meta['hardware']} and this is {hardware_name()}: measure one "
-            "here, or add --speculative-dspark-allow-foreign-profile"
+            f"profile '{cost.name}' was recorded on {cost.meta['hardware']} and this is {here}: measure one here, or "
+            "add --speculative-dspark-allow-foreign-profile"
         )
 
 
@@ -60,7 +73,7 @@ def start_line(resolved: Resolved, options: ServingOptions, mode: str, loop: str
     if resolved.cost is None:
         parts.append("no profile")
     else:
-        foreign = ", FOREIGN HARDWARE (allowed)" if is_foreign(resolved.cost) else ""
+        foreign = ", FOREIGN HARDWARE (allowed)" if is_foreign(resolved.cost, hardware_name()) else ""
         parts.append(f"profile {resolved.cost.name} ({provenance(resolved.cost)}{foreign})")
         parts += [text for text in resolved.cost.assumptions if "forced" in text]
     if resolved.shadow is not None:

@@ -59,6 +59,8 @@ def settle(server_args: Any, previous: Callable[[Any], None]) -> None:
     from sglang.srt.arg_groups.model_override_base import use_mla_backend
     from sglang.srt.arg_groups.overrides import attention_backends_of, resolved_view, resolving_view
 
+    from sglang_dspark.serving import http, start_line
+
     _, backend = attention_backends_of(resolved_view(server_args))
     if getattr(server_args, _CHOSEN_BY_US, False) and backend is not None:
         # SGLang's FlashInfer backend for MLA models verifies ragged blocks, its other one does not.
@@ -76,10 +78,9 @@ def settle(server_args: Any, previous: Callable[[Any], None]) -> None:
         gamma = int(config.speculative_num_draft_tokens) - 1
         resolved = resolve(options, gamma, config.speculative_dspark_sps_table_path)
         check_draft(config.speculative_draft_model_path, config.speculative_dspark_confidence_sts_path, gamma)
+        start_line.check_hardware(resolved.cost, options, start_line.launcher_hardware())
     except InputError as error:
         raise leave(error) from None
-    from sglang_dspark.serving import http
-
     http.serve(resolved, gamma)
 
 

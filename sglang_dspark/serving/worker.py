@@ -72,7 +72,7 @@ class PolicyWorker(DSparkWorkerV2):
             raise InputError("this draft has no confidence head: scheduling policies cannot run on it")
         if self._agreement.decides:
             resolved = resolve(options, self.gamma, self.server_args.speculative_dspark_sps_table_path)
-            start_line.check_hardware(resolved.cost, options)
+            start_line.check_hardware(resolved.cost, options, start_line.hardware_name())
             loop = "normal" if get_schedule().disable_overlap_schedule else "overlap"
             logger.info("%s", start_line.start_line(resolved, options, self._verify_planner.mode_value, loop))
         return self._agreement.from_first(resolved)

@@ -121,9 +121,11 @@ def test_a_foreign_profile_needs_permission(monkeypatch) -> None:
     cost = flat_cost()
     cost.meta["hardware"] = "4x NVIDIA B300"
     monkeypatch.setattr(start_line, "hardware_name", lambda: "cpu (x86_64)")
+    here = start_line.hardware_name()
     with pytest.raises(InputError, match="recorded on 4x NVIDIA B300"):
-        start_line.check_hardware(cost, ServingOptions(profile="x"))
-    start_line.check_hardware(cost, ServingOptions(profile="x", allow_foreign_profile=True))
+        start_line.check_hardware(cost, ServingOptions(profile="x"), here)
+    start_line.check_hardware(cost, ServingOptions(profile="x", allow_foreign_profile=True), here)
+    start_line.check_hardware(cost, ServingOptions(profile="x"), None)
     from sglang_dspark.policies import make_policy
     from sglang_dspark.serving.options import Resolved
 

@@ -149,8 +149,11 @@ def test_radix_cache_and_chunked_prefill(demo_pair, tmp_path, reference, prompts
         assert again["meta_info"]["cached_tokens"] >= 400
         assert reference.judge(long, first["output_ids"]) in ("equal", "tie")
         inputs = [reference.tokens(prompt)[:40] for prompt in prompts[:8]]
-        answers = server.generate_all(inputs, concurrency=8, tokens=330, ignore_eos=True)
-        assert [answer["meta_info"]["completion_tokens"] for answer in answers] == [330] * 8
+        # With ignore_eos SGLang reserves the whole length and admits only what fits: nothing would be retracted.
+        answers = server.generate_all(inputs, concurrency=8, tokens=330)
+        for answer in answers:
+            reason = answer["meta_info"]["finish_reason"]["type"]
+            assert reason == "stop" or answer["meta_info"]["completion_tokens"] == 330, answer["meta_info"]
         verdicts = [reference.judge(ids, answer["output_ids"]) for ids, answer in zip(inputs, answers, strict=True)]
         assert "different" not in verdicts, verdicts
         assert sum(answer["meta_info"]["num_retractions"] for answer in answers) > 0, "the pool was not too small"

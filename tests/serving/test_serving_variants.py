@@ -27,7 +27,8 @@ def test_overlapped_with_a_shadow_and_exploration(demo_pair, prompts, reference,
     flags = (PROFILE, str(write_profile(tmp_path / "made.json")), "--speculative-dspark-shadow-policy", "hull")
     with LiveServer(demo_pair, tmp_path / "log", *flags, "--speculative-dspark-explore", "0.2") as server:
         state = server.http.get("/dspark/policy").json()
-        assert (state["policy"], state["schedule"], state["shadow"]) == ("argmax", "overlapped", "hull")
+        assert state["policy"].startswith("argmax") and state["parameters"]["lag"] == 2
+        assert (state["schedule"], state["shadow"]) == ("overlapped", "hull")
         greedy_is_the_targets(server, prompts, reference)
         counters = server.counters()
         reasons = counters["steps_by_reason"]
@@ -75,3 +76,13 @@ def test_only_a_test_build_runs_a_biased_policy(demo_pair, tmp_path: Path) -> No
     with LiveServer(demo_pair, tmp_path / "log", *flags, env=biased_environment(tmp_path / "plugin")) as server:
         assert server.http.get("/dspark/policy").json()["policy"] == "argmax-live"
         server.works()
+
+
+def test_two_ranks_run_one_policy(demo_pair, prompts, reference, tmp_path: Path) -> None:
+    flags = (PROFILE, str(write_profile(tmp_path / "made.json")), "--speculative-dspark-schedule", "synchronous")
+    with LiveServer(demo_pair, tmp_path / "log", *flags, "--tp", "2") as server:
+        for policy in ("argmax:lag=1", "hull"):
+            ranks = server.switch(policy)["ranks"]
+            assert [rank["rank"] for rank in ranks] == [0, 1] and {rank["policy"] for rank in ranks} == {policy}
+            assert len({rank["since_step"] for rank in ranks}) == 1
+            greedy_is_the_targets(server, prompts, reference)

@@ -51,6 +51,10 @@ class ReferenceCpuPlatform(CpuDeviceMixin, SRTPlatform):
         if server_args.max_total_tokens is None:
             # Host memory is shared with everything else: never claim most of it for the KV cache.
             server_args.max_total_tokens = DEFAULT_TOTAL_TOKENS
+        # SGLang wants a NUMA node per rank unless told which cores each has; nothing is bound on this platform.
+        num_ranks = server_args.tp_size * server_args.dp_size
+        every_core = f"0-{(os.cpu_count() or 1) - 1}"
+        os.environ.setdefault("SGLANG_CPU_OMP_THREADS_BIND", "|".join([every_core] * num_ranks))
 
     def get_default_attention_backend(self) -> str:
         return ATTENTION_BACKEND
