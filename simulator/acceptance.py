@@ -21,9 +21,11 @@ from simulator.drafters import DOMAINS, Drafter
 from simulator.random import Streams, stream
 
 Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
 Singles = NDArray[np.float32]
 
-_NODES = 41  # quadrature nodes per dimension: conditionals are met to 1e-6
+_NODES = 25  # quadrature nodes per dimension: conditionals are met to 1e-5 (default spreads)
+_ROUNDS = 5  # until the weights of requests stand still
 _RUN = 4096  # anchors that are drawn at once
 _RUNS_KEPT = 32
 
@@ -110,7 +112,12 @@ class StatisticalAcceptance:
         self._begin = np.concatenate([[0], np.cumsum(output_length + 1)])  # anchors 0..output_length of each
         self._total = int(self._begin[-1])
         common = float(np.hypot(confidence.spread_request, confidence.spread_block))
-        centre = np.array([centres(drafter.acceptance[name], common, confidence.spread_position) for name in DOMAINS])
+        centre = np.array(
+            [
+                centres(drafter.acceptance[name], common, confidence.spread_position, confidence.spread_request)
+                for name in DOMAINS
+            ]
+        )
         ease = confidence.spread_request * stream(seed, "acceptance-request").standard_normal(len(domain))
         self._logit = (centre[domain] + ease[:, None]).astype(np.float32)  # [N, gamma]
         self._headless: NDArray[np.float32] | None = None
@@ -174,7 +181,7 @@ def normal_quantiles() -> Singles:
 
 
 def normal_numbers(bits: np.random.BitGenerator, rows: int, count: int) -> Singles:
-    """Standard normal numbers [rows, count], each from 16 random bits: a table is several times faster than formulas."""
+    """Standard normal numbers [rows, count], each from 16 random bits: a table is much faster than formulas."""
     words = bits.random_raw(-(-rows * count // 4))
     index = words.view(np.uint16)[: rows * count].reshape(rows, count)
     return normal_quantiles().take(index, mode="wrap")
@@ -204,23 +211,44 @@ def sigmoid(logit: Singles) -> Singles:
 
 
 @lru_cache(maxsize=256)
-def centres(acceptance: tuple[float, ...], spread_common: float, spread_position: float) -> tuple[float, ...]:
-    """Logit centres that make the conditional acceptance among survivors what was published, position by position.
+def centres(
+    acceptance: tuple[float, ...], spread_common: float, spread_position: float, spread_request: float = 0.0
+) -> tuple[float, ...]:
+    """Logit centres that make the conditional acceptance per decode step what was published, position by position.
 
-    spread_common: what a block's positions share. Surviving blocks are the easier ones, so each centre is solved given
-    the survivors of the positions before it.
+    spread_common: what a block's positions share; spread_request: the part of it that all blocks of a request share.
+    Surviving blocks are the easier ones, so each centre is solved given the survivors of the positions before it.
+    Published figures are means over the steps of runs that verify whole blocks, and a request of so many tokens takes
+    fewer steps the easier it is, so a request counts by 1 / (its accepted length).
     """
-    nodes, weights = np.polynomial.hermite_e.hermegauss(_NODES)
-    weights = weights / weights.sum()
-    ease = spread_common * nodes
-    alive = weights.copy()
-    out = []
-    for wanted in acceptance:
-        low, high = -20.0, 20.0
-        for _ in range(60):
-            centre = (low + high) / 2
-            given_ease = (1 / (1 + np.exp(-(centre + ease[:, None] + spread_position * nodes[None, :])))) @ weights
-            low, high = (centre, high) if (alive @ given_ease) / alive.sum() < wanted else (low, centre)
-        alive = alive * given_ease
-        out.append(centre)
+    request, block = _normal(spread_request), _normal(np.sqrt(max(spread_common**2 - spread_request**2, 0.0)))
+    ease = request[0][:, None] + block[0][None, :]
+    tabulated = _smoothed(spread_position)
+    steps = np.ones(_NODES)  # of a request, up to a factor
+    for _ in range(_ROUNDS):
+        alive = (request[1] * steps)[:, None] * block[1][None, :]
+        survival, tokens, out = np.ones_like(ease), np.ones(_NODES), []
+        for wanted in acceptance:
+            low, high = -20.0, 20.0
+            for _ in range(40):
+                centre = (low + high) / 2
+                given_ease = np.interp(centre + ease, *tabulated)
+                low, high = (centre, high) if (alive * given_ease).sum() < wanted * alive.sum() else (low, centre)
+            alive, survival = alive * given_ease, survival * given_ease
+            tokens += survival @ block[1]
+            out.append(centre)
+        steps = 1.0 / tokens
     return tuple(out)
+
+
+def _normal(spread: float) -> tuple[Floats, Floats]:
+    """Quadrature nodes and weights of a normal law."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(_NODES)
+    return spread * nodes, weights / weights.sum()
+
+
+def _smoothed(spread: float) -> tuple[Floats, Floats]:
+    """The mean of sigmoid(x + spread * normal) over a fine grid of x."""
+    nodes, weights = _normal(spread)
+    grid = np.linspace(-60.0, 60.0, 12_001)
+    return grid, (1 / (1 + np.exp(-(grid[:, None] + nodes[None, :])))) @ weights
