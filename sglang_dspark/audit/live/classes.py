@@ -1,7 +1,7 @@
 """Token classes: the tokens that the target makes frequent at a position stand alone, the rare ones share a class.
 
-Classes are chosen from the target's laws given the prefixes, never from the tokens under test, so that choosing them does
-not disturb the test.
+Classes are chosen from the target's laws given the prefixes, never from the tokens under test, so that choosing them
+does not disturb the test.
 """
 
 from __future__ import annotations
@@ -41,5 +41,5 @@ def class_laws(laws: Floats, frequent: Ints) -> Floats:
 
 def class_of(tokens: Ints, frequent: Ints) -> Ints:
     """Class numbers [n] of tokens [n]."""
-    hits = tokens[:, None] == frequent[None, :]
-    return np.where(hits.any(1), hits.argmax(1), frequent.size)
+    rare = np.ones((len(tokens), 1), dtype=bool)
+    return np.concatenate([tokens[:, None] == frequent[None, :], rare], axis=1).argmax(1)

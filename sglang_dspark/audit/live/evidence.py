@@ -1,9 +1,12 @@
-"""What the samples of one prompt say, reduced while the target's laws stream by: no array of samples x vocabulary is kept."""
+"""What the samples of one prompt say, reduced while the target's laws stream by:
+
+no array of samples x vocabulary is kept.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +25,10 @@ PILOT = 256
 
 @dataclass(frozen=True)
 class Evidence:
-    """One prompt's samples against the target. Lists have one entry a position; ranks to variance are [samples, positions]."""
+    """One prompt's samples against the target.
+
+    Lists have one entry a position; ranks to third are [samples, positions].
+    """
 
     frequent: list[Ints]
     observed: list[Ints]
@@ -31,17 +37,22 @@ class Evidence:
     ranks: Floats
     excess: Floats
     variance: Floats
+    third: Floats
 
     @property
     def observed_tv(self) -> float:
         """Total variation between observed and expected class counts, averaged over the positions."""
-        return float(np.mean([0.5 * np.abs(o - e).sum() / e.sum() for o, e in zip(self.observed, self.expected, strict=True)]))
+        return float(
+            np.mean([0.5 * np.abs(o - e).sum() / e.sum() for o, e in zip(self.observed, self.expected, strict=True)])
+        )
 
     @property
     def chance_tv(self) -> float:
         """What `observed_tv` is on average when the server samples from the target (normal approximation)."""
         spread = [np.sqrt(np.clip(np.diag(c), 0.0, None)) for c in self.covariance]
-        return float(np.mean([np.sqrt(0.5 / np.pi) * s.sum() / e.sum() for s, e in zip(spread, self.expected, strict=True)]))
+        return float(
+            np.mean([np.sqrt(0.5 / np.pi) * s.sum() / e.sum() for s, e in zip(spread, self.expected, strict=True)])
+        )
 
 
 def choose_classes(laws: Iterable[LawBatch], positions: int, samples: int) -> list[Ints]:
@@ -61,7 +72,7 @@ def gather(tokens: Ints, laws: Iterator[LawBatch], frequent: list[Ints], rng: np
     observed = [np.bincount(class_of(tokens[:, t], f), minlength=f.size + 1) for t, f in enumerate(frequent)]
     expected = [np.zeros(f.size + 1) for f in frequent]
     covariance = [np.zeros((f.size + 1, f.size + 1)) for f in frequent]
-    ranks, excess, variance = (np.empty((samples, positions)) for _ in range(3))
+    ranks, excess, variance, third = (np.empty((samples, positions)) for _ in range(4))
     for rows, batch in laws:
         chosen = tokens[rows]
         for t, f in enumerate(frequent):
@@ -69,8 +80,8 @@ def gather(tokens: Ints, laws: Iterator[LawBatch], frequent: list[Ints], rng: np
             expected[t] += shares.sum(0)
             covariance[t] += np.diag(shares.sum(0)) - shares.T @ shares
         ranks[rows] = token_ranks(batch, chosen, rng)
-        excess[rows], variance[rows] = surprisals(batch, chosen)
-    return _merged(Evidence(frequent, observed, expected, covariance, ranks, excess, variance))
+        excess[rows], variance[rows], third[rows] = surprisals(batch, chosen)
+    return _merged(Evidence(frequent, observed, expected, covariance, ranks, excess, variance, third))
 
 
 def _merged(evidence: Evidence) -> Evidence:
@@ -87,7 +98,7 @@ def _merged(evidence: Evidence) -> Evidence:
         observed.append(np.rint(fold @ o).astype(np.int64))
         expected.append(fold @ e)
         covariance.append(fold @ c @ fold.T)
-    return Evidence(frequent, observed, expected, covariance, evidence.ranks, evidence.excess, evidence.variance)
+    return replace(evidence, frequent=frequent, observed=observed, expected=expected, covariance=covariance)
 
 
 def token_ranks(laws: Floats, tokens: Ints, rng: np.random.Generator) -> Floats:
@@ -101,9 +112,10 @@ def token_ranks(laws: Floats, tokens: Ints, rng: np.random.Generator) -> Floats:
     return np.clip(mass + rng.random(tokens.shape) * own[..., 0], 0.0, 1.0)
 
 
-def surprisals(laws: Floats, tokens: Ints) -> tuple[Floats, Floats]:
-    """(h(token) - E h, Var h), each [n, positions], for h = min(-log2 p, 10)."""
+def surprisals(laws: Floats, tokens: Ints) -> tuple[Floats, Floats, Floats]:
+    """(h(token) - E h, second and third central moment of h), each [n, positions], for h = min(-log2 p, 10)."""
     h = np.minimum(-np.log2(np.maximum(laws, 2.0**-MOST_SURPRISAL)), MOST_SURPRISAL)
-    mean = (laws * h).sum(-1)
-    variance = np.clip((laws * h * h).sum(-1) - mean * mean, 0.0, None)
-    return np.take_along_axis(h, tokens[..., None], axis=-1)[..., 0] - mean, variance
+    centred = h - (laws * h).sum(-1, keepdims=True)
+    squared = laws * centred * centred
+    excess = np.take_along_axis(centred, tokens[..., None], axis=-1)[..., 0]
+    return excess, squared.sum(-1), (squared * centred).sum(-1)

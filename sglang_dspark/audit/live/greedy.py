@@ -1,4 +1,7 @@
-"""Greedy output against the target's own: every token that is not the target's largest logit is a tie or a real difference."""
+"""Greedy output against the target's own:
+
+every token that is not the target's largest logit is a tie or a real difference.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,10 @@ class GreedyComparison:
 
 
 def tie_tolerance(logprob_noise: float) -> float:
-    """The gap up to which two tokens are tied, nats: four times the largest difference seen between server and target."""
+    """The gap up to which two tokens are tied, nats:
+
+    four times the largest difference seen between server and target.
+    """
     return max(LEAST_TOLERANCE, NOISE_FACTOR * logprob_noise)
 
 

@@ -19,8 +19,9 @@ _WEIGHTY = 1e-4
 
 @dataclass(frozen=True)
 class NoiseFloor:
-    """Over `tokens` sampled positions. mean_tv, max_tv: total variation between the two laws (server's top tokens and the
-    rest); max_logprob: largest |difference| of a log-probability, nats, over tokens of probability at least 1e-4."""
+    """Over `tokens` sampled positions. mean_tv, max_tv: total variation between the two laws (server's top tokens and
+    the rest); max_logprob: largest |difference| of a log-probability, nats, over tokens of probability at least
+    1e-4."""
 
     tokens: int
     mean_tv: float

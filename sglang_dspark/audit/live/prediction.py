@@ -1,230 +1,43 @@
-"""Predicts how far a policy's output is from the target's law on a real pair, before any server is asked.
-
-A batch of `background` + `concurrency` requests is simulated in plain PyTorch with the policy deciding each step. A drafted
-token that the decision left out while everything before it would have been accepted is where a leak acts: had it been
-verified, the next token would follow K(. | draft token) (accepted, or drawn from the residual); as it is, it follows the
-target's p. The mean of K over the draft's own law is p, so the bias of the audited token is exactly the mean of
-1{left out} (p - K), which is far less noisy than counting simulated tokens.
-"""
+"""Predicts what an audit of a policy would find on given prompts, and with how many samples; no server is asked."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from copy import deepcopy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from transformers import DynamicCache
 
 from sglang_dspark.audit.live.classes import class_laws, frequent_tokens
 from sglang_dspark.audit.live.prompts import Prompt
 from sglang_dspark.audit.live.settings import AuditSettings
+from sglang_dspark.audit.live.simulation import Leak, SimulatedBatch
 from sglang_dspark.audit.live.statistics import family_size, samples_needed
 from sglang_dspark.cost import StepCost
-from sglang_dspark.demo.draft import KeyValue, target_features
 from sglang_dspark.demo.pair import Pair
-from sglang_dspark.demo.reference import DraftBlock, draft_block, token_law
 from sglang_dspark.errors import InputError
-from sglang_dspark.policies import LiveBlock, Outcome, Past, Policy, SurvivalRing
+from sglang_dspark.policies import Policy
 
 Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-
-_RING = 8
 
 
 @dataclass(frozen=True)
 class Prediction:
     """What an audit of one prompt would meet.
 
-    tv: total variation of the audited tokens' class counts from the target's, averaged over the positions (a lower bound of
-    the joint law's: counting classes cannot make laws more different), with its standard error. samples_needed: samples at
-    which the token test would see it with 80 % power. cut_share: blocks verified in part.
+    tv: total variation between the served and the target's joint law of the audited tokens, as a lower bound: that of
+    the token classes at the worst position (looking at less never makes two laws more different). tv_error: bound of
+    its standard error. by_position: the same at every audited position. samples_needed: samples of which the token test
+    sees this bias with 80 % power. cut_share: blocks verified in part. simulated: requests behind this.
     """
 
     prompt: str
     tv: float
     tv_error: float
+    by_position: list[float]
     samples_needed: float
     cut_share: float
     simulated: int
-
-
-class _Prefilled:
-    """A prompt that has been through the target once: the state that every request on it starts from."""
-
-    def __init__(self, pair: Pair, prompt: Prompt) -> None:
-        self.cache = DynamicCache(config=pair.target.config)
-        out = pair.target(
-            torch.tensor([prompt.tokens]), past_key_values=self.cache, output_hidden_states=True
-        )
-        features = target_features(out.hidden_states, pair.draft.config.target_layer_ids)
-        self.length = len(prompt.tokens)
-        self.context = pair.draft.context(features, torch.arange(self.length)[None])
-        self.law = token_law(out.logits[0, -1], 1.0)
-
-
-class _Request:
-    """One simulated request: `generated` tokens so far, the anchor (last of them, not yet in the caches) included."""
-
-    def __init__(self, prompt: int, start: _Prefilled, length: int, generator: torch.Generator) -> None:
-        self.prompt, self.length = prompt, length
-        self.cache: DynamicCache = deepcopy(start.cache)
-        self.context: list[KeyValue] = list(start.context)
-        self.committed = start.length
-        self.anchor = int(torch.multinomial(start.law, 1, generator=generator))
-        self.generated = 1
-
-
-@dataclass
-class _Verified:
-    """A block with the target's laws at all its positions and the next [gamma + 1, V], and the accepted depth of all of it."""
-
-    block: DraftBlock
-    laws: Tensor
-    depth: int
-    features: Tensor
-
-
-@dataclass
-class _Sums:
-    """Bias [2, positions, V] (two halves of the requests), mean laws [positions, V] and counts of one prompt."""
-
-    bias: Floats
-    laws: Floats
-    requests: list[int]
-    squares: Floats
-    blocks: int = 0
-    cut: int = 0
-
-
-class SimulatedBatch:
-    """Closed loop: lanes 0..background-1 run on, the others follow the audited prompts in turn."""
-
-    def __init__(
-        self, pair: Pair, policy: Policy, cost: StepCost | None, prompts: Sequence[Prompt], settings: AuditSettings
-    ) -> None:
-        self._pair, self._policy, self._cost, self._settings = pair, policy, cost, settings
-        self.gamma = pair.draft.gamma
-        policy.check(self.gamma)
-        self._generator = torch.Generator().manual_seed(settings.seed)
-        with torch.inference_mode():
-            self._prefilled = [_Prefilled(pair, prompt) for prompt in prompts]
-        lanes = settings.background + settings.concurrency
-        self._ring = SurvivalRing(lanes, self.gamma, _RING)
-        self._owner = np.zeros(lanes, dtype=np.int64)
-        self._carry: Any = policy.start(self.gamma)
-        self._next_prompt = 0
-        shape = (settings.tokens, pair.target.config.vocab_size)
-        self.sums = [_Sums(np.zeros((2, *shape)), np.zeros(shape), [0, 0], np.zeros(shape)) for _ in prompts]
-        self._lanes = [self._fresh(lane) for lane in range(lanes)]
-
-    def _fresh(self, lane: int) -> _Request:
-        self._owner[lane] += 1
-        settings = self._settings
-        if lane < settings.background:
-            prompt = int(torch.randint(len(self._prefilled), (1,), generator=self._generator))
-            length = settings.background_tokens
-        else:
-            prompt, length = self._next_prompt % len(self._prefilled), settings.length
-            self._next_prompt += 1
-        return _Request(prompt, self._prefilled[prompt], length, self._generator)
-
-    @torch.inference_mode()
-    def step(self) -> int:
-        """One decode step of every lane; how many audited requests it finished."""
-        drafted = [self._draft(request) for request in self._lanes]
-        units = self._decide_and_commit(drafted)
-        self._ring.publish(np.arange(len(self._lanes)), self._owner, units)
-        finished = 0
-        for lane, request in enumerate(self._lanes):
-            if request.generated >= request.length:
-                if lane >= self._settings.background:
-                    finished += 1
-                self._lanes[lane] = self._fresh(lane)
-        return finished
-
-    def _draft(self, request: _Request) -> _Verified:
-        """Draft a block, and what verifying all of it would say."""
-        pair, generator = self._pair, self._generator
-        block = draft_block(pair.draft, request.anchor, request.committed, request.context, 1.0, generator)
-        ids = torch.tensor([[request.anchor, *block.tokens]])
-        out = pair.target(ids, past_key_values=request.cache, output_hidden_states=True)
-        laws = token_law(out.logits[0], 1.0)
-        tokens = torch.tensor(block.tokens)[:, None]
-        ratio = (laws[:-1].gather(1, tokens) / block.laws.gather(1, tokens))[:, 0]
-        accepted = torch.rand(self.gamma, generator=generator) < ratio
-        depth = int(accepted.long().cumprod(0).sum())
-        return _Verified(block, laws, depth, target_features(out.hidden_states, pair.draft.config.target_layer_ids))
-
-    def _decide_and_commit(self, drafted: list[_Verified]) -> Ints:
-        """Decide, account for what was left out, commit; returns the survivals that this step publishes."""
-        live = LiveBlock.of(np.array([v.block.confidence for v in drafted], dtype=np.float32))
-        lengths = self._policy.decide(self._past(), live).lengths
-        committed = [min(int(length), v.depth) for length, v in zip(lengths, drafted, strict=True)]
-        for lane, (request, verified, length) in enumerate(zip(self._lanes, drafted, lengths.tolist(), strict=True)):
-            if lane >= self._settings.background:
-                self._account(request, verified, length)
-            self._commit(request, verified, length, committed[lane])
-        if self._policy.learns:
-            outcome = Outcome(live.units, lengths, np.asarray(committed, dtype=np.int64))
-            self._carry = self._policy.learn(self._carry, outcome)
-        return live.units
-
-    def _past(self) -> Past:
-        lanes = np.arange(len(self._lanes))
-        context = float(sum(request.committed for request in self._lanes))
-        prices: Any = None if self._cost is None else self._cost.prices(len(lanes), self.gamma, context)
-        return Past(len(lanes), self.gamma, prices, lambda lag: self._ring.look(lanes, self._owner, lag), self._carry)
-
-    def _account(self, request: _Request, verified: _Verified, length: int) -> None:
-        sums, first = self.sums[request.prompt], self._settings.skip
-        last = first + self._settings.tokens
-        sums.blocks, sums.cut = sums.blocks + 1, sums.cut + (length < self.gamma)
-        half = sum(sums.requests) % 2
-        for j in range(1, min(verified.depth, self.gamma - 1) + 2):
-            position = request.generated + j - 1
-            if first <= position < last and length < j:
-                law, draft, token = verified.laws[j - 1], verified.block.laws[j - 1], verified.block.tokens[j - 1]
-                shift = (law - after_draft_token(law, draft, token)).double().numpy()
-                sums.bias[half, position - first] += shift
-                sums.squares[position - first] += shift * shift
-        for j in range(1, min(length, verified.depth) + 2):
-            position = request.generated + j - 1
-            if first <= position < last:
-                sums.laws[position - first] += verified.laws[j - 1].double().numpy()
-        if request.generated + min(length, verified.depth) + 1 >= last:
-            sums.requests[half] += 1
-
-    def _commit(self, request: _Request, verified: _Verified, length: int, accepted: int) -> None:
-        law = verified.laws[accepted]
-        if accepted < length:
-            law = (law - verified.block.laws[accepted]).clamp(min=0)
-        request.anchor = int(torch.multinomial(law, 1, generator=self._generator))
-        request.cache.crop(accepted - self.gamma)
-        features = verified.features[:, : accepted + 1]
-        positions = torch.arange(request.committed, request.committed + accepted + 1)[None]
-        new = self._pair.draft.context(features, positions)
-        request.context = [
-            (torch.cat([k, nk], 2), torch.cat([v, nv], 2)) for (k, v), (nk, nv) in zip(request.context, new, strict=True)
-        ]
-        request.committed += accepted + 1
-        request.generated += accepted + 1
-
-
-def after_draft_token(law: Tensor, draft: Tensor, token: int) -> Tensor:
-    """Law [V] of the next token once draft token `token`, drawn from `draft` [V], is verified against `law` [V]."""
-    chance = min(1.0, float(law[token] / draft[token]))
-    residual = (law - draft).clamp(min=0)
-    mass = float(residual.sum())
-    residual = residual / mass if mass > 0 else law
-    outcome = (1.0 - chance) * residual
-    outcome[token] += chance
-    return outcome
 
 
 def predict(
@@ -232,38 +45,48 @@ def predict(
     policy: Policy,
     cost: StepCost | None,
     prompts: Sequence[Prompt],
+    beside: Sequence[Prompt],
     settings: AuditSettings,
     simulated: int,
     progress: Callable[[int, int], None],
 ) -> list[Prediction]:
-    """One prediction a prompt, from `simulated` requests on each."""
+    """One prediction a prompt, from `simulated` requests on each; beside: prompts of the background."""
     if policy.name == "oracle" or not policy.drafts:
         raise InputError(f"policy '{policy.name}' has no bias to predict, expected one that decides on a draft")
-    batch = SimulatedBatch(pair, policy, cost, prompts, settings)
+    batch = SimulatedBatch(pair, policy, cost, prompts, beside, settings)
     done, total = 0, simulated * len(prompts)
     while done < total:
         done += batch.step()
         progress(min(done, total), total)
     alpha = settings.alpha / family_size(len(prompts))
-    return [_prediction(prompt, sums, settings.samples, alpha) for prompt, sums in zip(prompts, batch.sums, strict=True)]
+    return [
+        _prediction(prompt, leak, settings.samples, alpha) for prompt, leak in zip(prompts, batch.leaks, strict=True)
+    ]
 
 
-def _prediction(prompt: Prompt, sums: _Sums, samples: int, alpha: float) -> Prediction:
-    count, tv, variance, information, degrees = sum(sums.requests), 0.0, 0.0, 0.0, 0
-    positions = len(sums.laws)
-    for law, bias, squares in zip(sums.laws / count, sums.bias.transpose(1, 0, 2), sums.squares, strict=True):
+def _prediction(prompt: Prompt, leak: Leak, samples: int, alpha: float) -> Prediction:
+    """One half of the requests proposes which classes are favoured and where, the other half says how much.
+
+    Neither the signs nor the choice of the position then inflate the estimate.
+    """
+    bias, errors = leak.bias()
+    count = sum(leak.requests)
+    own, crossed, information, degrees = [], [], 0.0, 0
+    for t, law in enumerate(leak.laws / count):
         frequent = frequent_tokens(law, samples)
-        first, second = (_classes(half / n, frequent) for half, n in zip(bias, sums.requests, strict=True))
-        tv += 0.25 * float(np.sum(np.sign(first) * second + np.sign(second) * first)) / positions
-        spread = _classes(squares / count, frequent)
-        variance += float(np.sum(spread)) / (4.0 * count * positions**2)
-        shares = np.clip(class_laws(law[None], frequent)[0], 1e-9, None)
-        # The product of the halves estimates the square without adding its noise.
-        information += float(np.sum(first * second / shares))
+        halves = [np.append(half[frequent], -half[frequent].sum()) for half in bias[:, t]]
+        own.append([0.5 * float(np.abs(half).sum()) for half in halves])
+        crossed.append([0.5 * float(np.sign(halves[1 - h]) @ halves[h]) for h in (0, 1)])
+        information += float(np.sum(halves[0] * halves[1] / np.clip(class_laws(law[None], frequent)[0], 1e-9, None)))
         degrees += frequent.size
-    needed = samples_needed(degrees, information, alpha)
-    return Prediction(prompt.name, tv, variance**0.5, needed, sums.cut / max(1, sums.blocks), count)
-
-
-def _classes(values: Floats, frequent: Ints) -> Floats:
-    return np.append(values[frequent], values.sum() - values[frequent].sum())
+    worst = np.argmax(np.array(own), axis=0)
+    tv = float(np.mean([crossed[worst[1 - h]][h] for h in (0, 1)]))
+    return Prediction(
+        prompt.name,
+        tv,
+        float(errors[worst].max()),
+        [float(np.mean(pair)) for pair in crossed],
+        samples_needed(degrees, information, alpha),
+        leak.cut / max(1, leak.blocks),
+        count,
+    )

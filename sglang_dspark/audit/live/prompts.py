@@ -60,7 +60,9 @@ def _prompt(line: str, where: str, tokenizer: Tokenizer) -> Prompt:
     tokens = record.get("input_ids")
     if tokens is None:
         tokens = tokenizer.encode(_text(record, where))
-    numbers = isinstance(tokens, list) and all(isinstance(t, int) and not isinstance(t, bool) and t >= 0 for t in tokens)
+    numbers = isinstance(tokens, list) and all(
+        isinstance(t, int) and not isinstance(t, bool) and t >= 0 for t in tokens
+    )
     if not numbers or not tokens:
         raise InputError(f"prompts {where}: the prompt has no tokens, {_EXPECTED}")
     return Prompt(where, tuple(tokens))
@@ -68,7 +70,9 @@ def _prompt(line: str, where: str, tokenizer: Tokenizer) -> Prompt:
 
 def _text(record: dict[str, Any], where: str) -> str:
     turns = record.get("turns")
-    text = turns[0] if isinstance(turns, list) and turns else next((record[f] for f in _TEXT_FIELDS if f in record), None)
+    text = (
+        turns[0] if isinstance(turns, list) and turns else next((record[f] for f in _TEXT_FIELDS if f in record), None)
+    )
     if not isinstance(text, str) or not text:
         raise InputError(f"prompts {where}: {_EXPECTED}")
     return text

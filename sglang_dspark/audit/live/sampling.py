@@ -35,20 +35,29 @@ class Collected:
 
     @property
     def cut_share(self) -> float | None:
-        """Share of the audited requests' blocks that a decision cut below gamma, None where the server does not tell."""
+        """Share of the audited requests' blocks cut below gamma by a decision, None where the server does not tell."""
         gamma = self.before.gamma
         if gamma is None or not self.blocks:
             return None
         return sum(count for length, count in self.verified.items() if length < gamma) / self.blocks
 
 
-async def collect(server: Server, prompts: Sequence[Prompt], settings: AuditSettings, progress: Progress) -> Collected:
+async def collect(
+    server: Server,
+    prompts: Sequence[Prompt],
+    beside: Sequence[Prompt],
+    settings: AuditSettings,
+    inspect: Callable[[list[list[Reply]]], None],
+    progress: Progress,
+) -> Collected:
     """Greedy continuations, control samples with log-probabilities, then the samples, all beside the background.
 
+    beside: prompts of the background. inspect: sees the control samples of every prompt before the long part begins,
+    and may raise.
     Errors: InputError when a request fails, or when the policy was switched meanwhile.
     """
     before = await server.state()
-    async with _Background(server, prompts, settings):
+    async with _Background(server, beside, settings):
         greedy = await _ask(
             server,
             [(prompt, settings.greedy_tokens, GREEDY, False) for prompt in prompts],
@@ -61,6 +70,8 @@ async def collect(server: Server, prompts: Sequence[Prompt], settings: AuditSett
             settings.concurrency,
             lambda done, total: progress("control", done, total),
         )
+        by_prompt = [control[p * settings.control : (p + 1) * settings.control] for p in range(len(prompts))]
+        await asyncio.to_thread(inspect, by_prompt)
         # Prompts take turns, so that a batch holds different ones.
         replies = await _ask(
             server,
@@ -70,24 +81,21 @@ async def collect(server: Server, prompts: Sequence[Prompt], settings: AuditSett
         )
     after = await server.state()
     if (before.policy, before.since_step) != (after.policy, after.since_step):
-        raise InputError(f"the policy was switched from {before.policy} to {after.policy} during the audit: audit again")
-    return _collected(before, after, greedy, control, replies, len(prompts), settings)
+        raise InputError(
+            f"the policy was switched from {before.policy} to {after.policy} during the audit: audit again"
+        )
+    return _collected(before, after, greedy, by_prompt, replies)
 
 
 def _collected(
-    before: ServerState,
-    after: ServerState,
-    greedy: list[Reply],
-    control: list[Reply],
-    replies: list[Reply],
-    num_prompts: int,
-    settings: AuditSettings,
+    before: ServerState, after: ServerState, greedy: list[Reply], control: list[list[Reply]], replies: list[Reply]
 ) -> Collected:
+    num_prompts = len(control)
     result = Collected(
         before,
         after,
         [np.array([reply.tokens for reply in replies[p::num_prompts]], np.int64) for p in range(num_prompts)],
-        [control[p * settings.control : (p + 1) * settings.control] for p in range(num_prompts)],
+        control,
         [reply.tokens for reply in greedy],
     )
     told = all(reply.blocks is not None for reply in replies)

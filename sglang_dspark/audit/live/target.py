@@ -33,7 +33,10 @@ class ExactTarget:
 
     @classmethod
     def load(cls, folder: Path, device: str = "auto", dtype: str = "float32") -> ExactTarget:
-        """From a folder with weights and tokenizer; device: auto, cpu, cuda, cuda:1, ... InputError where there is none."""
+        """From a folder with weights and tokenizer; device:
+
+        auto, cpu, cuda, cuda:1, ... InputError where there is none.
+        """
         if not (folder / "config.json").is_file():
             raise InputError(f"--target {folder} is refused, expected a folder with a model's config.json and weights")
         if dtype not in DTYPES:
@@ -50,7 +53,8 @@ class ExactTarget:
     def laws(self, prompt: Sequence[int], continuations: Ints, first: int) -> Iterator[LawBatch]:
         """Laws of tokens first.. of continuations [n, length] given what stands before them, in batches of rows.
 
-        Yields (rows, [n', length - first, V] float64); softmax in float64 of the model's logits. The prompt is run once.
+        Yields (rows, [n', length - first, V] float64); softmax in float64 of the model's logits. The prompt is run
+        once.
         """
         length = continuations.shape[1]
         positions = length - first

@@ -1,0 +1,77 @@
+"""An audit or a prediction for people: tables and a few sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from sglang_dspark.audit.live.verdict import AuditReport, PromptResult
+
+if TYPE_CHECKING:
+    from sglang_dspark.audit.live.prediction import Prediction
+
+_COLOURS = {"lossless": "green", "biased": "red", "inconclusive": "yellow"}
+
+
+def print_report(console: Console, report: AuditReport) -> None:
+    """Tests by prompt, greedy comparison, what the audit could see, verdict and reasons."""
+    settings, server = report.settings, report.server
+    positions = f"tokens {settings.skip}..{settings.length - 1} of each continuation"
+    table = Table(title=f"Sampled tokens against the target's exact law ({positions})", box=box.SIMPLE_HEAD)
+    table.add_column("prompt", overflow="fold")
+    for heading in ("samples", "TV", "by chance", "visible", "p tokens", "p ranks", "p surprisal", "greedy"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for prompt in report.prompts:
+        chances = [_chance(test.adjusted) for test in prompt.tests]
+        tv = (f"{prompt.observed_tv:.3f}", f"{prompt.chance_tv:.3f}", f"{prompt.smallest_bias:.3f}")
+        table.add_row(prompt.name, str(prompt.samples), *tv, *chances, _greedy(prompt))
+    ranks, surprisal = report.pooled
+    samples = str(sum(prompt.samples for prompt in report.prompts))
+    table.add_row("together", samples, "", "", "", "", _chance(ranks.adjusted), _chance(surprisal.adjusted), "")
+    console.print(table)
+    for line in _notes(report):
+        console.print(line, highlight=False, soft_wrap=True)
+    policy = server.policy or "no sglang-dspark policy"
+    console.print(f"[bold {_COLOURS[report.verdict]}]{report.verdict}[/] ({policy})", highlight=False)
+    for reason in report.reasons:
+        console.print(f"  {reason}", highlight=False, soft_wrap=True)
+
+
+def _notes(report: AuditReport) -> list[str]:
+    noise = report.noise
+    cut = "unknown" if report.cut_share is None else f"{report.cut_share:.0%} of {report.blocks}"
+    return [
+        "p values after Holm's correction; visible: the mean total variation that 80 % of such audits would have seen",
+        f"server and target differ numerically by a total variation of {noise.mean_tv:.1e} (at most {noise.max_tv:.1e}, "
+        f"log-probabilities by up to {noise.max_logprob:.1e}); greedy ties: within {report.tie_tolerance:.1e} nats",
+        f"audited blocks cut below gamma by a decision: {cut}; took {report.seconds:.0f} s",
+    ]
+
+
+def _chance(value: float) -> str:
+    return f"{value:.2f}" if value >= 0.01 else f"{value:.0e}"
+
+
+def _greedy(prompt: PromptResult) -> str:
+    real, ties = len(prompt.greedy.real), len(prompt.greedy.differences) - len(prompt.greedy.real)
+    if real:
+        return f"{real} differ"
+    return f"{ties} ties" if ties else "equal"
+
+
+def print_predictions(console: Console, policy: str, predictions: Sequence[Prediction]) -> None:
+    """Predicted bias and the samples that would see it."""
+    table = Table(title=f"Predicted bias of {policy} in the audited tokens", box=box.SIMPLE_HEAD)
+    table.add_column("prompt", overflow="fold")
+    for heading in ("TV", "+-", "by position", "samples needed", "blocks cut", "simulated"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for p in predictions:
+        needed = f"{p.samples_needed:.0f}" if p.samples_needed < 1e9 else "-"
+        positions = " ".join(f"{value:.3f}" for value in p.by_position)
+        tv = (f"{p.tv:.3f}", f"{p.tv_error:.3f}", positions)
+        table.add_row(p.prompt, *tv, needed, f"{p.cut_share:.0%}", str(p.simulated))
+    console.print(table)
