@@ -195,10 +195,19 @@ def _check(head, base_logits, anchor, temperatures, seed, request, step, hidden,
         raise ValueError(f"bounds cover {bounds.norm.shape[0]} blocks of {bounds.block}, expected those of V={vocab}")
 
 
+def _check_out(head: MarkovHead, base_logits: torch.Tensor, keep: Keep, logits_out: torch.Tensor) -> None:
+    if keep != "logits":
+        raise ValueError(f"logits_out needs keep='logits', got keep={keep!r}")
+    dtype = head.step_dtype(base_logits.dtype)
+    expect_tensor("logits_out", logits_out, list(base_logits.shape), dtype, base_logits.device)
+    if not logits_out.is_contiguous():
+        raise ValueError("logits_out is not contiguous")
+
+
 def sample_markov_block(
     head: MarkovHead, base_logits: torch.Tensor, anchor: torch.Tensor, temperatures: torch.Tensor, *, seed: int,
     request: torch.Tensor, step: torch.Tensor, hidden: torch.Tensor | None = None, bounds: MarkovBounds | None = None,
-    keep: Keep = "normaliser", count_tiles: bool = False,
+    keep: Keep = "normaliser", logits_out: torch.Tensor | None = None, count_tiles: bool = False,
 ) -> MarkovBlock:  # fmt: skip
     """Draft gamma tokens for every request.
 
@@ -209,15 +218,21 @@ def sample_markov_block(
     seed, request, step: the counters of `philox`, stream DRAFT. hidden: [R, gamma, H] for gated and RNN heads.
     bounds: `markov_bounds(head)` screens the vocabulary; None reads all of it. The tokens are the same.
     keep: what to return for rejection sampling besides the tokens: nothing (greedy drafts), the normalisers, or the
-    step logits too. NaN logits never win. Returns `MarkovBlock`. Errors: ValueError or TypeError for shapes, dtypes
+    step logits too; those go to `logits_out`, [R, gamma, V] in the step dtype and contiguous, when it is given.
+    NaN logits never win. Returns `MarkovBlock`. Errors: ValueError or TypeError for shapes, dtypes
     or devices that do not fit.
     """
     _check(head, base_logits, anchor, temperatures, seed, request, step, hidden, bounds, keep)
+    if logits_out is not None:
+        _check_out(head, base_logits, keep, logits_out)
     if not runs_kernel(base_logits) or base_logits.shape[0] == 0:
         block = markov_reference(
             head, base_logits, anchor, temperatures, seed=seed, request=request, step=step, hidden=hidden
         )
-        return MarkovBlock(block.tokens, *{"nothing": (), "normaliser": (block.log_normaliser,)}.get(keep, block[1:3]))
+        if logits_out is not None:
+            block = block._replace(step_logits=logits_out.copy_(block.step_logits))
+        kept = {"nothing": (), "normaliser": (block.log_normaliser,), "logits": block[1:3]}
+        return MarkovBlock(block.tokens, *kept[keep])
     run = _Run(head, base_logits, temperatures, seed, request.contiguous(), step, bounds, count_tiles)
     run.previous.copy_(anchor)
     state = head.first_state(hidden)
@@ -234,7 +249,9 @@ def sample_markov_block(
     run.advance(base_logits.shape[1], finish=True, embed=False, barred=False)
     if keep == "nothing":
         return MarkovBlock(run.tokens, tiles_read=run.read)
-    normaliser, step_logits = block_normaliser(head, run.latent, base_logits, temperatures, keep == "logits")
+    normaliser, step_logits = block_normaliser(
+        head, run.latent, base_logits, temperatures, keep == "logits", logits_out
+    )
     return MarkovBlock(run.tokens, normaliser, step_logits, run.read)
 
 

@@ -53,12 +53,14 @@ _TRITON_TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.f
 
 
 def block_normaliser(
-    head: MarkovHead, latent: torch.Tensor, base_logits: torch.Tensor, temperatures: torch.Tensor, keep_logits: bool
-) -> tuple[torch.Tensor, torch.Tensor | None]:
+    head: MarkovHead, latent: torch.Tensor, base_logits: torch.Tensor, temperatures: torch.Tensor, keep_logits: bool,
+    logits_out: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor | None]:  # fmt: skip
     """log sum_v exp(step logit / T) of every position, and the step logits on request.
 
     latent: [R, gamma, rank] in w2's dtype. base_logits: [R, gamma, V] float. temperatures: [R] float32, 0 counts as
     1.
+    logits_out: where to write the step logits instead of a new tensor, contiguous.
     Returns ([R, gamma] float32, [R, gamma, V] in the step dtype or None). A part of `sample_markov_block`, which
     checks its input.
     """
@@ -68,7 +70,9 @@ def block_normaliser(
     block = 128
     blocks = triton.cdiv(vocab, block)
     partial = torch.empty(num_requests, gamma, blocks, dtype=torch.float32, device=latent.device)
-    logits = torch.empty(num_requests, gamma, vocab, dtype=dtype, device=latent.device) if keep_logits else None
+    logits = logits_out
+    if keep_logits and logits is None:
+        logits = torch.empty(num_requests, gamma, vocab, dtype=dtype, device=latent.device)
     # Row groups of one vocabulary tile run next to each other: W2 is read from memory once.
     _normaliser_kernel[(blocks, triton.cdiv(num_rows, rows))](
         base_logits, latent, head.w2, temperatures, partial if logits is None else logits, partial,

@@ -214,6 +214,43 @@ def _check(target_logits, row_start, lengths, draft_tokens, sampling, law, seed,
     check_counters(seed, request, step, device)
 
 
+def draft_normaliser(step_logits: torch.Tensor, temperatures: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """log sum_v exp(step logit / T) of the verified positions, for drafts that come without it.
+
+    step_logits: [R, gamma, V] float, contiguous. temperatures: [R] float32, 0 counts as 1. lengths: [R] int32;
+    positions from lengths[r] on are not read, and their entries mean nothing. Returns [R, gamma] float32. Errors:
+    ValueError, TypeError.
+    """
+    device = step_logits.device
+    expect_tensor("step_logits", step_logits, [None, None, None], FLOATS, device)
+    if not step_logits.is_contiguous():
+        raise ValueError("step_logits is not contiguous")
+    num_requests, gamma, vocab = step_logits.shape
+    expect_tensor("temperatures", temperatures, [num_requests], torch.float32, device)
+    expect_tensor("lengths", lengths, [num_requests], torch.int32, device)
+    divisor = torch.where(temperatures > 0, temperatures, 1.0)[:, None]
+    if not runs_kernel(step_logits) or num_requests == 0:
+        return torch.logsumexp(step_logits.float() / divisor[:, :, None], dim=-1)
+    block, splits, per_split = _splits(vocab)
+    shape = (num_requests, gamma, splits)
+    largest, total = (torch.empty(shape, dtype=torch.float32, device=device) for _ in range(2))
+    winner = torch.empty(shape, dtype=torch.int32, device=device)
+    row_start = gamma * torch.arange(num_requests, device=device)
+    _statistics_kernel[shape](
+        step_logits, row_start, lengths - 1, temperatures.contiguous(), largest, total, winner,
+        vocab, vocab, gamma, splits, per_split, BLOCK=block, num_warps=8,
+    )  # fmt: skip
+    top = largest.amax(dim=-1)
+    return top / divisor + torch.log((total * torch.exp((largest - top[..., None]) / divisor[..., None])).sum(dim=-1))
+
+
+def _splits(vocab: int) -> tuple[int, int, int]:
+    """Tokens a block, programs a row, tokens a program."""
+    block = min(2048, max(16, triton.next_power_of_2(vocab)))
+    splits = min(8, triton.cdiv(vocab, block))
+    return block, splits, triton.cdiv(triton.cdiv(vocab, splits), block) * block
+
+
 def verify(
     target_logits: torch.Tensor, row_start: torch.Tensor, lengths: torch.Tensor, draft_tokens: torch.Tensor,
     sampling: Sampling, law: DraftLaw | None, *, seed: int, request: torch.Tensor, step: torch.Tensor,
@@ -236,9 +273,7 @@ def verify(
         )
     device, vocab = target_logits.device, target_logits.shape[1]
     num_requests, gamma = draft_tokens.shape
-    block = min(2048, max(16, triton.next_power_of_2(vocab)))
-    splits = min(8, triton.cdiv(vocab, block))
-    per_split = triton.cdiv(triton.cdiv(vocab, splits), block) * block
+    block, splits, per_split = _splits(vocab)
     grid_shape = (num_requests, gamma + 1, splits)
     largest, total = (torch.empty(grid_shape, dtype=torch.float32, device=device) for _ in range(2))
     winner = torch.empty(grid_shape, dtype=torch.int32, device=device)

@@ -1,0 +1,218 @@
+"""Our kernels behind SGLang's own functions: same results, same bookkeeping, upstream's path where ours does not
+apply."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs the extra `serve`")
+pytest.importorskip("sglang", reason="needs the extra `serve`")
+
+from dspark_kernels.choose import Choice  # noqa: E402
+from dspark_kernels.rejection_reference import DraftLaw, Sampling, verify_reference  # noqa: E402
+from sglang.srt.models import dspark  # noqa: E402
+from sglang.srt.speculative.dspark_components import dspark_draft, dspark_draft_sampler, dspark_verify  # noqa: E402
+from sglang.srt.speculative.dspark_components.dspark_draft import DraftBlockResult, DraftNoise  # noqa: E402
+from sglang.srt.speculative.ragged_verify import RaggedVerifyLayout  # noqa: E402
+
+from sglang_dspark.policies import Plan, allocate, survival_units  # noqa: E402
+from sglang_dspark.serving import admission, contract  # noqa: E402
+from sglang_dspark.serving.device_kernels import OPERATIONS, choice, install, measure  # noqa: E402
+from sglang_dspark.serving.device_kernels.operations import (  # noqa: E402
+    ConfidenceOperation,
+    MarkovOperation,
+    RejectionOperation,
+    admit_plan,
+    markov_head_of,
+)
+
+VOCAB, RANK, WIDTH, GAMMA, ROWS = 60, 8, 12, 3, 4
+NO_SYNC = SimpleNamespace(sync=lambda site, value: value)
+
+
+def draft_model(kind="vanilla"):
+    torch.manual_seed(0)
+    config = SimpleNamespace(vocab_size=VOCAB, markov_rank=RANK, markov_head_type=kind, hidden_size=WIDTH)
+    model = torch.nn.Module()
+    model.config, model.markov_head = config, dspark.build_markov_head(config)
+    model.confidence_head = dspark.DSparkConfidenceHead(hidden_size=WIDTH, markov_rank=RANK)
+    model.lm_head = torch.nn.Linear(WIDTH, VOCAB, bias=False)
+    model.lm_head.org_vocab_size = VOCAB
+    model.compute_confidence = lambda **arguments: "upstream's"
+    return model.requires_grad_(False)
+
+
+def fake_worker(kind="vanilla", compact=True):
+    return SimpleNamespace(
+        device="cpu", gamma=GAMMA, draft_model=draft_model(kind), _greedy_draft=False,
+        model_runner=SimpleNamespace(max_running_requests=16), target_worker=SimpleNamespace(random_seed=9),
+        _verify_planner=SimpleNamespace(is_compact_mode=compact),
+    )  # fmt: skip
+
+
+def markov_arguments(module, temperatures, **more):
+    torch.manual_seed(1)
+    return dict(
+        markov_head=module, base_logits=2 * torch.randn(ROWS, GAMMA, VOCAB), anchor_tokens=torch.arange(ROWS),
+        draft_hidden=torch.randn(ROWS, GAMMA, WIDTH), step_temperatures=torch.tensor(temperatures),
+        noise=DraftNoise(key=3, offset=torch.zeros(1, dtype=torch.int64)), tp_sync=NO_SYNC, **more,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["vanilla", "gated", "rnn"])
+@pytest.mark.parametrize("greedy_draft", [True, False])
+def test_greedy_blocks_equal_upstreams(kind, greedy_draft):
+    module = draft_model(kind).markov_head
+    operation = MarkovOperation.of(dspark_draft.draft_markov_block, module, screened=kind == "vanilla")
+    ours = operation(**markov_arguments(module, [0.0] * ROWS, greedy_draft=greedy_draft))
+    theirs = dspark_draft.draft_markov_block(**markov_arguments(module, [0.0] * ROWS, greedy_draft=greedy_draft))
+    assert torch.equal(ours[0], theirs[0])
+    if greedy_draft:
+        assert ours[1] is None and theirs[1] is None
+    else:
+        torch.testing.assert_close(ours[1], theirs[1])
+
+
+def test_sampled_blocks_fill_upstreams_buffer_and_advance_its_noise():
+    module = draft_model().markov_head
+    operation = MarkovOperation.of(dspark_draft.draft_markov_block, module, screened=False)
+    buffer = torch.full((ROWS, GAMMA, VOCAB), float("nan"))
+    arguments = markov_arguments(module, [1.0, 0.0, 0.5, 2.0], logits_out=buffer)
+    first, logits = operation(**arguments)
+    assert logits.data_ptr() == buffer.data_ptr() and torch.isfinite(buffer).all()
+    assert int(arguments["noise"].offset) == 1
+    greedy = buffer.argmax(dim=-1)
+    assert torch.equal(first[1], greedy[1])
+    draws = [operation(**arguments)[0] for _ in range(5)]
+    assert len({tuple(draw[3].tolist()) for draw in draws}) > 1, "every block draws afresh"
+    assert all(torch.equal(draw[1], greedy[1]) for draw in draws)
+
+
+def test_another_head_takes_upstreams_path():
+    seen = []
+    operation = MarkovOperation.of(
+        lambda **arguments: seen.append(arguments), draft_model().markov_head, screened=False
+    )
+    other = draft_model().markov_head
+    operation(**markov_arguments(other, [1.0] * ROWS))
+    assert seen[0]["markov_head"] is other
+    sharded = SimpleNamespace(vocab_shard=object())
+    assert markov_head_of(sharded) is None
+
+
+def accept_arguments(temperatures, top_ks, *, greedy_draft=False, **more):
+    torch.manual_seed(2)
+    width, lens = GAMMA + 1, [1, 4, 2, 3]
+    tokens, logits = torch.randint(0, VOCAB, (ROWS, GAMMA)), torch.randn(ROWS, GAMMA, VOCAB)
+    target = torch.randn(ROWS * width, VOCAB)
+    greedy = torch.tensor(top_ks) <= 1
+    info = SimpleNamespace(
+        is_all_greedy=bool(greedy.all()), is_any_greedy=bool(greedy.any()),
+        temperatures=torch.tensor(temperatures)[:, None],
+        top_ks=torch.tensor(top_ks, dtype=torch.int32), need_top_k_sampling=any(k < 1 << 30 for k in top_ks),
+        need_top_p_sampling=False, need_min_p_sampling=False,
+    )  # fmt: skip
+    block = DraftBlockResult(
+        draft_tokens=tokens, corrected_logits=None if greedy_draft else logits, greedy_mask=greedy,
+        temperatures=torch.tensor(temperatures), greedy_draft=greedy_draft,
+    )  # fmt: skip
+    layout = RaggedVerifyLayout.from_verify_lens(verify_lens_cpu=lens, device=torch.device("cpu"), grid=[16])
+    return dict(
+        candidates=torch.cat([tokens[:, :1], tokens], 1), target_logits=target, draft_block=block, sampling_info=info,
+        draft_input=None, gamma=GAMMA, verify_num_draft_tokens=width, cutoff_layout=layout, **more,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("greedy_draft", [False, True])
+def test_mixed_batches_are_accepted_as_the_reference_does(greedy_draft):
+    temperatures, top_ks = [1.0, 0.7, 1.0, 1.3], [1 << 30, 20, 1, 1 << 30]
+    operation = RejectionOperation.of(None, 5, torch.device("cpu"))
+    arguments = accept_arguments(temperatures, top_ks, greedy_draft=greedy_draft)
+    accepted, bonus, trimmed = operation(**arguments)
+    block, rows = arguments["draft_block"], torch.arange(ROWS)
+    law = None
+    if not greedy_draft:
+        scaled = block.corrected_logits / torch.tensor(temperatures)[:, None, None]
+        law = DraftLaw(block.corrected_logits, torch.logsumexp(scaled, -1), torch.tensor(temperatures))
+    sampling = Sampling(torch.tensor([1.0, 0.7, 0.0, 1.3]), torch.tensor(top_ks, dtype=torch.int32))
+    want = verify_reference(
+        arguments["target_logits"], rows * (GAMMA + 1), torch.tensor([0, 3, 1, 2], dtype=torch.int32),
+        block.draft_tokens, sampling, law, seed=operation.seed, request=rows, step=torch.zeros(1, dtype=torch.int64),
+    )  # fmt: skip
+    assert torch.equal(accepted, want.accepted) and torch.equal(bonus, want.bonus)
+    assert trimmed.tolist() == [0] * ROWS
+    assert (accepted.dtype, bonus.dtype) == (torch.int32, torch.int64)
+    assert int(operation.step) == 1
+
+
+@pytest.mark.parametrize("change", [{"sampling_info": None}, {"cutoff_layout": None}, {"block_verification": True}])
+def test_what_is_not_ours_goes_upstream(change):
+    operation = RejectionOperation.of(lambda **arguments: "upstream's", 5, torch.device("cpu"))
+    assert operation(**{**accept_arguments([1.0] * ROWS, [1 << 30] * ROWS), **change}) == "upstream's"
+    assert operation(**accept_arguments([1.0] * ROWS, [1] * ROWS)) == "upstream's", "greedy batches"
+
+
+def test_confidence_equals_upstreams():
+    model = draft_model()
+    model.confidence_head.sts_temperatures = torch.rand(GAMMA) + 0.5
+    arguments = dict(anchor_tokens=torch.arange(ROWS), draft_tokens=torch.randint(0, VOCAB, (ROWS, GAMMA)))
+    features = torch.randn(ROWS * GAMMA, WIDTH)
+    ours = ConfidenceOperation.of(model)(**arguments, confidence_features=features)
+    theirs = model.confidence_head.predict(features, **arguments, markov_head=model.markov_head)
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, other)
+
+
+@pytest.mark.parametrize(("budget", "floor", "cap"), [(0, 0, 3), (5, 0, 3), (7, 1, 2), (99, 0, 3)])
+def test_admission_equals_the_policies(budget, floor, cap):
+    confidence = torch.rand(ROWS, GAMMA, generator=torch.Generator().manual_seed(4))
+    got = admit_plan(confidence, Plan(budget, floor, cap))
+    assert np.array_equal(got.numpy(), allocate(survival_units(confidence.numpy()), budget, floor, cap))
+    assert got.dtype == torch.int64
+
+
+def test_without_a_gpu_nothing_is_measured(monkeypatch):
+    monkeypatch.setattr(choice, "get_parallel", lambda: SimpleNamespace(tp_size=1))
+    choices = measure(fake_worker(), "auto")
+    assert set(choices) == set(OPERATIONS)
+    assert all(each.kernels == "upstream" and "no CUDA device" in each.reason for each in choices.values())
+
+
+def test_refusals_are_reasons(monkeypatch):
+    monkeypatch.setattr(choice, "get_parallel", lambda: SimpleNamespace(tp_size=2))
+    choices = measure(fake_worker(compact=False), "ours")
+    assert choices["markov"].kernels == choices["rejection"].kernels == "upstream"
+    assert "tensor-parallel" in choices["markov"].reason and "cap-accept" in choices["rejection"].reason
+    assert choices["confidence"].kernels == choices["admission"].kernels == "ours"
+
+
+def test_install_replaces_what_upstream_calls_and_undoes_it():
+    worker = fake_worker()
+    names = [
+        (dspark_draft, "draft_markov_block"), (dspark_draft_sampler, "draft_markov_block"),
+        (dspark_verify, "accept_draft_tokens"), (admission, "allocate_on_device"),
+    ]  # fmt: skip
+    before = [getattr(owner, name) for owner, name in names]
+    upstreams = worker.draft_model.compute_confidence
+    with install(worker, {name: Choice(name, "ours", "asked for") for name in OPERATIONS}):
+        assert all(getattr(owner, name) is not old for (owner, name), old in zip(names, before, strict=True))
+        assert isinstance(worker.draft_model.compute_confidence, ConfidenceOperation)
+    assert [getattr(owner, name) for owner, name in names] == before
+    assert worker.draft_model.compute_confidence is upstreams
+    with install(worker, {name: Choice(name, "upstream", "asked for") for name in OPERATIONS}):
+        assert [getattr(owner, name) for owner, name in names] == before
+
+
+@pytest.mark.parametrize(
+    "calls", [choice._markov_calls, choice._rejection_calls, choice._confidence_calls, choice._admission_calls]
+)
+def test_the_calls_that_are_measured_run(calls):
+    ours, upstream = calls(fake_worker())
+    ours()
+    if calls is not choice._rejection_calls:  # upstream's sampled accept has no form without Triton
+        upstream()
+
+
+def test_upstream_is_what_was_replaced():
+    assert contract.moved(choice.REPLACED) == []
