@@ -102,7 +102,7 @@ def compare_live(
                 idle += 1
                 if idle >= _MOST_IDLE:
                     raise InputError(
-                        f"too little traffic: {MIN_STEPS} decode steps a block are needed, --block is short"
+                        f"too little traffic: a block needs {MIN_STEPS} timed decode steps, try a longer --block"
                     )
                 continue
             for block in (found[a], found[b]):

@@ -84,7 +84,8 @@ class Server:
         try:
             request = urllib.request.Request(target, data=data, headers=headers)
             with urllib.request.urlopen(request, timeout=timeout_s) as response:
-                return json.load(response)
+                answer = response.read()
+            return json.loads(answer) if answer.strip() else None
         except urllib.error.HTTPError as error:
             raise InputError(f"{target} answered {error.code}: {_sentence(error)}") from error
         except (OSError, ValueError) as error:

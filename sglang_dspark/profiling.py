@@ -171,8 +171,8 @@ def table_of(cells: list[Cell], meta: dict[str, Any]) -> SpsAdditiveCostTable:
     """SGLang's additive table of measured cells, at the mean context; what it cannot hold stands in `meta`."""
     times = StepTimes()
     for cell in cells:
-        # The fit weighs cells by their steps.
-        for _ in range(min(cell.steps, 50)):
+        # The fit weighs cells by their steps; a median of windows is worth more than one step.
+        for _ in range(min(max(cell.steps, 20), 50)):
             times.requests.append(cell.requests)
             times.tokens.append(cell.tokens)
             times.context.append(cell.requests * cell.context)

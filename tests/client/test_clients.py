@@ -1,0 +1,213 @@
+"""The commands that talk to a running server, against a stand-in for one."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from fake_server import GAMMA, FakeServer
+
+from sglang_dspark import ab, profiling
+from sglang_dspark.ab import compare_live
+from sglang_dspark.calibration.quality import quality
+from sglang_dspark.client import Server, read_prompts, run_closed_loop
+from sglang_dspark.cost import load_profile
+from sglang_dspark.errors import InputError
+from sglang_dspark.evaluate import EvalSettings, evaluate
+from sglang_dspark.profiling import ProfilePlan, measure, table_of
+from sglang_dspark.records import ROUNDED, Header, RecordSet, RecordWriter, StepRecord
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    for module in (ab, profiling):
+        monkeypatch.setattr(module, "_SETTLE_S", 0.05)
+    servers = []
+
+    def make(**options):
+        servers.append(FakeServer(**options))
+        return servers[-1]
+
+    yield make
+    for server in servers:
+        server.close()
+
+
+def dspark(*arguments):
+    command = [sys.executable, "-c", "from sglang_dspark.cli import main; main()", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_the_better_policy_is_named_and_the_old_one_put_back(fake):
+    server = fake(rates={"fixed:k=4": 100.0, "hull": 125.0})
+    verdict = compare_live(Server(server.url), "fixed:k=4", "hull", pairs=6, block_s=0.3)
+    assert verdict.keep == "hull" and verdict.gain == pytest.approx(0.25, abs=0.03)
+    assert verdict.low > 0.15 and verdict.stopped_early and len(verdict.pairs) == 5
+    assert server.policy == "argmax:lag=2"
+    orders = [tuple(server.switches[2:][i : i + 2]) for i in range(0, 10, 2)]
+    assert {("fixed:k=4", "hull"), ("hull", "fixed:k=4")} == set(orders), "both orders occur"
+
+
+def test_no_difference_is_said(fake):
+    server = fake(rates={"fixed:k=4": 100.0, "hull": 100.0})
+    verdict = compare_live(Server(server.url), "fixed:k=4", "hull", pairs=4, block_s=0.2)
+    assert verdict.keep is None and verdict.low < 0 < verdict.high and abs(verdict.gain) < 0.05
+
+
+def test_an_idle_server_and_a_refused_policy_end_it(fake):
+    with pytest.raises(InputError, match="too little traffic"):
+        compare_live(Server(fake(busy=False).url), "fixed:k=4", "hull", pairs=2, block_s=0.05)
+    refusing = fake()
+    with pytest.raises(InputError, match="400: policy 'argmax-live' is not lossless"):
+        compare_live(Server(refusing.url), "fixed:k=4", "argmax-live", pairs=2, block_s=0.05)
+    assert refusing.policy == "argmax:lag=2"
+    with pytest.raises(InputError, match="does not know it|404"):
+        compare_live(Server(fake(dspark=False).url), "fixed:k=4", "hull", pairs=2, block_s=0.05)
+
+
+def test_ab_command(fake):
+    server = fake(rates={"fixed:k=4": 120.0, "hull": 100.0})
+    both = ("--policy", "fixed:k=4", "--policy", "hull:fill=true")
+    done = dspark("ab", "--url", server.url, *both, "--pairs", 2, "--block", 1, "--json")
+    answer = json.loads(done.stdout)
+    assert (answer["a"], answer["b"], answer["keep"]) == ("fixed:k=4", "hull", "fixed:k=4"), done.stderr
+    assert dspark("ab", "--url", server.url, "--policy", "hull").returncode == 2
+    same = dspark("ab", "--url", server.url, "--policy", "hull", "--policy", "hull:fill=true")
+    assert same.returncode == 2 and "expected two different ones" in same.stderr
+
+
+def test_a_profile_is_measured_and_loads(fake, tmp_path):
+    server = fake()
+    plan = ProfilePlan(batches=(1, 2, 4), shares=(0.0, 0.5, 1.0), contexts=(16,), windows=2, window_s=0.1)
+    cells = measure(Server(server.url), plan)
+    assert [(cell.requests, cell.tokens) for cell in cells] == [
+        (1, 1), (1, 3), (1, 5), (2, 2), (2, 6), (2, 10), (4, 4), (4, 12), (4, 20)]  # fmt: skip
+    for cell in cells:
+        assert cell.seconds == pytest.approx(server.step_seconds(cell.requests, cell.tokens), rel=0.01)
+    assert server.policy == "argmax:lag=2" and server.aborted
+    from sglang_dspark.cost import write_table
+
+    write_table(tmp_path / "p.json", table_of(cells * 4, {"hardware": "cpu (test)"}))
+    cost = load_profile(str(tmp_path / "p.json"))
+    for requests, tokens in [(1, 1), (2, 10), (4, 12)]:
+        seconds = cost.draft_s(requests) + float(cost.verify_s(requests, tokens))
+        assert seconds == pytest.approx(server.step_seconds(requests, tokens), rel=0.05)
+
+
+def test_profile_command_needs_hardware_only_off_cpu(fake, tmp_path):
+    server = fake()
+    small = ("--batches", "1/3", "--contexts", "16", "--windows", 1, "--window", 0.1)
+    done = dspark("profile", "--url", server.url, "--out", tmp_path / "p.json", *small)
+    assert done.returncode == 0, done.stderr
+    meta = json.loads((tmp_path / "p.json").read_text())["meta"]
+    assert meta["hardware"].startswith("cpu") and meta["model"] == "model" and meta["sweep"] == "off-diagonal"
+    wrong = dspark("profile", "--url", server.url, "--out", tmp_path / "q.json", "--batches", "4/2")
+    assert wrong.returncode == 2 and "expected increasing integers" in wrong.stderr
+
+
+def upstream_info():
+    steps = [
+        {"forward_ct": number, "mode": "compact", "step_cpu_ms": 10.0, "reqs": [
+            {"req_pool_index": 1, "prefix_len": 20, "verify_len": 3, "acc_len": 2, "correct_drafts": 1, "cap_trim": 0,
+             "rid": "a", "confidence": [0.5] * GAMMA}]}
+        for number in range(7)
+    ]  # fmt: skip
+    return {
+        "mode": "compact",
+        "gamma": GAMMA,
+        "components": ["core", "reqs"],
+        "simulate_acc_len": None,
+        "records": steps,
+    }
+
+
+def test_an_unmodified_server_is_drained_once(fake, tmp_path):
+    server = fake(dspark=False)
+    server.info = upstream_info
+    done = dspark("record", "--url", server.url, "--out", tmp_path / "r", "--duration", 0.5, "--interval", 0.1)
+    assert done.returncode == 0 and "7 decode steps" in done.stdout, done.stderr
+    records = RecordSet(tmp_path / "r")
+    assert [step.step for _, step in records.steps()] == list(range(7)) and server.cleared >= 2
+    assert records.header().fidelity == ROUNDED and records.header().engine["version"] == "0.5.23"
+    server.info = None
+    none = dspark("record", "--url", server.url, "--out", tmp_path / "q")
+    assert none.returncode == 2 and "SGLANG_DSPARK_DEBUG_DUMP=all" in none.stderr
+
+
+def prompts(tmp_path):
+    path = tmp_path / "chat.jsonl"
+    path.write_text("\n".join(json.dumps({"turns": [f"one {i}", f"two {i}"]}) for i in range(5)) + "\n\n")
+    return path
+
+
+def test_eval_sends_every_turn_and_switches_back(fake, tmp_path):
+    server = fake()
+    [result] = evaluate(Server(server.url), [prompts(tmp_path)], EvalSettings(concurrency=3))
+    assert result.requests == 10 and result.accept_length == pytest.approx(3.0) and result.quality is None
+    assert server.switches == [f"fixed:k={GAMMA}", "argmax:lag=2"]
+    second = [body["text"] for body in server.bodies if body["text"].count("two")]
+    assert sorted(second) == [f"one {i} answer\ntwo {i}" for i in range(5)]
+
+
+def test_eval_reads_positions_from_the_server_s_records(fake, tmp_path, monkeypatch):
+    server = fake()
+    folder = tmp_path / "records"
+
+    writer = RecordWriter(folder, Header(gamma=GAMMA))
+    original = server.post
+
+    def post(path, body):
+        if path == "/generate":
+            for depth in (1, 3):
+                writer.put(StepRecord(
+                    step=0, slots=np.array([0]), rids=[body["rid"]], lengths=np.array([GAMMA]),
+                    accepted=np.array([depth]), confidence=np.full((1, GAMMA), 0.5, dtype=np.float32),
+                ))  # fmt: skip
+            writer.flush()
+        return original(path, body)
+
+    server.post = post
+    monkeypatch.setattr("sglang_dspark.evaluate._FLUSH_S", 0.0)
+    [result] = evaluate(Server(server.url), [prompts(tmp_path)], EvalSettings(), folder)
+    assert result.quality.blocks == 20 and result.quality.accept_length == 3.0
+    assert result.quality.survival == [1.0, 0.5, 0.5, 0.0]
+    writer.close()
+
+
+def test_eval_works_on_an_unmodified_server(fake, tmp_path):
+    server = fake(dspark=False)
+    done = dspark("eval", "--url", server.url, "--prompts", prompts(tmp_path), "--limit", 2, "--json")
+    [answer] = json.loads(done.stdout)
+    assert answer["requests"] == 4 and answer["quality"] is None, done.stderr
+    missing = dspark("eval", "--url", server.url, "--prompts", tmp_path / "none.jsonl")
+    assert missing.returncode == 2 and "No such file" in missing.stderr
+
+
+def test_quality_on_a_worked_case():
+    depth = np.array([0, 1, 2, 2])
+    confidence = np.array([[0.9, 0.1], [0.9, 0.8], [0.4, 0.9], [0.9, 0.9]], dtype=np.float32)
+    found = quality(depth, confidence, 2)
+    assert found.accept_length == 2.25 and found.survival == [0.75, 0.5]
+    assert found.conditional == [0.75, pytest.approx(2 / 3)]
+    at = {point.threshold: point for point in found.sweep}
+    assert at[0.0].accept_length == 2.25 and at[0.0].rejected == 0.75
+    assert at[0.5].accept_length == 1 + (0 + 1 + 0 + 2) / 4 and at[0.5].rejected == (1 + 1 + 0 + 0) / 4
+    assert at[0.5].acceptance_rate == pytest.approx(1.75 / 2.25)
+
+
+def test_closed_loop_keeps_its_concurrency_and_stops_on_errors(fake):
+    server = fake()
+    bodies = [{"text": str(i), "sampling_params": {"max_new_tokens": 5}} for i in range(20)]
+    answers = run_closed_loop(Server(server.url), bodies, 4)
+    assert [answer.number for answer in answers] == list(range(20))
+    with pytest.raises(InputError, match="cannot be used"):
+        run_closed_loop(Server("http://127.0.0.1:9"), bodies, 2)
+
+
+def test_bad_prompt_files_name_the_line(tmp_path):
+    path = tmp_path / "p.jsonl"
+    for text, words in [('{"turns": ["a"]}\n{"x": 1}', "line 2"), ('{"turns": []}', "line 1"), ("", "holds no prompt")]:
+        path.write_text(text)
+        with pytest.raises(InputError, match=words):
+            read_prompts(path)
