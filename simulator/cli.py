@@ -71,13 +71,15 @@ def command(
 ) -> None:
     """Serve a request trace under several verification policies and compare them on the same draws."""
     options.refuse_idle_flags(
-        concurrency=concurrency, rate_scale=rate_scale, request_rate=request_rate, replicas=replicas, router=router
-    )
+        concurrency=concurrency, rate_scale=rate_scale, request_rate=request_rate, replicas=replicas, router=router,
+        kv_tokens=kv_tokens, cost=cost, output=output, timeline=timeline,
+    )  # fmt: skip
     for path in (output, timeline):
         _check_target(path)
     if jobs is not None and not 1 <= jobs <= 1024:
         raise InputError(f"--jobs {jobs} is refused, expected 1..1024")
     requests = _load(trace, format, seed, limit, start, end, rate_scale)
+    options.refuse_idle_force([profile, policy_profile], force_diagonal=force_diagonal)
     terms = options.key_values("--cost", cost, TERMS)
     model = options.cost_model(profile, terms, force_diagonal=force_diagonal)
     belief = model if policy_profile is None else options.cost_model(policy_profile, {}, force_diagonal=force_diagonal)
@@ -93,7 +95,7 @@ def command(
         router or ROUTERS[0],
         dp_attention,
     )
-    mix, noise = options.domain_mix(domains, requests), options.confidence_model(confidence, chosen)
+    mix, noise = options.domain_mix(domains, requests, chosen), options.confidence_model(confidence, chosen)
     with _progress() as bar:
         task = bar.add_task("simulating", total=None)
         comparison = simulate(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 
-from sglang_dspark.cost import StepCost, load_profile
+from sglang_dspark.cost import TERMS, StepCost, load_profile
 from sglang_dspark.errors import InputError
 from simulator.acceptance import Confidence
 from simulator.drafters import DOMAINS, Drafter
@@ -31,10 +32,12 @@ def key_values(flag: str, text: str | None, known: Mapping[str, object] | tuple[
     return out
 
 
-def domain_mix(text: str | None, trace: Trace) -> dict[str, float] | None:
-    """Shares of the domains, normalised; refused where the trace has its own."""
+def domain_mix(text: str | None, trace: Trace, drafter: Drafter) -> dict[str, float] | None:
+    """Shares of the domains, normalised; refused where the trace has its own or the drafter knows no difference."""
     if text is None:
         return None
+    if len(set(drafter.acceptance.values())) == 1:
+        raise InputError(f"--domains does nothing here: drafter '{drafter.name}' is the same in every domain")
     if trace.domain is not None:
         raise InputError("--domains does nothing here: the trace has a domain for every request")
     mix = key_values("--domains", text, DOMAINS)
@@ -57,12 +60,35 @@ def cost_model(name: str, terms: dict[str, float], *, force_diagonal: bool) -> S
     return cost.with_terms(**terms) if terms else cost
 
 
+def refuse_idle_force(names: list[str | None], *, force_diagonal: bool) -> None:
+    """--force-diagonal where no profile is diagonal would do nothing."""
+    if force_diagonal and not any(load_profile(name).diagonal for name in names if name is not None):
+        raise InputError("--force-diagonal does nothing here: no profile was measured only at B = R (1 + gamma)")
+
+
 def refuse_idle_flags(
-    *, concurrency: int | None, rate_scale: float | None, request_rate: float | None, replicas: int, router: str | None
+    *,
+    concurrency: int | None,
+    rate_scale: float | None,
+    request_rate: float | None,
+    replicas: int,
+    router: str | None,
+    kv_tokens: int | None,
+    cost: str | None,
+    output: Path | None,
+    timeline: Path | None,
 ) -> None:
     """A flag that would do nothing is an error."""
     if concurrency is not None and (rate_scale is not None or request_rate is not None):
         flag = "--rate-scale" if rate_scale is not None else "--request-rate"
         raise InputError(f"{flag} does nothing with --concurrency, which ignores arrival times: give one of them")
+    if rate_scale is not None and request_rate is not None:
+        raise InputError(
+            "--rate-scale does nothing with --request-rate, which draws its own arrivals: give one of them"
+        )
     if router is not None and replicas == 1:
         raise InputError("--router does nothing with one replica: give --replicas 2 or more")
+    if kv_tokens is not None and "kv_tokens" in key_values("--cost", cost, TERMS):
+        raise InputError("--cost kv_tokens does nothing with --kv-tokens: give one of them")
+    if output is not None and output == timeline:
+        raise InputError(f"--output and --timeline name the same file {output}: give two")

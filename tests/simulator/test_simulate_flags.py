@@ -1,0 +1,186 @@
+"""Every flag of `simulate` changes the output or is refused; a new flag must be added here."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+import typer
+from command_line import PROFILE, QUICK, Answer, assert_one_line_error, call
+
+from simulator import cli
+
+BASE = ("--trace", "example", "--profile", PROFILE, "--json", *QUICK, "--policy", "argmax:lag=2")
+CLOSED = ("--concurrency", "8")
+AZURE = "TIMESTAMP,ContextTokens,GeneratedTokens\n" + "".join(
+    f"2023-11-16 18:15:{number % 60:02d}.0000000,{50 + number},{20 + number % 7}\n" for number in range(40)
+)
+
+# Flag: (what both calls have, what the flag adds). Named files are made by `written`.
+CHANGES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "trace": ((), ("--trace", "{azure}")),
+    "profile": ((), ("--profile", "{slower}")),
+    "policy": ((), ("--policy", "hull")),
+    "policy_profile": ((*CLOSED,), ("--policy-profile", "{slower}")),
+    "drafter": ((), ("--drafter", "dflash")),
+    "gamma": ((), ("--gamma", "3")),
+    "concurrency": ((), ("--concurrency", "3")),
+    "limit": ((), ("--limit", "20")),
+    "start": ((), ("--start", "2")),
+    "end": ((), ("--end", "4")),
+    "rate_scale": ((), ("--rate-scale", "3")),
+    "request_rate": ((), ("--request-rate", "50")),
+    "domains": (("--trace", "{azure}"), ("--domains", "math=1")),
+    "confidence": ((), ("--confidence", "temperature=4,bias=-1")),
+    "cost": ((), ("--cost", "host_s=0.05")),
+    "force_diagonal": (("--profile", "{diagonal}", "--policy", "argmax:lag=2"), ("--force-diagonal",)),
+    "schedule": ((), ("--schedule", "no-overlap")),
+    "max_running_requests": ((*CLOSED,), ("--max-running-requests", "2")),
+    "chunked_prefill_size": ((), ("--chunked-prefill-size", "64")),
+    "max_prefill_tokens": ((), ("--max-prefill-tokens", "64")),
+    "kv_tokens": ((*CLOSED,), ("--kv-tokens", "2500")),
+    "replicas": ((), ("--replicas", "2")),
+    "router": (("--replicas", "2"), ("--router", "least-loaded")),
+    "dp_attention": (("--replicas", "2"), ("--dp-attention",)),
+    "replications": ((), ("--replications", "2")),
+    "seed": ((), ("--seed", "5")),
+}
+ELSEWHERE = {
+    "format": "test_format_reads_as_told_or_refuses",
+    "jobs": "test_jobs_change_nothing_but_the_time",
+    "output": "test_output_is_written",
+    "timeline": "test_timeline_is_written",
+    "json": "test_json_or_a_table",
+}
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("files")
+    shipped = json.loads(files("dspark_profiles").joinpath(f"{PROFILE}.json").read_text())
+    verify = shipped["tiered"]["verify"]
+    verify["seconds"] = [
+        seconds * (1 + tokens / 100) for seconds, tokens in zip(verify["seconds"], verify["num_tokens"], strict=True)
+    ]
+    (folder / "slower.json").write_text(json.dumps(shipped))
+    tokens = [8, 16, 32, 64, 128, 256, 512]
+    table = {
+        "sample_batch_tokens": tokens,
+        "sample_steps_per_sec": [150 - 0.2 * n for n in tokens],
+        "max_batch_tokens": 512,
+    }
+    (folder / "diagonal.json").write_text(json.dumps(table))
+    (folder / "azure.csv").write_text(AZURE)
+    return {"slower": folder / "slower.json", "diagonal": folder / "diagonal.json", "azure": folder / "azure.csv"}
+
+
+def parameters() -> set[str]:
+    command = typer.main.get_command(cli.app)
+    return {parameter.name or "" for parameter in command.params}
+
+
+def test_every_flag_is_looked_at() -> None:
+    assert parameters() == set(CHANGES) | set(ELSEWHERE)
+    assert all(name in globals() for name in ELSEWHERE.values())
+
+
+def run(capsys: pytest.CaptureFixture[str], written: dict[str, Path], *more: str) -> Answer:
+    arguments = list(BASE)
+    flags = [text.format(**written) for text in more]
+    # A flag that is given again replaces the one of BASE.
+    for flag in [text for text in flags if text.startswith("--")]:
+        if flag in arguments:
+            at = arguments.index(flag)
+            del arguments[at : at + 2]
+    return call(capsys, *arguments, *flags)
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_the_flag_changes_the_result(capsys: pytest.CaptureFixture[str], written: dict[str, Path], name: str) -> None:
+    both, added = CHANGES[name]
+    plain, flagged = run(capsys, written, *both), run(capsys, written, *_without(both, added), *added)
+    assert flagged.status == 0, flagged.err
+    if name == "force_diagonal":
+        assert_one_line_error(plain, "was measured only at B = R (1 + gamma)")
+        assert any("forced by the user" in text for text in flagged.report["assumptions"])
+        return
+    assert plain.status == 0, plain.err
+    one, two = plain.report["results"], flagged.report["results"]
+    for result in (*one, *two):
+        for key in ("dataset_name", "policy", "schedule", "max_concurrency", "request_rate"):
+            result.pop(key)  # what was asked for is not yet what came of it
+    assert one != two
+
+
+def _without(arguments: tuple[str, ...], added: tuple[str, ...]) -> tuple[str, ...]:
+    """`arguments` less the flag that is about to be given again."""
+    if added[0] not in arguments:
+        return arguments
+    at = arguments.index(added[0])
+    return arguments[:at] + arguments[at + 2 :]
+
+
+REFUSED = {
+    "--rate-scale does nothing with --concurrency": ("--rate-scale", "2", "--concurrency", "4"),
+    "--request-rate does nothing with --concurrency": ("--request-rate", "2", "--concurrency", "4"),
+    "--rate-scale does nothing with --request-rate": ("--rate-scale", "2", "--request-rate", "4"),
+    "--router does nothing with one replica": ("--router", "least-loaded"),
+    "dp-attention is refused with one rank": ("--dp-attention",),
+    "--domains does nothing here: the trace has": ("--domains", "math=1"),
+    "--domains does nothing here: drafter 'mtp1'": ("--trace", "{azure}", "--domains", "math=1", "--drafter", "mtp1"),
+    "--confidence does nothing here": ("--confidence", "bias=1", "--drafter", "eagle3"),
+    "--format does nothing with the embedded example": ("--format", "azure"),
+    "--force-diagonal does nothing": ("--force-diagonal",),
+    "--cost kv_tokens does nothing with --kv-tokens": ("--kv-tokens", "5000", "--cost", "kv_tokens=9000"),
+    "drafts, but the drafter is 'none'": ("--drafter", "none"),
+    "--output and --timeline name the same file": ("--output", "{azure}.x", "--timeline", "{azure}.x"),
+}
+
+
+@pytest.mark.parametrize("says", REFUSED)
+def test_flags_that_would_do_nothing_are_refused(
+    capsys: pytest.CaptureFixture[str], written: dict[str, Path], says: str
+) -> None:
+    assert_one_line_error(run(capsys, written, *REFUSED[says]), says)
+
+
+def test_format_reads_as_told_or_refuses(capsys: pytest.CaptureFixture[str], written: dict[str, Path]) -> None:
+    detected = run(capsys, written, "--trace", "{azure}")
+    told = run(capsys, written, "--trace", "{azure}", "--format", "azure")
+    assert detected.out == told.out and told.status == 0
+    assert_one_line_error(run(capsys, written, "--trace", "{azure}", "--format", "vidur"), "azure.csv, line 1")
+    assert_one_line_error(run(capsys, written, "--trace", "{azure}", "--format", "tarot"), "tarot")
+
+
+def test_jobs_change_nothing_but_the_time(capsys: pytest.CaptureFixture[str], written: dict[str, Path]) -> None:
+    one, two = (run(capsys, written, "--replications", "2", "--policy", "hull", "--jobs", jobs) for jobs in ("1", "2"))
+    assert one.status == two.status == 0 and one.out == two.out
+
+
+def test_output_is_written(capsys: pytest.CaptureFixture[str], written: dict[str, Path], tmp_path: Path) -> None:
+    for name in ("a.jsonl", "b.jsonl"):
+        answer = run(capsys, written, "--policy", "hull", "--policy", "fixed:k=7", "--output", str(tmp_path / name))
+        assert answer.status == 0
+    assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
+    lines = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    assert [line["policy"] for line in lines] == [result["policy"] for result in answer.report["results"]]
+
+
+def test_timeline_is_written(capsys: pytest.CaptureFixture[str], written: dict[str, Path], tmp_path: Path) -> None:
+    assert run(capsys, written, "--timeline", str(tmp_path / "t.json")).status == 0
+    assert json.loads((tmp_path / "t.json").read_text())["traceEvents"]
+
+
+def test_json_or_a_table(capsys: pytest.CaptureFixture[str], written: dict[str, Path]) -> None:
+    table = call(capsys, *[text for text in BASE if text != "--json"])
+    assert table.status == 0 and "argmax:lag=2" in table.out and "TPOT" in table.out
+    assert "assumed: prefill_base_s" in table.out and "max running requests 48" in table.out
+    with pytest.raises(json.JSONDecodeError):
+        json.loads(table.out)
+
+
+def test_defaults_fit_a_smaller_block(capsys: pytest.CaptureFixture[str], written: dict[str, Path]) -> None:
+    answer = call(capsys, "--trace", "example", "--profile", PROFILE, "--json", *QUICK, "--gamma", "3")
+    assert [result["policy"] for result in answer.report["results"]][0] == "fixed:k=3"
