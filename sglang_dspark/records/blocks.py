@@ -1,7 +1,8 @@
 """Uncensored blocks of records: what the full block would have accepted, without any selection by the outcome.
 
-Cap-accept and static steps show every depth. Of compact steps the exploration steps do (a coin drawn before the step
-verifies all; weight 1 / its probability); without exploration, those whose policy verified every block in full.
+Cap-accept and static steps show every depth, and so do steps of `fixed:k=gamma`. Of other compact steps the exploration
+steps do (a coin drawn before the step verifies all; weight 1 / its probability); without exploration, those whose
+policy verified every block in full.
 
 Asked to complete, every step is used, and what a trimmed block hides is drawn from its confidences: position j beyond
 the verified ones is accepted with chance c_j. That is as good as the confidences are calibrated, and always stated.
@@ -11,10 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
 from sglang_dspark.errors import InputError
+from sglang_dspark.policies import Fixed, make_policy
 from sglang_dspark.records.reader import RecordSet
 from sglang_dspark.records.schema import Header, StepRecord
 
@@ -52,11 +55,21 @@ class Blocks:
 
 def weight_of(step: StepRecord, gamma: int) -> float:
     """1 / the chance that this step is used, 0 if it is not: see the module's text."""
-    if step.mode != "compact":
+    if step.mode != "compact" or verifies_all(step.policy, gamma):
         return 1.0 if step.uncensored(gamma) else 0.0
     if step.explore_probability > 0:
         return 1.0 / step.explore_probability if step.explore and step.uncensored(gamma) else 0.0
     return 1.0 if step.uncensored(gamma) else 0.0
+
+
+@lru_cache(maxsize=256)
+def verifies_all(policy: str, gamma: int) -> bool:
+    """Whether a policy verifies every block in full, whatever it is shown."""
+    try:
+        rule = make_policy(policy)
+    except InputError:
+        return False
+    return isinstance(rule, Fixed) and rule.k >= gamma
 
 
 def uncensored_blocks(records: RecordSet, limit: int = 1_000_000, seed: int = 0, *, complete: bool = False) -> Blocks:
@@ -91,7 +104,8 @@ class _Collector:
             weight = 1.0
         if weight == 0:
             return
-        self.by_policy += step.mode == "compact" and not step.explore
+        chosen_by_policy = step.mode == "compact" and not step.explore and not verifies_all(step.policy, header.gamma)
+        self.by_policy += chosen_by_policy and step.uncensored(header.gamma)
         self.seen += step.num_requests
         chosen = np.flatnonzero(self.rng.random(step.num_requests) < self.keep)
         if chosen.size:
