@@ -87,6 +87,11 @@ class Decider:
         check_policy(policy, self.schedule, self.cost, self.gamma)
         self.live = self._slot(policy)
 
+    @property
+    def learns(self) -> bool:
+        """Whether the policy or its shadow wants outcomes."""
+        return self.live.policy.learns or (self.shadow is not None and self.shadow.policy.learns)
+
     def learn(self, outcome: Outcome) -> None:
         """The outcome of an earlier step, in order."""
         for slot in (self.live, self.shadow):

@@ -232,7 +232,8 @@ class PolicyEngine:
 
     def _arrived(self, published: Any) -> None:
         record, shadow = self._records.popleft()
-        self.decider.learn(Outcome(published.units, published.lengths, published.accepted))
+        if self.decider.learns:
+            self.decider.learn(Outcome(published.units, published.lengths, published.accepted))
         if shadow is not None:
             record.shadow = shadow(published.confidence)
         for observer in self._observers:

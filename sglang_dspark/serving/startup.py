@@ -5,6 +5,7 @@ Everything that can be refused is refused here, in the launching process, with o
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -16,6 +17,8 @@ from sglang_dspark.serving.contract import SUPPORTED
 from sglang_dspark.serving.options import ServingOptions, resolve
 
 RESOLUTION_STEP = "handle_speculative_decoding"
+logger = logging.getLogger(__name__)
+
 MODE_VARIABLE = "SGLANG_RAGGED_VERIFY_MODE"
 COMPACT, CAP_ACCEPT, STATIC = "compact", "cap-accept", "static"
 
@@ -81,6 +84,9 @@ def settle(server_args: Any, previous: Callable[[Any], None]) -> None:
         start_line.check_hardware(resolved.cost, options, start_line.launcher_hardware())
     except InputError as error:
         raise leave(error) from None
+    if config.tokenizer_worker_num > 1:
+        logger.warning("sglang-dspark: with several tokenizer workers /dspark/policy is not served; flags decide")
+        return
     http.serve(resolved, gamma)
 
 

@@ -40,14 +40,16 @@ def fake_batch() -> SimpleNamespace:
     return SimpleNamespace(req_pool_indices_cpu=indices, req_pool_indices=indices, seq_lens_sum=30, reqs=reqs)
 
 
-def run_rank(rank: int, world: int, port: int, late_steps: dict[int, set[int]], policy: str, schedule: str, queue):
-    torch.set_num_threads(1)
-    address = f"tcp://127.0.0.1:{port}"
-    torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=world)
-    agreement = Agreement(torch.distributed.group.WORLD, 0, rank)
-    resolved = Resolved(make_policy(policy), None, flat_cost(), schedule, 0.0)
+SCENARIOS = {
+    "rank 0 late": ({0: {3, 7}, 1: set()}, "argmax:lag=2", "overlapped"),
+    "rank 1 late": ({0: set(), 1: {3, 7}}, "argmax:lag=2", "overlapped"),
+    "live": ({0: set(), 1: set()}, "early-stop", "synchronous"),
+}
+
+
+def run_scenario(agreement: Agreement, rank: int, late_steps: dict[int, set[int]], policy: str, schedule: str) -> tuple:
     engine = PolicyEngine(
-        resolved,
+        Resolved(make_policy(policy), None, flat_cost(), schedule, 0.0),
         gamma=GAMMA,
         generations=torch.ones(8, dtype=torch.int64),
         device=torch.device("cpu"),
@@ -68,43 +70,51 @@ def run_rank(rank: int, world: int, port: int, late_steps: dict[int, set[int]], 
         values = {"accepted": zeros, "trimmed": zeros, "prefix_lengths": zeros}
         engine.published(confidence=confidence, lengths=lengths, executed_tier=0, **values)
     votes = engine.can_switch(None if rank == 1 else make_policy(policy)), engine.can_switch(make_policy(policy))
-    queue.put((rank, seen, votes, engine.state()["ranks"]))
+    return seen, votes, engine.state()["ranks"]
+
+
+def run_rank(rank: int, world: int, port: int, queue) -> None:
+    torch.set_num_threads(1)
+    address = f"tcp://127.0.0.1:{port}"
+    torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=world)
+    agreement = Agreement(torch.distributed.group.WORLD, 0, rank)
+    results = {name: run_scenario(agreement, rank, *scenario) for name, scenario in SCENARIOS.items()}
+    queue.put((rank, results))
     torch.distributed.destroy_process_group()
 
 
-def run_pair(late_steps: dict[int, set[int]], policy: str, schedule: str) -> list:
+@pytest.fixture(scope="module")
+def two_ranks() -> list[dict[str, tuple]]:
+    """What both ranks saw in every scenario."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     context = torch.multiprocessing.get_context("spawn")
     queue = context.Queue()
-    arguments = (2, port, late_steps, policy, schedule, queue)
-    processes = [context.Process(target=run_rank, args=(rank, *arguments)) for rank in range(2)]
+    processes = [context.Process(target=run_rank, args=(rank, 2, port, queue)) for rank in range(2)]
     for process in processes:
         process.start()
-    results = sorted(queue.get(timeout=120) for _ in processes)
+    results = dict(queue.get(timeout=240) for _ in processes)
     for process in processes:
         process.join(timeout=60)
         assert process.exitcode == 0
-    return results
+    return [results[0], results[1]]
 
 
 @pytest.mark.parametrize("late_rank", [0, 1])
-def test_ranks_agree_whoever_is_late(late_rank: int) -> None:
-    late_steps = {late_rank: {3, 7}, 1 - late_rank: set()}
-    first, second = run_pair(late_steps, "argmax:lag=2", "overlapped")
-    assert first[1] == second[1]
-    reasons = [reason for reason, _, _ in first[1]]
+def test_ranks_agree_whoever_is_late(two_ranks, late_rank: int) -> None:
+    (first, _, _), (second, _, _) = (results[f"rank {late_rank} late"] for results in two_ranks)
+    assert first == second
+    reasons = [reason for reason, _, _ in first]
     assert ("late" in reasons) is (late_rank == 0), "rank 0's copies count, and only those"
-    assert all((total is None) == (reason == "late") for reason, total, _ in first[1])
+    assert all((total is None) == (reason == "late") for reason, total, _ in first)
 
 
-def test_lengths_of_a_live_policy_travel_and_one_refusal_keeps_all() -> None:
-    first, second = run_pair({0: set(), 1: set()}, "early-stop", "synchronous")
-    assert first[1] == second[1]
-    assert any(total for _, total, _ in first[1])
-    assert first[2] == second[2] == (False, True)
-    assert first[3] == second[3] and len(first[3]) == 2
+def test_lengths_of_a_live_policy_travel_and_one_refusal_keeps_all(two_ranks) -> None:
+    (first, votes, ranks), (second, other_votes, other_ranks) = (results["live"] for results in two_ranks)
+    assert first == second and any(total for _, total, _ in first)
+    assert votes == other_votes == (False, True)
+    assert ranks == other_ranks and len(ranks) == 2
 
 
 def test_ranks_at_different_steps_are_an_error(monkeypatch) -> None:
