@@ -47,8 +47,7 @@ def demo_model(
 ) -> None:
     """Train a tiny Qwen3 target and DSpark draft on this machine's CPU, in minutes, for trying and testing the server.
 
-    The pair learns the Python standard library's sources and generated JSON, CSV and logs. A pair of the same request
-    and versions is reused.
+    It learns Python's standard library and generated JSON, CSV and logs. A pair of the same request is reused.
     """
     # Threads that spin while they wait made a training step 20 times slower on busy cores; read when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
