@@ -122,9 +122,9 @@ def _train(
     with clock.stage("draft"):
         config = draft_config(config, gamma=request.gamma, head=request.head, layers=size.draft_layers,
                               rank=size.rank, anchors=size.anchors)
+        mixed = training.blended(batches(streams, size.draft, 1), own, request.seed)
         draft = training.train_draft(
-            config, target, training.blended(batches(streams, size.draft, 1), own, request.seed), size.draft,
-            request.seed,
+            config, target, mixed, size.draft, request.seed,
             lambda step, text: report("draft", step, size.draft.steps, text),
         )
     with clock.stage("held_out_losses"):

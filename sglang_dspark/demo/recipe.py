@@ -6,11 +6,11 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from sglang_dspark.demo.draft import HEADS
 from sglang_dspark.demo.metrics import Sample
 from sglang_dspark.demo.training import Schedule
 from sglang_dspark.errors import InputError
 
-HEADS = ("vanilla", "gated", "rnn")
 GAMMA_RANGE = (1, 16)
 MAX_THREADS = 64
 _WEIGHT_SOURCES = ("structured.py", "corpus.py", "tokenizer.py", "draft.py", "pair.py", "training.py", "recipe.py",
