@@ -7,6 +7,7 @@ multiple of 2^-24, sums are int64, and Theta is the float64 product tau * (1/T) 
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,7 +93,7 @@ def allocate(units: Ints, budget: int, floor: int = 0, cap: int | None = None) -
     return lengths + floor if floor else lengths
 
 
-def tau_along(survivals: Ints, start: int) -> Ints:
+def tau_along(survivals: NDArray[np.integer[Any]], start: int) -> Ints:
     """tau after 0, 1, .., n admissions, in units: [n + 1] from `start` and the sorted survivals [n]."""
     tau = np.empty(survivals.size + 1, dtype=np.int64)
     tau[0] = start
