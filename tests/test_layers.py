@@ -12,27 +12,28 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-ALLOWED = {
+CORE = {"calibration", "client", "cost", "errors", "fit", "policies", "records", "replay"}
+ALLOWED: dict[str, set[str]] = {
     "sglang_dspark": set(),
     "sglang_dspark.errors": set(),
+    "sglang_dspark.client": {"errors"},
     "sglang_dspark.cost": {"errors"},
     "sglang_dspark.policies": {"cost", "errors"},
     "sglang_dspark.records": {"policies", "cost", "errors"},
     "sglang_dspark.calibration": {"records", "policies", "cost", "errors"},
     "sglang_dspark.fit": {"records", "cost", "errors"},
     "sglang_dspark.replay": {"records", "policies", "cost", "errors"},
-    "sglang_dspark.audit": {"records", "policies", "cost", "demo", "errors"},
     "sglang_dspark.demo": {"errors"},
-    "sglang_dspark.cli": {
-        "audit", "calibration", "cost", "demo", "errors", "fit", "policies", "records", "replay", "simulator",
-    },
-    "sglang_dspark.serving": {
-        "sglang_dspark", "calibration", "cost", "demo", "dspark_kernels", "errors", "policies", "records",
-    },
-    "simulator": {"calibration", "cli", "cost", "errors", "fit", "policies", "records", "replay"},
+    "sglang_dspark.audit": CORE | {"demo"},
+    "sglang_dspark.ab": CORE,
+    "sglang_dspark.evaluate": CORE,
+    "sglang_dspark.profiling": CORE,
+    "sglang_dspark.cli": CORE | {"ab", "audit", "demo", "evaluate", "profiling", "simulator", "sglang_dspark"},
+    "sglang_dspark.serving": (CORE - {"client"}) | {"demo", "dspark_kernels", "sglang_dspark"},
+    "simulator": (CORE - {"client"}) | {"cli"},
     "dspark_kernels": set(),
     "dspark_profiles": set(),
-}  # fmt: skip
+}
 """Layer -> layers that it may import (prefix sglang_dspark. left out); none may import one that imports it."""
 
 HEAVY = {"torch", "triton", "sglang", "transformers", "tokenizers", "safetensors", "flashinfer"}
