@@ -22,6 +22,7 @@ from sglang_dspark.serving.clock import StepClock
 from sglang_dspark.serving.copies import StepCopy
 from sglang_dspark.serving.counters import Counters
 from sglang_dspark.serving.decider import BatchView, Decider, StepDecision
+from sglang_dspark.serving.drift import DriftWatch
 from sglang_dspark.serving.options import OVERLAPPED_LAG, Resolved
 from sglang_dspark.serving.publishes import Publishes
 from sglang_dspark.serving.steps import SamplingView, StepObserver, StepRecord
@@ -52,7 +53,8 @@ class PolicyEngine:
         self._generations = generations
         self._device = device
         self._caps_only = caps_only
-        self._observers: list[StepObserver] = [self.counters]
+        self.drift = DriftWatch(lambda: None if self.decider.cost is None else self.decider.cost.name)
+        self._observers: list[StepObserver] = [self.counters, self.drift]
         self._records: deque[tuple[StepRecord, Any]] = deque()
         self._decision: StepDecision | None = None
         self._record: StepRecord | None = None
@@ -189,6 +191,7 @@ class PolicyEngine:
             "explore": decider.explore,
             "forced_fraction": decider.forced_fraction,
             "counters": self.counters.as_dict(),
+            "drift": self.drift.as_dict(),
         }
 
     # --- inside ----------------------------------------------------------------------------------------------------

@@ -40,6 +40,13 @@ class PrometheusObserver:
             *labels.values()
         )
 
+        drift = gauge("profile_drift", "Median of measured over predicted step time in the last window of steps.")
+        self._drift = drift.labels(*labels.values())
+
+    def set_drift(self, ratio: float) -> None:
+        """A listener of `DriftWatch`."""
+        self._drift.set(ratio)
+
     def on_step(self, record: StepRecord) -> None:
         """Add one step."""
         self._steps[record.decision.reason].inc()

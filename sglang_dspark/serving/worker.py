@@ -93,7 +93,9 @@ class PolicyWorker(DSparkWorkerV2):
         if get_observability().enable_metrics and self._agreement.decides:
             labels = {"model_name": self.server_args.served_model_name or self.server_args.model_path}
             labels["dp_rank"] = str(get_parallel().dp_rank or 0)
-            self.add_observer(PrometheusObserver(labels))
+            metrics = PrometheusObserver(labels)
+            self.add_observer(metrics)
+            self.policy_engine.drift.listeners.append(metrics.set_drift)
         if self._agreement.decides:
             self._start_recorder(options_of(self.server_args))
 
