@@ -76,8 +76,6 @@ def command(
     )  # fmt: skip
     for path in (output, timeline):
         _check_target(path)
-    if jobs is not None and not 1 <= jobs <= 1024:
-        raise InputError(f"--jobs {jobs} is refused, expected 1..1024")
     requests = _load(trace, format, seed, limit, start, end, rate_scale)
     options.refuse_idle_force([profile, policy_profile], force_diagonal=force_diagonal)
     terms = options.key_values("--cost", cost, TERMS)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
+from sglang_dspark.errors import InputError
 from sglang_dspark.policies import Policy
 from simulator.metrics import Figures
 from simulator.run import Setting, run_once
@@ -55,14 +59,36 @@ def _in_processes(
 ) -> list[Figures]:
     context = multiprocessing.get_context("spawn")
     counts = context.Array("q", len(tasks), lock=False)
+    script_needed = any(type(policy).__module__ == "__main__" for policy, _ in tasks)
     with ProcessPoolExecutor(jobs, context, _start, (setting, counts)) as pool:
-        futures = [pool.submit(_run, index, *task) for index, task in enumerate(tasks)]
+        with nullcontext() if script_needed else _apart_from_the_script():
+            futures = [pool.submit(_run, index, *task) for index, task in enumerate(tasks)]
         try:
             _watch(futures, counts, total, report)
             return [future.result() for future in futures]
+        except BrokenProcessPool as error:
+            why = (
+                "a policy of the script needs `if __name__ == '__main__':` around the call"
+                if script_needed
+                else "memory?"
+            )
+            raise InputError(f"a worker process died ({why}); jobs=1 runs in one process") from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+@contextmanager
+def _apart_from_the_script() -> Iterator[None]:
+    """A spawned worker imports the caller's script again, and so would run it; ours need nothing of it."""
+    script = sys.modules["__main__"].__dict__
+    kept: dict[str, Any] = {name: script[name] for name in ("__file__", "__spec__") if name in script}
+    script.pop("__file__", None)
+    script["__spec__"] = None
+    try:
+        yield
+    finally:
+        script.update(kept)
 
 
 def _watch(futures: list[Future[Figures]], counts: Any, total: int, report: Callable[[int, int], None] | None) -> None:

@@ -104,7 +104,7 @@ def simulate(
     Returns a `Comparison`; figures carry bench_serving's names. Errors: InputError.
     """
     chosen = [make_policy(policy) if isinstance(policy, str) else policy for policy in policies]
-    _check(chosen, concurrency, replications)
+    _check(chosen, concurrency, replications, jobs)
     cost = load_profile(profile) if isinstance(profile, str) else profile
     belief = cost if policy_profile is None else policy_profile
     setting = Setting(
@@ -192,13 +192,15 @@ def stated_setting(setting: Setting, replications: int) -> dict[str, Any]:
     }
 
 
-def _check(policies: list[Policy], concurrency: int | None, replications: int) -> None:
+def _check(policies: list[Policy], concurrency: int | None, replications: int, jobs: int | None) -> None:
     if not policies:
         raise InputError("no policy is given, expected at least one")
     if concurrency is not None and not 1 <= concurrency <= 1 << 20:
         raise InputError(f"concurrency={concurrency} is refused, expected 1..{1 << 20}")
     if not 1 <= replications <= 1000:
         raise InputError(f"replications={replications} is refused, expected 1..1000")
+    if jobs is not None and not 1 <= jobs <= 1024:
+        raise InputError(f"jobs={jobs} is refused, expected 1..1024")
 
 
 def _as_trace(trace: str | Path | Trace, seed: int) -> Trace:

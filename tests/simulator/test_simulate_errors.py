@@ -80,7 +80,7 @@ VALUES = {
     "kv": (("--kv-tokens", "0"), "kv-tokens=0 is refused"),
     "replicas": (("--replicas", "0"), "replicas=0 is refused"),
     "replications": (("--replications", "0"), "replications=0 is refused, expected 1..1000"),
-    "jobs": (("--jobs", "0"), "--jobs 0 is refused, expected 1..1024"),
+    "jobs": (("--jobs", "0"), "jobs=0 is refused, expected 1..1024"),
     "limit": (("--limit", "0"), "limit"),
     "rate": (("--request-rate", "0"), "request_rate is 0.0, expected a number above 0"),
     "rate nan": (("--request-rate", "nan"), "request_rate is nan"),
