@@ -67,20 +67,17 @@ def test_early_stop_decides_as_the_policy(device, batch):
     same(got, want.lengths, want.total)
 
 
-@given(batches(), st.booleans())
+@given(batches(), st.booleans(), st.booleans())
 @FEW
-def test_hull_decides_as_the_policy(device, batch, fill):
+def test_hull_decides_as_the_policy(device, batch, fill, dips):
     live, floor, cap, table = batch
-    want = Hull(floor=floor, cap=cap, fill=fill).decide(Past(*live.units.shape, table), live)
-    fill_to = on(device, table.tier_top) if fill else None
+    policy = Hull(floor=floor, cap=cap, fill=fill, dips=dips)
+    want = policy.decide(Past(*live.units.shape, table), live)
+    inverse, fill_to = policy.tables(table)
     got = admission.admit(
-        on(device, live.units),
-        "early-stop",
-        inverse=on(device, table.hull_inverse),
-        fill_to=fill_to,
-        floor=floor,
-        cap=cap,
-    )
+        on(device, live.units), "early-stop", inverse=on(device, inverse),
+        fill_to=None if fill_to is None else on(device, fill_to), floor=floor, cap=cap,
+    )  # fmt: skip
     same(got, want.lengths, want.total)
 
 
@@ -125,11 +122,9 @@ def test_large_batches_walk_over_several_chunks(device, num_requests, gamma):
     # A price this flat keeps the hull walking past the first chunk of ranks.
     hull = Hull().decide(past, live)
     assert hull.total > 1024
-    units = on(device, live.units)
+    units, (hull_inverse, fill_to) = on(device, live.units), Hull().tables(table)
     same(admission.admit(units, "early-stop", inverse=on(device, table.inverse)), stop.lengths, stop.total)
-    got = admission.admit(
-        units, "early-stop", inverse=on(device, table.hull_inverse), fill_to=on(device, table.tier_top)
-    )
+    got = admission.admit(units, "early-stop", inverse=on(device, hull_inverse), fill_to=on(device, fill_to))
     same(got, hull.lengths, hull.total)
     half = num_requests * gamma // 2
     same(admission.admit(units, "budget", budget=half), allocate(live.units, half), half)

@@ -44,6 +44,9 @@ def test_block_matches_the_reference(device, kind, dtype, num_requests, gamma, v
     arguments, options = make_batch(head, num_requests, gamma, 12, dtype, device, [0.0, 1.0, 0.4])
     got = sample_markov_block(*arguments, **options, keep="logits")
     want = markov_reference(*arguments, **options)
+    buffer = torch.empty_like(want.step_logits)
+    again = sample_markov_block(*arguments, **options, keep="logits", logits_out=buffer)
+    assert again.step_logits is buffer and torch.equal(buffer, got.step_logits)
     assert torch.equal(got.tokens, want.tokens)
     assert got.step_logits.dtype == want.step_logits.dtype
     # A dot product summed in another order can fall on the other side of a rounding boundary.
@@ -192,6 +195,7 @@ def test_heads_are_sglangs(kind):
         ({"anchor": torch.zeros(3, dtype=torch.int64)}, "anchor has shape"),
         ({"keep": "all"}, "keep='all'"),
         ({"seed": -5}, "seed=-5"),
+        ({"logits_out": torch.zeros(2, 3, 10)}, "needs keep='logits'"),
     ],
 )
 def test_bad_input_is_refused(change, message):

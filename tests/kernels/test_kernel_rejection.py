@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs torch and triton (extra `serve`)")
 pytest.importorskip("triton", reason="needs torch and triton (extra `serve`)")
 
-from dspark_kernels.rejection import verify  # noqa: E402
+from dspark_kernels.rejection import draft_normaliser, verify  # noqa: E402
 from dspark_kernels.rejection_reference import DraftLaw, Sampling, verify_reference  # noqa: E402
 from dspark_kernels.sampling_filter import keep_reference  # noqa: E402
 
@@ -71,6 +71,17 @@ def test_odd_shapes(device, num_requests, gamma, vocab):
     want = verify_reference(*arguments, Sampling(temperatures), law, **counters)
     assert torch.equal(got.accepted, want.accepted)
     assert torch.equal(got.bonus, want.bonus)
+
+
+@pytest.mark.parametrize("vocab", [3, 2500])
+def test_draft_normalisers_of_verified_positions(device, vocab):
+    torch.manual_seed(4)
+    logits = 3 * torch.randn(3, 2, vocab, device=device)
+    temperatures, lengths = torch.tensor([0.0, 1.0, 0.5], device=device), torch.tensor([2, 1, 0], dtype=torch.int32)
+    got = draft_normaliser(logits, temperatures, lengths.to(device))
+    want = torch.logsumexp(logits / torch.tensor([1.0, 1.0, 0.5], device=device)[:, None, None], dim=-1)
+    for request, length in enumerate(lengths.tolist()):
+        torch.testing.assert_close(got[request, :length], want[request, :length])
 
 
 def test_nothing_verified_draws_the_bonus_from_the_anchor_row(device):
