@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sglang_dspark.serving.decider import REASONS
 from sglang_dspark.serving.steps import StepRecord
+
+logger = logging.getLogger(__name__)
 
 _RECENT = 0.05  # weight of the newest step in the running means
 
@@ -86,6 +89,43 @@ class Counters:
         values = asdict(self)
         values["mean_accept_length"] = (self.accepted_tokens + self.anchors) / self.anchors if self.anchors else None
         return values
+
+
+class ShadowLog:
+    """An observer that says every `EVERY` decode steps how the shadow's decisions compare."""
+
+    EVERY = 1000
+
+    def __init__(self, shadow: str) -> None:
+        self._shadow = shadow
+        self._steps = self._live_tokens = self._shadow_tokens = self._equal = 0
+
+    def on_step(self, record: StepRecord) -> None:
+        """Count, and log when enough steps have come together."""
+        if record.shadow is None or record.shadow.total is None:
+            return
+        live = int(record.lengths.sum())
+        self._steps += 1
+        self._live_tokens += live
+        self._shadow_tokens += record.shadow.total
+        self._equal += int(live == record.shadow.total)
+        if self._steps == self.EVERY:
+            logger.info(
+                "DSpark shadow %s: %.1f draft tokens a step where %s verified %.1f; equal in %.0f %% of %d steps",
+                *(self._shadow, self._shadow_tokens / self._steps, record.policy, self._live_tokens / self._steps),
+                *(100 * self._equal / self._steps, self._steps),
+            )
+            self._steps = self._live_tokens = self._shadow_tokens = self._equal = 0
+
+    def on_prefill(self, rids: list[str], num_tokens: int) -> None:
+        """Not a decision."""
+
+    def on_finished(self, rid: str, natural_stop: bool) -> None:
+        """Not a decision."""
+
+    def on_switch(self, policy: str, since_step: int) -> None:
+        """Compare with one policy at a time."""
+        self._steps = self._live_tokens = self._shadow_tokens = self._equal = 0
 
 
 def _running(mean: float | None, value: float) -> float:

@@ -20,7 +20,7 @@ from sglang_dspark.serving.admission import planned_lengths
 from sglang_dspark.serving.agreement import Agreement
 from sglang_dspark.serving.clock import StepClock
 from sglang_dspark.serving.copies import StepCopy
-from sglang_dspark.serving.counters import Counters
+from sglang_dspark.serving.counters import Counters, ShadowLog
 from sglang_dspark.serving.decider import BatchView, Decider, StepDecision
 from sglang_dspark.serving.drift import DriftWatch
 from sglang_dspark.serving.options import OVERLAPPED_LAG, Resolved
@@ -55,6 +55,8 @@ class PolicyEngine:
         self._caps_only = caps_only
         self.drift = DriftWatch(lambda: None if self.decider.cost is None else self.decider.cost.name)
         self._observers: list[StepObserver] = [self.counters, self.drift]
+        if self.decider.shadow is not None:
+            self._observers.append(ShadowLog(self.decider.shadow.text))
         self._records: deque[tuple[StepRecord, Any]] = deque()
         self._decision: StepDecision | None = None
         self._record: StepRecord | None = None

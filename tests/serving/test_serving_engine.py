@@ -102,6 +102,19 @@ def test_records_come_in_order_with_everything() -> None:
     assert engine.counters.decode_steps == 4 and engine.counters.shadow_steps == 4
 
 
+def test_the_shadow_is_logged(monkeypatch, caplog) -> None:
+    from sglang_dspark.serving.counters import ShadowLog
+
+    monkeypatch.setattr(ShadowLog, "EVERY", 3)
+    engine, _ = make_engine("fixed:k=1", shadow="fixed:k=3")
+    with caplog.at_level("INFO", logger="sglang_dspark.serving.counters"):
+        for _ in range(7):
+            step(engine, torch.full((2, GAMMA), 0.5), [0, 0])
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == 1
+    assert "fixed:k=3: 6.0 draft tokens a step where fixed:k=1 verified 2.0; equal in 0 %" in lines[0]
+
+
 def test_uncapped_depth_is_stated_only_where_it_is_known() -> None:
     engine, seen = make_engine("fixed:k=1")
     step(engine, torch.full((3, GAMMA), 0.5), [1, 0, 1])

@@ -11,6 +11,7 @@ from sglang.srt.platforms.device_mixin import PlatformEnum
 from sglang.srt.platforms.interface import PlatformCapabilities, SRTPlatform
 
 from sglang_dspark.serving.cpu import reference_ops
+from sglang_dspark.serving.startup import leave
 
 ATTENTION_BACKEND = "torch_native"
 SERVED_ALGORITHMS = ("DSPARK",)
@@ -42,6 +43,8 @@ class ReferenceCpuPlatform(CpuDeviceMixin, SRTPlatform):
         if server_args.dtype == "auto":
             # bfloat16 has no fast CPU path here and would take SGLang's fused Triton writes.
             server_args.dtype = "float32"
+        elif server_args.speculative_algorithm and server_args.dtype not in ("float32", "float"):
+            raise leave(f"--dtype {server_args.dtype} is refused without an accelerator, expected float32")
         if server_args.attention_backend is None:
             server_args.attention_backend = ATTENTION_BACKEND
         if server_args.speculative_draft_attention_backend is None:
