@@ -92,6 +92,7 @@ def predict(
     *,
     acceptance: RecordSet | None = None,
     concurrency: int | None = None,
+    under: Policy | None = None,
     policy: Policy | None = None,
     complete: bool = False,
     seeds: int = 3,
@@ -100,15 +101,19 @@ def predict(
 
     fit: records whose step times give the costs; requests that are compared are left out of it. acceptance: records
     that give the blocks (default: `records`). concurrency: only the episodes of that closed loop (default: all, which
-    must be alike). policy: what to simulate (default: the recorded one). complete: draw what trimmed blocks hide from
-    their confidences. seeds: replications of the drawn blocks.
+    must be alike). under: only those that ran under this policy. policy: what to simulate (default: the recorded one).
+    complete: draw what trimmed blocks hide from their confidences. seeds: replications of the drawn blocks.
     Errors: InputError where records are censored, unlike each other, or too few.
     """
     episodes = find_episodes(records, lambda episode: concurrency is None or episode.concurrency == concurrency)
+    if under is not None:
+        episodes = [episode for episode in episodes if _ran_under(episode) == policy_to_string(under)]
+        if not episodes:
+            raise InputError(f"no recorded load of that kind ran under {policy_to_string(under)}, expected some")
     _check_alike(episodes)
     blocks = uncensored_blocks(acceptance or records, complete=complete)
     fitted = _fit_elsewhere(fit, episodes)
-    chosen = policy or make_policy(max(episodes[0].policies, key=episodes[0].policies.__getitem__))
+    chosen = policy or make_policy(_ran_under(episodes[0]))
     belief = records.costs()
     runs = [_simulate(episode, chosen, fitted.cost, belief, blocks, seeds) for episode in episodes]
     compared = {}
@@ -130,9 +135,14 @@ def _check_alike(episodes: Sequence[Episode]) -> None:
     if len(kinds) > 1:
         shown = ", ".join("open loop" if kind == 0 else str(kind) for kind in kinds)
         raise InputError(f"the records hold loads of concurrency {shown}: choose one with --concurrency")
-    policies = {max(episode.policies, key=episode.policies.__getitem__) for episode in episodes if episode.policies}
-    if len(policies) != 1:
-        raise InputError(f"the loads ran under {', '.join(sorted(policies)) or 'no policy'}: expected one policy")
+    policies = {_ran_under(episode) for episode in episodes}
+    if len(policies) != 1 or "" in policies:
+        raise InputError(f"the loads ran under {', '.join(sorted(policies)) or 'no policy'}: choose one with --under")
+
+
+def _ran_under(episode: Episode) -> str:
+    """The policy of most of its decode steps."""
+    return max(episode.policies, key=episode.policies.__getitem__, default="")
 
 
 def _fit_elsewhere(fit: RecordSet, episodes: Sequence[Episode]) -> FittedCost:

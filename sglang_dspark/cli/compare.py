@@ -29,6 +29,7 @@ def compare(
     concurrency: Annotated[
         int | None, typer.Option(help="Compare only the stretches of load with so many requests in flight.")
     ] = None,
+    under: Annotated[str | None, typer.Option(help="Compare only the stretches that ran under this policy.")] = None,
     policy: Annotated[str | None, typer.Option(help="Simulate this policy instead of the recorded one.")] = None,
     complete: Annotated[
         bool, typer.Option("--complete", help="Draw what trimmed blocks hide from their confidences (calibrated ones).")
@@ -44,8 +45,9 @@ def compare(
     from sglang_dspark.replay import replay
 
     if not fit:
-        _refuse_idle(acceptance=acceptance, concurrency=concurrency, policy=policy, complete=complete or None)
-    chosen = None if policy is None else make_policy(policy)
+        idle = {"acceptance": acceptance, "concurrency": concurrency, "under": under, "policy": policy}
+        _refuse_idle(**idle, complete=complete or None)
+    chosen, recorded = (None if text is None else make_policy(text) for text in (policy, under))
     measured = RecordSet(records)
     decisions = replay(measured)
     problems = [str(problem) for problem in measured.summary.problems]
@@ -55,7 +57,13 @@ def compare(
 
         other = RecordSet(acceptance) if acceptance else None
         prediction = predict(
-            measured, RecordSet(fit), acceptance=other, concurrency=concurrency, policy=chosen, complete=complete
+            measured,
+            RecordSet(fit),
+            acceptance=other,
+            concurrency=concurrency,
+            under=recorded,
+            policy=chosen,
+            complete=complete,
         )
     if as_json:
         document: dict[str, Any] = {"decisions": decisions.as_json(), "problems": problems}

@@ -1,0 +1,149 @@
+"""Record, calibrate, predict, switch, compare: the whole loop on the demo pair, on any machine, in one script.
+
+    python examples/close_the_loop.py --work /tmp/loop
+
+It starts its own server on this machine (extra `serve`), trains the demo pair if `--pair` has none, and prints what
+every step of the guided path prints. `README.md` shows the output of one run. Everything is kept under `--work`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sglang_dspark.client import Server, read_prompts, run_closed_loop
+from sglang_dspark.errors import InputError
+
+LOADS = (2, 4, 8)  # low, middle, high
+REPETITIONS = 3
+REQUESTS_EACH = 6  # requests of a repetition, per request in flight
+TOKENS = 128
+NEW_POLICY = "argmax:lag=2"
+PAUSE_S = 2.0  # repetitions are told apart by the idle time between them
+
+
+def dspark(*arguments: object) -> str:
+    """Run a `dspark` command as a person would, print it and what it says."""
+    print(f"\n$ dspark {' '.join(map(str, arguments))}", flush=True)
+    command = [sys.executable, "-c", "from sglang_dspark.cli import main; main()", *map(str, arguments)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    print(done.stdout, end="", flush=True)
+    if done.returncode:
+        sys.exit(f"dspark {arguments[0]} ended with status {done.returncode}")
+    return done.stdout
+
+
+@contextmanager
+def server(pair: Path, port: int, log: Path, *flags: object) -> Iterator[Server]:
+    """A server on the pair, up when this yields, gone afterwards."""
+    command = [
+        sys.executable, "-m", "sglang.launch_server", "--model-path", pair / "target", "--speculative-algorithm",
+        "DSPARK", "--speculative-draft-model-path", pair / "draft", "--port", port, *flags,
+    ]  # fmt: skip
+    print(f"\n$ python {' '.join(map(str, command[1:]))}", flush=True)
+    with open(log, "w") as file:
+        process = subprocess.Popen(list(map(str, command)), stdout=file, stderr=file, start_new_session=True)
+    found = Server(f"http://127.0.0.1:{port}")
+    try:
+        wait_until_up(found, process, log)
+        yield found
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def wait_until_up(found: Server, process: subprocess.Popen, log: Path) -> None:
+    for _ in range(600):
+        if process.poll() is not None:
+            sys.exit(f"the server ended at once, see {log}")
+        try:
+            found.dspark()
+            return
+        except InputError:
+            time.sleep(1.0)
+    sys.exit(f"the server did not come up in ten minutes, see {log}")
+
+
+def load(found: Server, prompts: list[str], concurrency: int, tokens: int, repetitions: int = REPETITIONS) -> None:
+    """A closed loop, several times, with a pause between."""
+    sampling = {"max_new_tokens": tokens, "temperature": 1.0, "ignore_eos": True}
+    bodies = [{"text": text, "sampling_params": sampling} for text in prompts[: concurrency * REQUESTS_EACH]]
+    for _ in range(repetitions):
+        begun = time.perf_counter()
+        answers = run_closed_loop(found, bodies, concurrency)
+        seconds = time.perf_counter() - begun
+        done = sum(answer.meta["completion_tokens"] for answer in answers)
+        print(f"{concurrency} in flight, {found.policy()}: {done / seconds:.1f} tokens/s", flush=True)
+        time.sleep(PAUSE_S)
+
+
+def demo_prompts(pair: Path) -> list[str]:
+    """All demo prompts in a fixed random order, so that every load meets the same mix."""
+    texts = [turns[0] for path in sorted((pair / "prompts").glob("*.jsonl")) for turns in read_prompts(path)]
+    random.Random(0).shuffle(texts)
+    needed = LOADS[-1] * REQUESTS_EACH
+    return [texts[number % len(texts)] for number in range(needed)]
+
+
+def main() -> None:
+    """The guided path."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--work", type=Path, required=True, help="folder for everything that is made")
+    parser.add_argument("--pair", type=Path, help="demo pair (default: WORK/pair, trained if absent)")
+    parser.add_argument("--port", type=int, default=31999)
+    parser.add_argument("--tokens", type=int, default=TOKENS, help="tokens of an answer")
+    options = parser.parse_args()
+    work, pair = options.work, options.pair or options.work / "pair"
+    work.mkdir(parents=True, exist_ok=True)
+    dspark("demo-model", "--out", pair, "--size", "ci") if not (pair / "target").exists() else None
+    prompts, records, profile = demo_prompts(pair), work / "records", work / "profile.json"
+    middle = LOADS[1]
+
+    with server(pair, options.port, work / "profile.log", "--speculative-dspark-policy", "fixed:k=7") as found:
+        batches = "/".join(map(str, LOADS))
+        dspark("profile", "--url", found.url, "--out", profile, "--batches", batches, "--contexts", 64, "--windows", 3)
+
+    flags = ("--speculative-dspark-profile", profile, "--speculative-dspark-policy", "fixed:k=7",
+             "--speculative-dspark-record", records)  # fmt: skip
+    with server(pair, options.port, work / "server.log", *flags) as found:
+        for concurrency in LOADS:
+            load(found, prompts, concurrency, options.tokens)
+        for policy in ("fixed:k=0", "fixed:k=3"):  # so that batch and tokens can be told apart in the step times
+            found.switch(policy)
+            for concurrency in LOADS:
+                load(found, prompts, concurrency, options.tokens // 4, repetitions=1)
+        found.switch("fixed:k=7")
+        time.sleep(PAUSE_S)
+        dspark("calibrate", records, "--out", work / "sts.json")
+        kept = ("--fit", records, "--concurrency", middle, "--under", "fixed:k=7")
+        dspark("compare", records, *kept)
+        told = json.loads(dspark("compare", records, *kept, "--policy", NEW_POLICY, "--json"))
+        dspark("policy", NEW_POLICY, "--url", found.url)
+        load(found, prompts, middle, options.tokens)
+        time.sleep(PAUSE_S)
+        after = ("--fit", records, "--concurrency", middle, "--under", NEW_POLICY, "--complete")
+        made = json.loads(dspark("compare", records, *after, "--json"))
+
+    print(f"\nswitching from fixed:k=7 to {NEW_POLICY} at {middle} in flight: predicted before, measured after")
+    print(f"{'figure':20} {'before':>10} {'predicted':>10} {'measured':>10} {'error':>8} {'spread':>8}")
+    for name in ("output_throughput", "mean_tpot_ms", "accept_length"):
+        predicted, measured = told[name]["predicted"], made[name]["measured"]
+        error, spread = predicted / measured - 1, made[name]["spread"]
+        before = told[name]["measured"]
+        print(f"{name:20} {before:10.4g} {predicted:10.4g} {measured:10.4g} {error:+8.1%} {spread:8.1%}")
+
+
+if __name__ == "__main__":
+    main()
