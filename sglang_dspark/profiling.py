@@ -140,10 +140,11 @@ def _decoding(server: Server, batch: int, context: int, max_new_tokens: int) -> 
 
     bodies = [body(number) for number in range(batch * 64)]
     failures: list[InputError] = []
+    answered: set[int] = set()
 
     def load() -> None:
         try:
-            run_closed_loop(server, bodies, batch, stop=stop)
+            run_closed_loop(server, bodies, batch, lambda answer: answered.add(answer.number), stop)
         except InputError as error:
             failures.append(error)
 
@@ -160,9 +161,7 @@ def _decoding(server: Server, batch: int, context: int, max_new_tokens: int) -> 
         yield refresh
     finally:
         stop.set()
-        for number in range(len(bodies)):
-            if not thread.is_alive():
-                break
+        for number in sorted(set(range(len(answered) + batch)) - answered):  # bodies are sent in order
             server.post("/abort_request", {"rid": f"{tag}-{number}"})
         thread.join(timeout=60.0)
 
