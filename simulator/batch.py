@@ -9,7 +9,7 @@ from simulator.acceptance import AcceptanceSource, BlockTable
 
 Ints = NDArray[np.int64]
 
-BLOCKS_AHEAD = 512  # anchors whose blocks are at hand for a request
+BLOCKS_AHEAD = 256  # anchors whose blocks are at hand for a request
 
 
 class DecodeBatch:
