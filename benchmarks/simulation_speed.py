@@ -31,6 +31,7 @@ import simpy
 
 from sglang_dspark.cost import load_profile
 from sglang_dspark.policies import LiveBlock, Past, Policy, SurvivalRing, make_policy
+from simulator.acceptance import BlockTable, StatisticalAcceptance
 from simulator.drafters import DRAFTERS
 from simulator.run import Setting, run_once
 from simulator.settings import EngineSettings
@@ -71,20 +72,42 @@ def setting(trace: Trace, running: int, *, closed: bool = True) -> Setting:
 
 def against_bare_loop(requests: int, repeats: int) -> None:
     """Part 1."""
-    print("\nrunning  policy         steps   mean batch  us/step  bare us/step  ratio  requests/s")
+    print("\nCPU us/step, of it for blocks and decisions (measured apart); the bare loop's; the ratio")
+    print("running  policy         steps  mean batch  us/step  blocks  decisions   bare  ratio  requests/s")
     for running in (64, 256):
         for text in SIMULATED:
-            policy, todo = make_policy(text), setting(synthetic(requests * running), running)
-            ours, bare = [], []
-            for _ in range(repeats):
-                seconds, (figures, _) = timed(lambda: run_once(todo, policy))
-                ours.append(seconds)
-                steps = int(figures["decode_steps"] + figures["prefill_steps"])
-                bare.append(timed(lambda: bare_loop(steps, running))[0])
-            print(
-                f"{running:7d}  {text:12s} {steps:7d}  {figures['mean_batch']:10.1f}  {1e6 * min(ours) / steps:7.1f}  "
-                f"{1e6 * min(bare) / steps:12.1f}  {min(ours) / min(bare):5.2f}  {len(todo.trace) / min(ours):10.0f}"
-            )
+            todo = setting(synthetic(requests * running), running)
+            print(f"{running:7d}  {text:12s} {one_comparison(todo, make_policy(text), running, repeats)}")
+
+
+def one_comparison(todo: Setting, policy: Policy, running: int, repeats: int) -> str:
+    """One row of part 1."""
+    ours, bare = [], []
+    for _ in range(repeats):
+        seconds, (figures, _) = timed(lambda: run_once(todo, policy))
+        ours.append(seconds)
+        steps = int(figures["decode_steps"] + figures["prefill_steps"])
+        bare.append(timed(lambda count=steps: bare_loop(count, running))[0])
+    decisions = per_call(decide_once(policy, running), repeats) * figures["decode_steps"]
+    return (
+        f"{steps:7d}  {figures['mean_batch']:10.1f}  {1e6 * min(ours) / steps:7.1f}  "
+        f"{1e6 * blocks_s(todo, repeats) / steps:6.1f}  {1e6 * decisions / steps:9.1f}  {1e6 * min(bare) / steps:5.1f}  "
+        f"{min(ours) / min(bare):5.2f}  {len(todo.trace) / min(ours):10.0f}"
+    )
+
+
+def blocks_s(todo: Setting, repeats: int) -> float:
+    """CPU seconds to draw the blocks of every request of the trace once."""
+    output = todo.trace.output_length
+    source = StatisticalAcceptance(todo.drafter, todo.confidence, np.arange(len(output)) % 3, output, 0)
+    table = BlockTable.empty(OUTPUT_TOKENS + 1, source.gamma, confidence=False)
+
+    def all_blocks() -> None:
+        for request in range(len(output)):
+            source.fill(request, 0, table)
+
+    all_blocks()
+    return min(timed(all_blocks)[0] for _ in range(repeats))
 
 
 def bare_loop(steps: int, running: int) -> None:
