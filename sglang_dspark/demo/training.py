@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, StaticCache
 
 from sglang_dspark.demo.draft import DSparkDraft, target_features
 from sglang_dspark.demo.tokenizer import EOS_ID
@@ -91,7 +91,8 @@ def continuations(
     Rows where `greedy` [N] is true take the most likely token, the others are sampled at temperature 1.
     """
     generator = torch.Generator().manual_seed(seed)
-    cache, latest, columns = DynamicCache(config=target.config), prompts, [prompts]
+    cache = StaticCache(config=target.config, max_cache_len=prompts.shape[1] + new_tokens)  # no copy at every token
+    latest, columns = prompts, [prompts]
     for _ in range(new_tokens):
         logits = target(latest, past_key_values=cache, logits_to_keep=1).logits[:, -1]
         sampled = torch.multinomial(logits.softmax(-1), 1, generator=generator)

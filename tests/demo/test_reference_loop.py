@@ -9,7 +9,7 @@ stats = pytest.importorskip("scipy.stats", reason="the tests of laws need scipy 
 from sglang_dspark.demo import reference  # noqa: E402
 from sglang_dspark.demo.draft import HEADS, DSparkDraft, target_features  # noqa: E402
 from sglang_dspark.demo.pair import Pair, draft_config, target_config  # noqa: E402
-from sglang_dspark.demo.training import block_mask  # noqa: E402
+from sglang_dspark.demo.training import block_mask, continuations  # noqa: E402
 from sglang_dspark.errors import InputError  # noqa: E402
 
 VOCAB = 12
@@ -126,3 +126,13 @@ def test_no_verification_is_plain_decoding() -> None:
 def test_bad_requests_are_refused(prompt: list[int], tokens: int, temperature: float) -> None:
     with pytest.raises(InputError, match="generate needs"):
         reference.generate(random_pair("vanilla"), prompt, tokens, temperature, torch.Generator())
+
+
+def test_continuations_are_greedy_or_sampled_row_by_row() -> None:
+    """The batched text that the draft learns from: greedy rows are the reference loop's, the others differ by seed."""
+    pair, greedy = random_pair("vanilla"), torch.tensor([True, False])
+    prompts = torch.tensor([PROMPT, PROMPT])
+    first, second = (continuations(pair.target, prompts, 16, greedy, seed) for seed in (0, 1))
+    made = reference.generate(pair, PROMPT, 16, 0.0, torch.Generator())
+    assert first[0].tolist() == second[0].tolist() == [*PROMPT, *made.tokens]
+    assert first[1].tolist() != second[1].tolist()
