@@ -91,7 +91,7 @@ def _admit_kernel(
     start = num_requests * floor
     most = num_requests * cap
     if WALK:
-        tau = num_requests.to(tl.int64) * 16777216
+        tau = tl.full([], 16777216, tl.int64) * num_requests
         for first in range(0, num_requests, BLOCK_R):
             request = first + tl.arange(0, BLOCK_R)
             mask = (request < num_requests)[:, None] & (position < floor)[None, :]

@@ -46,7 +46,8 @@ def compile_launch(launch: Launch, capability: int = 90) -> Any:
     signature, constants = {}, {}
     for parameter in jitted.params:
         value = values[parameter.name]
-        if parameter.is_constexpr:
+        # Triton compiles an integer argument of 1 as a constant.
+        if parameter.is_constexpr or (type(value) is int and value == 1):
             signature[parameter.name], constants[(parameter.num,)] = "constexpr", value
         else:
             signature[parameter.name] = mangle_type(value)
