@@ -25,6 +25,7 @@ from sglang_dspark.fit import StepTimes, fit_times
 
 _SETTLE_S = 0.3
 _TRIES = 8
+_LEAST_ROOM = 64
 _MIN_STEPS = 5  # timed steps of a window
 
 
@@ -32,7 +33,7 @@ _MIN_STEPS = 5  # timed steps of a window
 class ProfilePlan:
     """batches: requests at once. shares: of all draft tokens, verified. contexts: prompt tokens of every request.
 
-    windows: per cell, of `window_s` seconds each. max_new_tokens: of a request; the longest that the server takes.
+    windows: per cell, of `window_s` seconds each. max_new_tokens: of a request; less where the model's context ends.
     """
 
     batches: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
@@ -67,12 +68,17 @@ def measure(server: Server, plan: ProfilePlan, on_cell: Callable[[Cell], None] =
     gamma = int(server.dspark()[0]["gamma"])
     if len(server.dspark()) != 1:
         raise InputError("this server has several replicas, which share the load unevenly: profile one of them alone")
-    before = server.policy()
+    before, longest = server.policy(), _longest_request(server)
     cells: list[Cell] = []
     try:
         for context in plan.contexts:
             for batch in plan.batches:
-                for cell in _cells(server, plan, batch, context, gamma):
+                room = min(plan.max_new_tokens, longest - context - 2 * (gamma + 1))
+                if room < _LEAST_ROOM:
+                    raise InputError(
+                        f"context {context} leaves {room} tokens to decode, expected {_LEAST_ROOM} or more"
+                    )
+                for cell in _cells(server, plan, batch, context, gamma, room):
                     cells.append(cell)
                     on_cell(cell)
     finally:
@@ -80,9 +86,17 @@ def measure(server: Server, plan: ProfilePlan, on_cell: Callable[[Cell], None] =
     return cells
 
 
-def _cells(server: Server, plan: ProfilePlan, batch: int, context: int, gamma: int) -> Iterator[Cell]:
+def _longest_request(server: Server) -> int:
+    """Tokens that a request may have, prompt included; without a bound where the server does not say."""
+    models = server.get("/v1/models").get("data") or [{}]
+    return int(models[0].get("max_model_len") or 1 << 30)
+
+
+def _cells(
+    server: Server, plan: ProfilePlan, batch: int, context: int, gamma: int, max_new_tokens: int
+) -> Iterator[Cell]:
     budgets = sorted({round(share * batch * gamma) for share in plan.shares})
-    with _decoding(server, batch, context, plan.max_new_tokens) as refresh:
+    with _decoding(server, batch, context, max_new_tokens) as refresh:
         for budget in budgets:
             server.switch("fixed:k=0" if budget == 0 else f"tetris:capacity={batch + budget}")
             time.sleep(_SETTLE_S)

@@ -17,7 +17,7 @@ class FakeServer:
         self.rates, self.dspark, self.busy = rates or {}, dspark, busy
         self.policy, self.switches, self.bodies, self.aborted, self.cleared = "argmax:lag=2", [], [], [], 0
         self.info = None
-        self.running = 0
+        self.running, self.longest = 0, 4096
         self.lock = threading.Lock()
         self.counters = dict.fromkeys(
             ["timed_steps", "timed_s", "timed_requests", "timed_verified", "timed_committed"], 0
@@ -80,6 +80,8 @@ class FakeServer:
             self.tick()
             if path == "/dspark/policy":
                 return (200, {"policy": self.policy}) if self.dspark else (404, {"detail": "Not Found"})
+            if path == "/v1/models":
+                return 200, {"data": [{"id": "m", "max_model_len": self.longest}]}
             if path != "/server_info":
                 return 404, None
             state = {"memory_usage": {}}

@@ -86,6 +86,9 @@ def test_a_profile_is_measured_and_loads(fake, tmp_path):
     for cell in cells:
         assert cell.seconds == pytest.approx(server.step_seconds(cell.requests, cell.tokens), rel=0.01)
     assert server.policy == "argmax:lag=2" and server.aborted
+    server.longest = 50
+    with pytest.raises(InputError, match="context 16 leaves 24 tokens"):
+        measure(Server(server.url), plan)
     from sglang_dspark.cost import write_table
 
     write_table(tmp_path / "p.json", table_of(cells * 4, {"hardware": "cpu (test)"}))
@@ -125,7 +128,7 @@ def upstream_info():
 def test_an_unmodified_server_is_drained_once(fake, tmp_path):
     server = fake(dspark=False)
     server.info = upstream_info
-    done = dspark("record", "--url", server.url, "--out", tmp_path / "r", "--duration", 0.5, "--interval", 0.1)
+    done = dspark("record", "--url", server.url, "--out", tmp_path / "r", "--duration", 2, "--interval", 0.1)
     assert done.returncode == 0 and "7 decode steps" in done.stdout, done.stderr
     records = RecordSet(tmp_path / "r")
     assert [step.step for _, step in records.steps()] == list(range(7)) and server.cleared >= 2
