@@ -122,7 +122,7 @@ def _collect(rows: Rows, step: StepRecord, tag: str, gamma: int) -> None:
     depth, confidence = step.uncapped_depth(gamma), step.confidence
     for row, rid in enumerate(step.rids):
         name, _, rest = rid.rpartition("/")
-        if not rest.startswith(tag) or depth[row] < 0:
+        if not rest.startswith(tag) or depth[row] < 0 or (step.ended is not None and step.ended[row]):
             continue
         _, depths, confidences = rows.setdefault(name, (gamma, [], []))
         depths.append(depth[row])

@@ -106,8 +106,9 @@ class _Collector:
             return
         chosen_by_policy = step.mode == "compact" and not step.explore and not verifies_all(step.policy, header.gamma)
         self.by_policy += chosen_by_policy and step.uncensored(header.gamma)
-        self.seen += step.num_requests
-        chosen = np.flatnonzero(self.rng.random(step.num_requests) < self.keep)
+        alive = np.ones(step.num_requests, dtype=bool) if step.ended is None else ~step.ended
+        self.seen += int(alive.sum())
+        chosen = np.flatnonzero(alive & (self.rng.random(step.num_requests) < self.keep))
         if chosen.size:
             columns = self._columns(step, weight)
             self.parts.append(tuple(None if column is None else column[chosen] for column in columns))

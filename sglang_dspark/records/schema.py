@@ -91,7 +91,8 @@ class StepRecord(msgspec.Struct, tag="step", omit_defaults=True, kw_only=True):
     time_s: Unix time of the decision. mode, schedule: see `MODES`, `SCHEDULES`.
     slots, generation: [R] request slot and its owner's number. rids: [R] request names, in row order.
     fresh: [R] bool, no lagged survivals yet. anchor: [R] output tokens committed before this block (>= 1: prefill gives
-    the first). context_lengths: [R] prompt + output tokens in the KV cache.
+    the first). ended: [R] bool, the request had all its tokens before this block (it leaves one step late when
+    overlapped). context_lengths: [R] prompt + output tokens in the KV cache.
     temperature, top_p: [R] float32.
 
     policy, carry: who decided and with what carried state. table: hash of the cost model that it believed, or
@@ -124,6 +125,7 @@ class StepRecord(msgspec.Struct, tag="step", omit_defaults=True, kw_only=True):
     rids: list[str] | None = None
     fresh: np.ndarray | None = None
     anchor: np.ndarray | None = None
+    ended: np.ndarray | None = None
     context_lengths: np.ndarray | None = None
     temperature: np.ndarray | None = None
     top_p: np.ndarray | None = None
@@ -216,6 +218,7 @@ _PER_ROW = {
     "generation": "iu",
     "fresh": "b",
     "anchor": "iu",
+    "ended": "b",
     "context_lengths": "iu",
     "temperature": "f",
     "top_p": "f",

@@ -111,7 +111,7 @@ class Recorder:
         tokens, ago_s = self._prefills_before(record.began_s)
         decision, batch, sampling = record.decision, record.batch, record.sampling
         gamma = record.confidence.shape[1]
-        fresh, anchor = self._rows(record)
+        fresh, anchor, ended = self._rows(record)
         draft_s = None
         if self._cost is not None and self._cost.splits_draft:
             draft_s = self._cost.draft_s(batch.num_requests, float(batch.context_tokens))
@@ -128,6 +128,7 @@ class Recorder:
                 rids=record.rids,
                 fresh=fresh,
                 anchor=anchor,
+                ended=ended,
                 context_lengths=record.prefix_lengths,
                 temperature=np.where(sampling.top_k == _GREEDY_TOP_K, np.float32(0), sampling.temperature),
                 top_p=sampling.top_p,
@@ -166,10 +167,11 @@ class Recorder:
         self._seen = record.step
         self._write_ended()
 
-    def _rows(self, record: StepRecord) -> tuple[np.ndarray, np.ndarray]:
-        """[R] whether a request has its first decode step, and [R] its output tokens so far; counts the step."""
+    def _rows(self, record: StepRecord) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """[R] first decode step of a request; [R] its output tokens so far; [R] it had ended. Counts the step."""
         count = len(record.rids)
-        fresh, anchor = np.zeros(count, dtype=bool), np.full(count, -1, dtype=np.int32)
+        fresh, ended = np.zeros(count, dtype=bool), np.zeros(count, dtype=bool)
+        anchor = np.full(count, -1, dtype=np.int32)
         rows = zip(record.rids, record.prefix_lengths.tolist(), record.lengths.tolist(), record.accepted.tolist(),
                    strict=True)  # fmt: skip
         for row, (rid, prefix, length, accepted) in enumerate(rows):
@@ -179,10 +181,11 @@ class Recorder:
             fresh[row] = known.num_steps == 0
             # The anchor itself is not in the KV cache yet.
             anchor[row] = prefix + 1 - len(known.req.origin_input_ids)
+            ended[row] = known.last_step is not None and anchor[row] >= _wanted(known.req)
             known.num_steps += 1
             known.num_draft_tokens += length
             known.num_accepted += accepted
-        return fresh, anchor
+        return fresh, anchor, ended
 
     def _shadow(self, record: StepRecord) -> Shadow | None:
         if record.shadow is None or record.shadow.lengths is None:

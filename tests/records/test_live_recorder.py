@@ -9,6 +9,7 @@ import pytest
 from sglang_dspark.cost import load_profile
 from sglang_dspark.policies import Argmax, LiveBlock, Past, SurvivalRing
 from sglang_dspark.records import RecordSet
+from sglang_dspark.records.blocks import uncensored_blocks
 from sglang_dspark.replay import replay
 from sglang_dspark.serving.decider import BatchView, StepDecision
 from sglang_dspark.serving.recorder import start
@@ -165,3 +166,19 @@ def test_depth_is_kept_only_where_the_block_was_verified(tmp_path, mode):
     recorder.writer.close()
     [(_, step)] = RecordSet(tmp_path).steps()
     assert (step.depth is None) == (mode == "compact")
+
+
+def test_a_block_after_the_last_token_is_marked(tmp_path):
+    engine, recorder = started(tmp_path, "cap-accept")
+    req = request("a")
+    recorder.on_prefill([req], 10)
+    first = engine.step([req])
+    late = engine.step([req])
+    req.finished_reason, req.finished_len = SimpleNamespace(), 2
+    recorder.on_finished("a", True)
+    for record in (first, late):
+        record.uncapped = record.accepted
+        recorder.on_step(record)
+    recorder.writer.close()
+    assert [step.ended.tolist() for _, step in RecordSet(tmp_path).steps()] == [[False], [True]]
+    assert len(uncensored_blocks(RecordSet(tmp_path))) == 1
