@@ -53,6 +53,7 @@ def launch_markov(ones):
         sample_markov_block(*arguments, **options, bounds=markov_bounds(head, table=table), count_tiles=table)
     sample_markov_block(*arguments, **options, keep="logits")
     if not ones:
+        gate = torch.randn(rank, 4 + rank).bfloat16(), torch.randn(rank).bfloat16()
         gated = MarkovHead("gated", head.w1, head.w2, *gate)
         hidden = torch.randn(requests, gamma, 4).bfloat16()
         sample_markov_block(

@@ -10,15 +10,18 @@ torch = pytest.importorskip("torch", reason="needs the extra `serve`")
 pytest.importorskip("sglang", reason="needs the extra `serve`")
 
 from dspark_kernels.choose import Choice  # noqa: E402
+from dspark_kernels.interpreter import interpreted  # noqa: E402
 from dspark_kernels.rejection_reference import DraftLaw, Sampling, verify_reference  # noqa: E402
 from sglang.srt.models import dspark  # noqa: E402
 from sglang.srt.speculative.dspark_components import dspark_draft, dspark_draft_sampler, dspark_verify  # noqa: E402
 from sglang.srt.speculative.dspark_components.dspark_draft import DraftBlockResult, DraftNoise  # noqa: E402
 from sglang.srt.speculative.ragged_verify import RaggedVerifyLayout  # noqa: E402
 
-from sglang_dspark.policies import Plan, allocate, survival_units  # noqa: E402
+from sglang_dspark.cost import StepPrices  # noqa: E402
+from sglang_dspark.policies import LiveBlock, Past, Plan, allocate, make_policy, survival_units  # noqa: E402
 from sglang_dspark.serving import admission, contract  # noqa: E402
 from sglang_dspark.serving.device_kernels import OPERATIONS, choice, install, measure  # noqa: E402
+from sglang_dspark.serving.device_kernels.live import LiveAdmission, measure_live  # noqa: E402
 from sglang_dspark.serving.device_kernels.operations import (  # noqa: E402
     ConfidenceOperation,
     MarkovOperation,
@@ -216,3 +219,44 @@ def test_the_calls_that_are_measured_run(calls):
 
 def test_upstream_is_what_was_replaced():
     assert contract.moved(choice.REPLACED) == []
+
+
+def staircase(num_requests, gamma):
+    """Prices with graph tiers, one dip and an eager tail."""
+    count = num_requests * gamma + 1
+    tops = [top for top in (2, 5, 9, 14, 20) if top < count] or [count - 1]
+    top = np.array([next((end for end in tops if end >= k), k) for k in range(count)], dtype=np.int64)
+    seconds = np.array(
+        [0.008 + 0.0004 * end - (0.0015 if end == 9 else 0.0) + (0.02 if end > tops[-1] else 0.0) for end in top]
+    )
+    return StepPrices(seconds, seconds.copy(), top, tops[-1])
+
+
+@pytest.mark.parametrize(
+    "text", ["early-stop", "hull", "hull:dips=false", "hull:fill=false", "lookahead", "lookahead:floor=1,cap=3"]
+)
+def test_live_rules_on_the_device_decide_as_the_policy(text):
+    policy, device = make_policy(text), torch.device("cpu")
+    live = LiveAdmission(device)
+    generator = np.random.default_rng(6)
+    for num_requests in (1, 3, 7):
+        past = Past(num_requests, 4, staircase(num_requests, 4))
+        assert live.serves(policy, num_requests, 4)
+        for _ in range(6):
+            confidence = generator.beta(4, 1, size=(num_requests, 4)).astype(np.float32)
+            want = policy.decide(past, LiveBlock.of(confidence))
+            with interpreted():
+                got = live.decide(policy, past, torch.from_numpy(confidence))
+            assert (got.lengths.tolist(), got.total) == (want.lengths.tolist(), want.total)
+    assert len(live._tables) == 3, "one table per prices"
+
+
+def test_rules_without_a_kernel_stay_on_the_host():
+    live, device = LiveAdmission(torch.device("cpu")), torch.device("cpu")
+    assert not live.serves(make_policy("threshold:t=0.5"), 4, 4)
+    assert not live.serves(make_policy("hull"), 4, 17)
+    assert not live.serves(make_policy("hull"), 1025, 7)
+    past = Past(3, 4, staircase(3, 4))
+    assert "no kernel for threshold" in measure_live(make_policy("threshold:t=0.5"), past, device).reason
+    assert "no CUDA device" in measure_live(make_policy("hull"), past, device).reason
+    assert measure_live(make_policy("hull"), past, device, "ours").kernels == "ours"
