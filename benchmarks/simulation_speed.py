@@ -89,9 +89,10 @@ def one_comparison(todo: Setting, policy: Policy, running: int, repeats: int) ->
         steps = int(figures["decode_steps"] + figures["prefill_steps"])
         bare.append(timed(lambda count=steps: bare_loop(count, running))[0])
     decisions = per_call(decide_once(policy, running), repeats) * figures["decode_steps"]
+    blocks = blocks_s(todo, repeats)
     return (
         f"{steps:7d}  {figures['mean_batch']:10.1f}  {1e6 * min(ours) / steps:7.1f}  "
-        f"{1e6 * blocks_s(todo, repeats) / steps:6.1f}  {1e6 * decisions / steps:9.1f}  {1e6 * min(bare) / steps:5.1f}  "
+        f"{1e6 * blocks / steps:6.1f}  {1e6 * decisions / steps:9.1f}  {1e6 * min(bare) / steps:5.1f}  "
         f"{min(ours) / min(bare):5.2f}  {len(todo.trace) / min(ours):10.0f}"
     )
 

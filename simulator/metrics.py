@@ -62,7 +62,7 @@ def _speculation(recorder: Recorder, model: EngineModel) -> Figures:
         "latency_per_token_ms": 1e3 * _per(_per(recorder.draft_s + recorder.verify_s, steps), tau),
         "verified_tokens_per_step": _per(recorder.verified_tokens, steps),
         "verified_tokens_per_request_step": _per(recorder.verified_tokens, request_steps),
-        "wasted_share": 1.0 - _per(recorder.committed_tokens, recorder.verified_tokens),
+        "wasted_share": _per(recorder.verified_tokens - recorder.committed_tokens, recorder.verified_tokens),
         "retractions": int(recorder.retractions.sum()),
     }
 

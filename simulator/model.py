@@ -10,6 +10,11 @@ from simulator.acceptance import AcceptanceSource
 from simulator.settings import EngineSettings
 
 
+def kv_reserve(policy: Policy, gamma: int) -> int:
+    """Slots held by a decoding request: two blocks, SGLang's double buffer (mem_cache/allocation_sizing.py:64)."""
+    return 2 * (gamma + 1) if policy.drafts else 1
+
+
 @dataclass(frozen=True)
 class EngineModel:
     """Everything that is the same for all replicas of one run.
@@ -35,8 +40,8 @@ class EngineModel:
 
     @property
     def kv_reserve(self) -> int:
-        """Slots held by a decoding request: two blocks, SGLang's double buffer (mem_cache/allocation_sizing.py:64)."""
-        return 2 * (self.gamma + 1) if self.policy.drafts else 1
+        """See `kv_reserve`."""
+        return kv_reserve(self.policy, self.gamma)
 
     def prefill_seconds(self, new_tokens: int, context_tokens: float) -> float:
         """Seconds of a prefill step; see `StepCost.prefill_s`."""

@@ -27,6 +27,9 @@ def print_report(comparison: Comparison, console: Console) -> None:
     for note in setting["trace_notes"]:
         console.print(Text(f"trace: {note}", style="dim"))
     console.print(_table(comparison))
+    failed = max(result.figures["failed"] for result in comparison.results)
+    if failed:
+        console.print(Text(f"failed: {failed:,.0f} requests can never fit in {setting['kv_tokens']:,} KV tokens"))
     best = _best(comparison)
     if best:
         console.print(Text(best))

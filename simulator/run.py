@@ -16,7 +16,7 @@ from simulator.drafters import DOMAINS, Drafter
 from simulator.engine import Engine
 from simulator.lockstep import LockStep
 from simulator.metrics import Figures, figures
-from simulator.model import EngineModel
+from simulator.model import EngineModel, kv_reserve
 from simulator.random import stream
 from simulator.recorder import Recorder, StepView
 from simulator.router import Router
@@ -45,9 +45,17 @@ class Setting:
     domain_mix: dict[str, float] = field(default_factory=lambda: dict(EVEN_MIX))
     seed: int = 0
 
+    @property
+    def kv_tokens(self) -> int:
+        """KV capacity of a replica."""
+        return self.engine.kv_tokens or int(self.cost.terms["kv_tokens"])
+
     def check(self, policy: Policy) -> None:
         """Refuse a policy that this setting cannot run or price (InputError)."""
         self.engine.schedule_for(policy)
+        least = int((self.trace.input_length + self.trace.output_length).min()) + kv_reserve(policy, self.drafter.gamma)
+        if least > self.kv_tokens:
+            raise InputError(f"no request fits in {self.kv_tokens} KV tokens, expected at least {least}")
         if policy.drafts:
             policy.check(self.drafter.gamma)
             if self.drafter.name == "none":

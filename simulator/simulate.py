@@ -153,6 +153,8 @@ def paired(values: list[float], base: list[float]) -> Paired:
 def stated_assumptions(setting: Setting) -> tuple[str, ...]:
     """Everything that no source gave, in words."""
     out = [*setting.cost.assumptions, *setting.drafter.assumptions]
+    if setting.engine.kv_tokens is not None:
+        out = [text for text in out if not text.startswith("kv_tokens ")]
     if setting.trace.domain is None:
         mix = ", ".join(f"{name} {share:.2f}" for name, share in setting.domain_mix.items())
         out.append(f"domains drawn per request: {mix} (the trace has none)")
@@ -188,7 +190,7 @@ def stated_setting(setting: Setting, replications: int) -> dict[str, Any]:
         "replications": replications,
         "seed": setting.seed,
         **setting.engine.stated(),
-        "kv_tokens": setting.engine.kv_tokens or int(setting.cost.terms["kv_tokens"]),
+        "kv_tokens": setting.kv_tokens,
     }
 
 

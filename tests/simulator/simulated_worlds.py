@@ -134,16 +134,16 @@ def settings_to_try(draw: st.DrawFn) -> Setting:
     count = draw(st.integers(1, 25))
     lengths = draw(st.lists(st.tuples(st.integers(1, 200), st.integers(1, 60)), min_size=count, max_size=count))
     arrival = draw(st.lists(st.floats(0, 2), min_size=count, max_size=count))
-    replicas = draw(st.integers(1, 3))
+    replicas, gamma = draw(st.integers(1, 3)), draw(st.integers(1, 7))
     return setting_of(
         trace_of(lengths, arrival),
         flat_cost(slots=draw(st.sampled_from([None, 1, 3])), host_s=draw(st.sampled_from([0.0, 0.02]))),
-        gamma=draw(st.integers(1, 7)),
+        gamma=gamma,
         seed=draw(st.integers(0, 9)),
         concurrency=draw(st.one_of(st.none(), st.integers(1, 12))),
         max_running_requests=draw(st.integers(1, 8)),
         chunked_prefill_size=draw(st.integers(1, 128)),
-        kv_tokens=draw(st.one_of(st.just(ROOM), st.integers(60, 500))),
+        kv_tokens=draw(st.one_of(st.just(ROOM), st.integers(min(map(sum, lengths)) + 2 * (gamma + 1), 500))),
         schedule=draw(st.sampled_from([None, "synchronous", "no-overlap"])),
         replicas=replicas,
         router=draw(st.sampled_from(["round-robin", "least-loaded"])),

@@ -21,7 +21,7 @@ TABLE_1 = {
     "dflash": (4.800, 4.440, 2.953),
     "eagle3": (4.560, 3.873, 2.400),
 }
-REQUESTS = 1500
+REQUESTS = 900
 
 
 def one_domain(drafter: Drafter, domain: int, requests: int = REQUESTS, output: int = 400) -> Trace:
@@ -53,7 +53,7 @@ def test_whole_blocks_give_the_published_lengths_and_conditionals(name: str, dom
     figures, _ = run_once(setting, Watcher(k=7))
     steps = np.concatenate(depth)
     survivors = np.array([(steps >= position).sum() for position in range(8)])
-    assert survivors[1:] / survivors[:-1] == pytest.approx(drafter.acceptance[DOMAINS[domain]], abs=0.012)
+    assert survivors[1:] / survivors[:-1] == pytest.approx(drafter.acceptance[DOMAINS[domain]], abs=0.015)
     published = TABLE_1[name][domain]
     # The last block of 400 tokens is cut: a token or two less over some 100 steps.
     assert figures["accept_length"] == pytest.approx(published, rel=0.025)

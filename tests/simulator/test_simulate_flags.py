@@ -181,6 +181,12 @@ def test_json_or_a_table(capsys: pytest.CaptureFixture[str], written: dict[str, 
         json.loads(table.out)
 
 
+def test_kv_memory_is_stated_once_and_failures_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    table = call(capsys, *[text for text in BASE if text != "--json"], "--kv-tokens", "400")
+    assert "requests can never fit in 400 KV tokens" in table.out
+    assert "KV 400 tokens" in table.out and "assumed: kv_tokens" not in table.out
+
+
 def test_defaults_fit_a_smaller_block(capsys: pytest.CaptureFixture[str], written: dict[str, Path]) -> None:
     answer = call(capsys, "--trace", "example", "--profile", PROFILE, "--json", *QUICK, "--gamma", "3")
     assert [result["policy"] for result in answer.report["results"]][0] == "fixed:k=3"
