@@ -46,7 +46,7 @@ def _notes(report: AuditReport) -> list[str]:
     cut = "unknown" if report.cut_share is None else f"{report.cut_share:.0%} of {report.blocks}"
     return [
         "p values after Holm's correction; visible: the mean total variation that 80 % of such audits would have seen",
-        f"server and target differ numerically by a total variation of {noise.mean_tv:.1e} (at most {noise.max_tv:.1e}, "
+        f"server and target differ numerically: total variation {noise.mean_tv:.1e} (at most {noise.max_tv:.1e}, "
         f"log-probabilities by up to {noise.max_logprob:.1e}); greedy ties: within {report.tie_tolerance:.1e} nats",
         f"audited blocks cut below gamma by a decision: {cut}; took {report.seconds:.0f} s",
     ]

@@ -165,7 +165,7 @@ class _Background:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if error is None:
-            await asyncio.gather(*(self._server.abort(rid) for rid in self._running.values()))
-            if failed:
-                raise InputError(f"a background request failed: {failed[0]}")
+        # One that cannot be aborted ends by itself at its length.
+        await asyncio.gather(*(self._server.abort(rid) for rid in self._running.values()), return_exceptions=True)
+        if error is None and failed:
+            raise InputError(f"a background request failed: {failed[0]}")

@@ -1,0 +1,131 @@
+"""`dspark audit live` against real servers: it finds a forced leak, and passes lossless policies on the same cliff.
+
+The leak: `argmax-live` in a test build (leaky_server.py), on a profile where verifying anything costs 3.75 times as
+much as verifying nothing. Two requests decide together, one audited and one of the background, so a request verifies
+its block only when the survivals that its own draft tokens promise are high: the first draft token decides about its
+own verification. Candidates are order records cut before a time stamp, whose hour is one of two likely digits; which
+of them leak enough is not taken for granted but predicted on the pair that is served.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("sglang", reason="needs the extra `serve`")
+
+from live_server import LiveServer  # noqa: E402
+
+from sglang_dspark.audit.live.pair import load_models  # noqa: E402
+from sglang_dspark.audit.live.prediction import predict  # noqa: E402
+from sglang_dspark.audit.live.prompts import read_prompts  # noqa: E402
+from sglang_dspark.audit.live.settings import AuditSettings  # noqa: E402
+from sglang_dspark.cost import (  # noqa: E402
+    MeasuredDraft,
+    MeasuredVerify,
+    SpsAdditiveCostTable,
+    Tiered,
+    load_profile,
+    write_table,
+)
+from sglang_dspark.demo.structured import documents  # noqa: E402
+from sglang_dspark.policies import make_policy  # noqa: E402
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(3600)]
+
+GAMMA = 7
+LEAST_TV = 0.05
+LEAK = AuditSettings(background=1, concurrency=1, samples=1500)
+
+
+class LeakyServer(LiveServer):
+    """The test build that lets `argmax-live` through."""
+
+    def command(self) -> list[str]:
+        return [sys.executable, str(Path(__file__).parent / "leaky_server.py"), *super().command()[3:]]
+
+
+def write_cliff(path: Path, num_requests: int, price: float) -> Path:
+    """A profile in which `num_requests` anchors alone cost 1, and whatever is verified beside them `price`."""
+    sizes = [num_requests, num_requests * (1 + GAMMA)]
+    tiered = Tiered(MeasuredDraft([1], [1e-6]), MeasuredVerify(sizes, [0.02, 0.02 * price]), sizes, 64)
+    meta = {"hardware": "cpu", "how": "made for a test"}
+    write_table(path, SpsAdditiveCostTable(1e-6, [1, 2], [0.01, 0.01], sizes, [0.01, 0.02], meta, tiered))
+    return path
+
+
+def write_prompts(path: Path, texts: list[str]) -> Path:
+    path.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in texts))
+    return path
+
+
+def candidates(count: int) -> list[str]:
+    """Order records, each cut inside the date of its fourth record: "2024-0|3-15T10:42:03"."""
+    texts = []
+    for text in documents("json", 200, 1):
+        dates = [match.end() for match in re.finditer(r'"placed_at": "2024-0', text)]
+        if len(dates) >= 4:
+            texts.append(text[max(0, dates[3] - 700) : dates[3]])
+    return texts[:count]
+
+
+def audit(*arguments: str) -> tuple[int, dict[str, Any]]:
+    """Exit status and report of `dspark audit live`."""
+    program = [sys.executable, "-c", "from sglang_dspark.cli import main; main()", "audit", "live", "--json"]
+    done = subprocess.run([*program, *arguments], capture_output=True, text=True)
+    assert done.stdout, done.stderr
+    return done.returncode, json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def server(demo_pair: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LeakyServer]:
+    """A leaky server with synchronous decisions on the cliff; it starts with a lossless policy."""
+    folder = tmp_path_factory.mktemp("leaky")
+    profile = write_cliff(folder / "cliff.json", 2, 3.75)
+    flags = ("--speculative-dspark-profile", str(profile), "--speculative-dspark-schedule", "synchronous")
+    with LeakyServer(demo_pair, folder / "server.log", *flags, "--speculative-dspark-policy", "fixed:k=2") as running:
+        yield running
+
+
+def test_a_leak_is_predicted_and_then_found(demo_pair: Path, server: LeakyServer, tmp_path: Path, capsys) -> None:
+    pair = load_models(demo_pair / "target", demo_pair / "draft")
+    files = write_prompts(tmp_path / "candidates.jsonl", candidates(6)), demo_pair / "prompts" / "python.jsonl"
+    prompts, beside = (read_prompts(file, 6, pair.tokenizer) for file in files)
+    policy, cost = make_policy("argmax-live"), load_profile(server.flags[1])
+    first = predict(pair, policy, cost, prompts, beside, LEAK, 120, lambda done, total: None)
+    chosen = max(range(len(prompts)), key=lambda number: first[number].tv)
+    # Being chosen flatters: the figure that counts comes from fresh draws.
+    fresh = AuditSettings(background=1, concurrency=1, samples=1500, seed=1)
+    (predicted,) = predict(pair, policy, cost, [prompts[chosen]], beside, fresh, 400, lambda done, total: None)
+    with capsys.disabled():
+        print(f"\npredicted TV {predicted.tv:.3f} +- {predicted.tv_error:.3f}, samples {predicted.samples_needed:.0f}")
+    assert predicted.tv >= LEAST_TV
+    assert predicted.samples_needed <= LEAK.samples
+    write_prompts(tmp_path / "leak.jsonl", [candidates(6)[chosen]])
+    server.switch("argmax-live")
+    status, report = audit(
+        *("--url", server.url, "--target", str(demo_pair / "target"), "--prompts", str(tmp_path / "leak.jsonl")),
+        *("--background", "1", "--concurrency", "1", "--samples", str(LEAK.samples)),
+        *("--background-prompts", str(files[1])),
+    )
+    assert (status, report["verdict"]) == (1, "biased"), report["reasons"]
+    assert not [d for prompt in report["prompts"] for d in prompt["greedy"]["differences"] if not d["tie"]]
+
+
+@pytest.mark.parametrize("policy", ["fixed:k=2", "hull", "early-stop:cap=3", "argmax:lag=1,cap=3", "threshold:t=0.7"])
+def test_lossless_policies_pass(demo_pair: Path, server: LeakyServer, tmp_path: Path, policy: str) -> None:
+    server.switch(policy)
+    prompts = write_prompts(tmp_path / "prompts.jsonl", candidates(2))
+    status, report = audit(
+        *("--url", server.url, "--target", str(demo_pair / "target"), "--prompts", str(prompts)),
+        *("--samples", "500", "--detect", "0.12", "--background", "2", "--concurrency", "6"),
+    )
+    assert (status, report["verdict"]) == (0, "lossless"), report["reasons"]
+    assert report["noise"]["mean_tv"] < 1e-4 and report["cut_share"] >= 0.3
