@@ -102,8 +102,8 @@ def _tile_kernel(
     ROWS: tl.constexpr, BLOCK: tl.constexpr, BLOCK_K: tl.constexpr, CHUNK_K: tl.constexpr,
 ):  # fmt: skip
     # Bias, noise and selection of ROWS rows over one block of the vocabulary, unless none of them can win in it.
-    block = tl.program_id(0)
-    row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    block = tl.program_id(1)
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     inside = row < num_requests
     out = row.to(tl.int64) * blocks + block
     wanted = True
@@ -317,7 +317,8 @@ class _Run:
         none = self.bar
         center, radius, norm = (none,) * 3 if bounds is None else (bounds.center, bounds.radius, bounds.norm)
         unit = max(torch.finfo(dtype).eps for dtype in (head.w2.dtype, head.step_dtype(self.base.dtype))) / 2
-        _tile_kernel[(self.blocks, triton.cdiv(self.num_requests, ROWS))](
+        # Row groups vary fastest: they run side by side and share the tile of W2 in the cache.
+        _tile_kernel[(triton.cdiv(self.num_requests, ROWS), self.blocks)](
             self.base[:, position], self.latent, head.w2, self.temperatures, self.request, self.step, self.score,
             self.winner, self.best, self.size, self.bar, self.previous,
             bounds.table if tabled else none, center, radius, norm,

@@ -20,8 +20,9 @@ def _normaliser_kernel(
     stride_br, stride_bk, stride_w2, num_rows, gamma, rank, vocab, blocks,
     STORE: tl.constexpr, STEP_DTYPE: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, CHUNK_K: tl.constexpr,
 ):  # fmt: skip
-    row = (tl.program_id(1) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
-    token = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    block = tl.program_id(1)
+    row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
+    token = block * BLOCK + tl.arange(0, BLOCK)
     inside = row < num_rows
     valid = inside[:, None] & (token < vocab)[None, :]
     bias = tl.zeros([ROWS, BLOCK], tl.float32)
@@ -44,9 +45,7 @@ def _normaliser_kernel(
     largest = tl.max(value, 1)
     shift = tl.where(largest == -float("inf"), 0.0, largest)
     total = tl.sum(tl.exp(value - shift[:, None]), 1)
-    tl.store(
-        PARTIAL + row * blocks + tl.program_id(0), tl.where(total > 0.0, shift + tl.log(total), -float("inf")), inside
-    )
+    tl.store(PARTIAL + row * blocks + block, tl.where(total > 0.0, shift + tl.log(total), -float("inf")), inside)
 
 
 _TRITON_TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
@@ -73,8 +72,8 @@ def block_normaliser(
     logits = logits_out
     if keep_logits and logits is None:
         logits = torch.empty(num_requests, gamma, vocab, dtype=dtype, device=latent.device)
-    # Row groups of one vocabulary tile run next to each other: W2 is read from memory once.
-    _normaliser_kernel[(blocks, triton.cdiv(num_rows, rows))](
+    # Row groups vary fastest: they run side by side and share the tile of W2 in the cache.
+    _normaliser_kernel[(triton.cdiv(num_rows, rows), blocks)](
         base_logits, latent, head.w2, temperatures, partial if logits is None else logits, partial,
         base_logits.stride(0), base_logits.stride(1), head.w2.stride(0), num_rows, gamma, head.rank, vocab, blocks,
         STORE=keep_logits, STEP_DTYPE=_TRITON_TYPES[dtype], ROWS=rows, BLOCK=block,
