@@ -112,20 +112,23 @@ def ragged():
     return backend
 
 
-def bare_backend(ragged, torch, max_bs, pool):
+def bare_backend(ragged, torch, max_bs, pool, device="cpu"):
     """Our backend with the state that planning reads, without a model runner."""
     made = object.__new__(ragged.FlashInferAttnBackend)
     made.dispatch_reason, made.prefill_backend, made.prefill_uses_dequant_workspace = None, "fa2", False
-    made.kv_last_page_len = torch.ones(max_bs, dtype=torch.int32)
-    made.cuda_graph_kv_indices = [torch.full((4096,), -1, dtype=torch.int32)]
-    made._ragged_qo_indptr, made._ragged_kv_indptr = (torch.zeros(max_bs + 2, dtype=torch.int32) for _ in range(2))
-    made._ragged_page_len = torch.ones(max_bs + 1, dtype=torch.int32)
+    made.kv_last_page_len = torch.ones(max_bs, dtype=torch.int32, device=device)
+    made.cuda_graph_kv_indices = [torch.full((4096,), -1, dtype=torch.int32, device=device)]
+    made._ragged_qo_indptr, made._ragged_kv_indptr = (
+        torch.zeros(max_bs + 2, dtype=torch.int32, device=device) for _ in range(2)
+    )
+    made._ragged_page_len = torch.ones(max_bs + 1, dtype=torch.int32, device=device)
     made._tiers, made._stages, made._stage_index = {}, [], 0
     made.indices_updater_prefill = SimpleNamespace(
         num_qo_heads=4, num_kv_heads=2, head_dim=8, q_data_type=torch.bfloat16, data_type=torch.bfloat16
     )
     made.kv_index_translator = Translator(pool)
-    made._create_ragged_wrapper = lambda slots: RecordingWrapper(torch, made, slots)
+    if device == "cpu":
+        made._create_ragged_wrapper = lambda slots: RecordingWrapper(torch, made, slots)
     return made
 
 
@@ -294,7 +297,8 @@ def test_upstream_is_what_was_overridden(ragged):
     assert [name for name in WRAPPER_ATTRIBUTES if f"self.{name}" not in source] == []
     plan = inspect.signature(module.BatchPrefillWithPagedKVCacheWrapper.plan)
     assert " ".join(list(plan.parameters)[1:9]) == (
-        "qo_indptr paged_kv_indptr paged_kv_indices paged_kv_last_page_len num_qo_heads num_kv_heads head_dim_qk page_size"
+        "qo_indptr paged_kv_indptr paged_kv_indices paged_kv_last_page_len num_qo_heads num_kv_heads head_dim_qk "
+        "page_size"
     )
 
 
@@ -310,3 +314,61 @@ def test_register_replaces_the_backend_once(monkeypatch):
     register()
     assert attention_registry.ATTENTION_BACKENDS["flashinfer"] is ours
     assert ours(SimpleNamespace(use_mla_backend=True)) == "upstream's"
+
+
+@pytest.mark.gpu
+def test_a_captured_graph_attends_as_the_reference():
+    """FlashInfer's own kernel: one capture of a tier, then replays with other lengths, against torch attention."""
+    torch = pytest.importorskip("torch", reason=NO_SGLANG)
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    pytest.importorskip("sglang", reason=NO_SGLANG)
+    from sglang.srt.speculative.ragged_verify import RaggedVerifyLayout
+
+    from sglang_dspark.serving.flashinfer_ragged import backend as ragged
+
+    torch.manual_seed(0)
+    heads, kv_heads, dim, tier, slots = 8, 2, 128, 16, 4
+    device = torch.device("cuda")
+    pool = (torch.randperm(600)[:400].view(8, 50) + 1).to(device)
+    backend = bare_backend(ragged, torch, slots, pool, "cuda")
+    backend.workspace_buffer = torch.empty(128 << 20, dtype=torch.uint8, device=device)
+    updater = backend.indices_updater_prefill
+    updater.num_qo_heads, updater.num_kv_heads, updater.head_dim = heads, kv_heads, dim
+    keys, values = torch.randn(2, 700, kv_heads, dim, device=device).bfloat16()
+    query = torch.zeros(tier, heads, dim, device=device).bfloat16()
+
+    def view(verify, prefix, in_capture=False):
+        layout = RaggedVerifyLayout.from_verify_lens(verify_lens_cpu=verify, device=device, grid=[tier])
+        made = batch_view(torch, layout, list(range(len(verify))), slots, prefix, verify, True, in_capture)
+        made.req_pool_indices = made.req_pool_indices.to(device)
+        return made
+
+    backend.init_forward_metadata_out_graph(view([4] * 4, [1] * 4, True), in_capture=True)
+    wrapper = backend._tiers[tier]
+    out = torch.empty_like(query)
+    attend = lambda: out.copy_(wrapper.forward(query, (keys, values), causal=True, sm_scale=dim**-0.5))  # noqa: E731
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        attend()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        attend()
+    for verify, prefix in ([[8, 1, 3], [30, 5, 17]], [[8, 8], [0, 40]], [[1], [9]], [[1, 2, 3, 8], [1, 2, 3, 4]]):
+        backend.init_forward_metadata_out_graph(view(verify, prefix))
+        query.normal_()
+        out.fill_(float("nan"))
+        graph.replay()
+        row = 0
+        for request, (length, before) in enumerate(zip(verify, prefix, strict=True)):
+            seen = pool[request, : before + length]
+            k, v = (each[seen].transpose(0, 1).repeat_interleave(heads // kv_heads, 0) for each in (keys, values))
+            mask = torch.ones(length, len(seen), dtype=torch.bool, device=device).tril(before)
+            want = torch.nn.functional.scaled_dot_product_attention(
+                query[row : row + length].transpose(0, 1), k, v, mask
+            )
+            torch.testing.assert_close(out[row : row + length], want.transpose(0, 1), rtol=2e-2, atol=2e-2)
+            row += length
+        assert torch.isfinite(out).all(), "padding rows are written too"
