@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -39,8 +40,9 @@ def add_flags(result: Any, parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--speculative-dspark-profile",
-        metavar="NAME|FILE",
-        help="Step-cost profile that policies price with; --speculative-dspark-sps-table-path is used when absent.",
+        metavar="NAME|FILE|auto",
+        help="Step-cost profile that policies price with; --speculative-dspark-sps-table-path is used when absent. "
+        "auto measures this machine and model once, in minutes before the server starts, and keeps the result.",
     )
     group.add_argument(
         "--speculative-dspark-shadow-policy",
@@ -81,6 +83,8 @@ def read_flags(from_cli_args: Callable[..., Any], cls: type, args: argparse.Name
     """AROUND hook on `ServerArgs.from_cli_args`: the record carries our values as well."""
     record = from_cli_args(cls, args)
     values = {ours: getattr(args, _PREFIX + flag) for flag, ours in _FIELDS.items() if hasattr(args, _PREFIX + flag)}
+    if values.get("profile") == "auto":
+        values["profile"] = _measured_profile(record)
     options = ServingOptions(**values)
     if options.active:
         setattr(record, ATTRIBUTE, options)
@@ -88,6 +92,18 @@ def read_flags(from_cli_args: Callable[..., Any], cls: type, args: argparse.Name
 
         startup.prepare(record, options)
     return record
+
+
+def _measured_profile(record: Any) -> str:
+    from sglang_dspark.errors import InputError
+    from sglang_dspark.serving import startup
+    from sglang_dspark.serving.auto_profile import find_or_measure
+
+    try:
+        startup.check_algorithm(record)
+        return find_or_measure(record, sys.orig_argv)
+    except InputError as error:
+        raise startup.leave(error) from None
 
 
 def options_of(server_args: Any) -> ServingOptions:

@@ -37,7 +37,7 @@ def leave(error: Exception | str) -> SystemExit:
 def prepare(record: Any, options: ServingOptions) -> None:
     """Right after parsing: refuse what is already known to be wrong and choose the verify mode."""
     try:
-        _check_algorithm(record)
+        check_algorithm(record)
         _check_version()
         resolve(options, sps_table=record.speculative_dspark_sps_table_path)
     except InputError as error:
@@ -120,7 +120,7 @@ def check_draft(draft_path: str | None, sts_path: str | None, gamma: int) -> Non
             )
 
 
-def _check_algorithm(record: Any) -> None:
+def check_algorithm(record: Any) -> None:
     if (record.speculative_algorithm or "").upper() != "DSPARK":
         given = record.speculative_algorithm or "none"
         raise InputError(f"the DSpark flags need --speculative-algorithm DSPARK, and it is {given}")

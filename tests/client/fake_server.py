@@ -97,7 +97,9 @@ class FakeServer:
                 self.tick()
                 self.bodies.append(body)
                 self.running += 1
-            time.sleep(0.01 if body["sampling_params"]["max_new_tokens"] < 500 else 0.3)
+            end = time.perf_counter() + (0.01 if body["sampling_params"]["max_new_tokens"] < 500 else 5.0)
+            while time.perf_counter() < end and body.get("rid") not in self.aborted:
+                time.sleep(0.01)
             with self.lock:
                 self.tick()
                 self.running -= 1
