@@ -26,6 +26,7 @@ from sglang_dspark.fit import StepTimes, fit_times
 _SETTLE_S = 0.3
 _TRIES = 8
 _LEAST_ROOM = 64
+_LONGEST_WINDOW_S = 60.0
 _MIN_STEPS = 5  # timed steps of a window
 
 
@@ -107,11 +108,11 @@ def _cell(
     server: Server, plan: ProfilePlan, batch: int, tokens: int, context: int, refresh: Callable[[], None]
 ) -> Cell:
     means: list[float] = []
-    steps = 0
+    steps, window_s = 0, plan.window_s
     generated = _counters(server)[4]
     for _ in range(_TRIES * plan.windows):
         begin = _counters(server)
-        time.sleep(plan.window_s)
+        time.sleep(window_s)
         end = _counters(server)
         count, seconds, requests, verified, _ = (after - first for first, after in zip(begin, end, strict=True))
         steady = count >= _MIN_STEPS and requests == batch * count and verified == tokens * count
@@ -122,7 +123,10 @@ def _cell(
                 median = float(np.median(means))
                 grown = (end[4] - generated) / batch / 2
                 return Cell(batch, tokens, context + grown, median, (max(means) - min(means)) / median, steps)
-        elif count < _MIN_STEPS or requests != batch * count:
+        elif count < _MIN_STEPS:
+            window_s = min(2 * window_s, _LONGEST_WINDOW_S)  # slower steps than the plan had thought of
+            refresh()
+        elif requests != batch * count:
             refresh()
     raise InputError(
         f"the server never decoded {batch} requests with {tokens} tokens a step: is there other traffic, or are its "
