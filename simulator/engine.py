@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import simpy
 
-from sglang_dspark.cost import StepPrices
 from sglang_dspark.policies import Decision, LiveBlock, Outcome, Past, SurvivalRing
 from sglang_dspark.policies.arithmetic import Ints
 from simulator.admission import Chunk, Memory, Waiting, next_chunk
@@ -161,22 +160,20 @@ class Engine:
         confidence = None if blocks.confidence is None else blocks.confidence.take(rows, axis=0)
         depth = blocks.depth.take(rows)
         live = LiveBlock(blocks.units.take(rows, axis=0), confidence, depth)
-        prices = model.cost.prices(size, model.gamma, context)
         eager = size > self._slots
-        decision = self._decide(live, prices, eager)
-        total = decision.total
-        draft = prices.draft_s if model.policy.drafts else 0.0
+        decision = self._decide(live, eager)
+        draft, verify = model.cost.decode_s(size, model.gamma, decision.total, context)
         if eager:
-            verify = float(model.cost.verify_s(size, size + total, context, eager=True))
-        else:
-            verify = prices.step_s(total) - prices.draft_s
+            verify = float(model.cost.verify_s(size, size + decision.total, context, eager=True))
+        if not model.policy.drafts:
+            draft = 0.0
         accepted = np.minimum(decision.lengths, depth)
         if model.policy.learns:
             self._learn(Outcome(live.units, decision.lengths, accepted))
         seconds = model.decode_seconds(draft, verify, live=model.policy.live and not eager)
         return Step(decision, accepted, draft, verify, seconds, memory.used(size))
 
-    def _decide(self, live: LiveBlock, prices: StepPrices, eager: bool) -> Decision:
+    def _decide(self, live: LiveBlock, eager: bool) -> Decision:
         """The policy's decision; eager batches verify everything. Both publish this step's survivals."""
         model, batch, ring, size = self.model, self.batch, self._ring, self.batch.size
         slots, generation = batch.slot[:size], batch.generation[:size]
@@ -184,8 +181,7 @@ class Engine:
             gamma = model.gamma if model.policy.drafts else 0
             decision = Decision(np.full(size, gamma, dtype=np.int64), size * gamma)
         else:
-            if model.belief is not model.cost:
-                prices = model.belief.prices(size, model.gamma, self.memory.context)
+            prices = model.belief.prices(size, model.gamma, self.memory.context)
             lagged = None if ring is None else partial(ring.look, slots, generation)
             past = Past(size, model.gamma, prices, lagged, self._carry, len(self.queue))
             decision = model.policy.decide(past, live)

@@ -106,6 +106,19 @@ class StepCost:
             bucket = round(context_tokens / num_requests / CONTEXT_STEP)
         return self._prices(num_requests, gamma, bucket)  # type: ignore[attr-defined]
 
+    def decode_s(
+        self, num_requests: int, gamma: int, admitted: int, context_tokens: float = 0.0
+    ) -> tuple[float, float]:
+        """(draft, verify) seconds of a decode step with `admitted` draft tokens, linear between cached contexts."""
+        if not self.knows_context:
+            prices = self._prices(num_requests, gamma, 0)  # type: ignore[attr-defined]
+            return prices.draft_s, prices.step_s(admitted) - prices.draft_s
+        bucket, weight = divmod(context_tokens / num_requests / CONTEXT_STEP, 1.0)
+        low = self._prices(num_requests, gamma, int(bucket))  # type: ignore[attr-defined]
+        high = self._prices(num_requests, gamma, int(bucket) + 1)  # type: ignore[attr-defined]
+        draft = (1.0 - weight) * low.draft_s + weight * high.draft_s
+        return draft, (1.0 - weight) * low.step_s(admitted) + weight * high.step_s(admitted) - draft
+
     @cached_property
     def knows_context(self) -> bool:
         """Whether the step time depends on the context at all."""

@@ -95,6 +95,19 @@ def test_step_times_by_schedule() -> None:
     assert model("no-overlap").prefill_seconds(5, 0) == pytest.approx(0.034)
 
 
+def test_the_engine_pays_for_the_context_it_has() -> None:
+    """To the token, also between the contexts at which policies price their choices."""
+    cost = flat_cost(context_token_s=1e-6, draft_context_token_s=3e-7)
+    prompts = (100, 190, 333)
+    _, steps = finished(setting_of(trace_of([(prompt, 40) for prompt in prompts]), cost), make_policy("none"))
+    context = sum(prompts) + 3
+    for step in [step for step in steps if step.kind == "decode"][:39]:
+        assert step.seconds == pytest.approx(0.009 + 1e-6 * context, rel=1e-12)
+        context += 3
+    _, steps = finished(setting_of(trace_of([(100, 9)]), cost), make_policy("fixed:k=0"))
+    assert steps[1].seconds == pytest.approx(0.010 + 1.3e-6 * 101, rel=1e-12)
+
+
 def test_no_drafter_pays_no_draft() -> None:
     for text, seconds in (("none", 0.009), ("fixed:k=0", 0.010)):
         figures, _ = run_once(setting_of(trace_of([(5, 9)])), make_policy(text))
