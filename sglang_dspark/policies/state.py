@@ -110,11 +110,12 @@ class SurvivalRing:
     def publish(self, slots: Ints, generation: Ints, units: Ints) -> None:
         """One decode step's survivals: units [R, gamma] for slots [R] owned by generation [R] (>= 1)."""
         newest = (self._head + 1) % self.depth
-        if newest != self._head:
+        if newest != self._head and slots.size < self._generation[0].size:  # else every slot is written below
             np.copyto(self._units[newest], self._units[self._head])
             np.copyto(self._generation[newest], self._generation[self._head])
-        rows = np.ascontiguousarray(units, dtype=np.int64).view(self._item).reshape(-1)
-        self._rows[newest][slots] = rows
+        if not units.flags.c_contiguous or units.dtype != np.int64:
+            units = np.ascontiguousarray(units, dtype=np.int64)
+        self._rows[newest][slots] = units.view(self._item).reshape(-1)
         self._generation[newest][slots] = generation
         self._head = newest
 
