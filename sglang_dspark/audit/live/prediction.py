@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sglang_dspark.audit.live.classes import class_laws, frequent_tokens
 from sglang_dspark.audit.live.prompts import Prompt
 from sglang_dspark.audit.live.settings import AuditSettings
-from sglang_dspark.audit.live.simulation import Leak, SimulatedBatch
+from sglang_dspark.audit.live.simulation import BATCHES, Leak, SimulatedBatch
 from sglang_dspark.audit.live.statistics import family_size, samples_needed
 from sglang_dspark.cost import StepCost
 from sglang_dspark.demo.pair import Pair
@@ -26,8 +26,8 @@ class Prediction:
     """What an audit of one prompt would meet.
 
     tv: total variation between the served and the target's joint law of the audited tokens, as a lower bound: that of
-    the token classes at the worst position (looking at less never makes two laws more different). tv_error: bound of
-    its standard error. by_position: the same at every audited position. samples_needed: samples of which the token test
+    the token classes at the worst position (looking at less never makes two laws more different). tv_error: its
+    standard error. by_position: the same at every audited position. samples_needed: samples of which the token test
     sees this bias with 80 % power. cut_share: blocks verified in part. simulated: requests behind this.
     """
 
@@ -65,28 +65,31 @@ def predict(
 
 
 def _prediction(prompt: Prompt, leak: Leak, samples: int, alpha: float) -> Prediction:
-    """One half of the requests proposes which classes are favoured and where, the other half says how much.
+    """All groups of requests but one propose which classes are favoured and where; that one says how much.
 
     Neither the signs nor the choice of the position then inflate the estimate.
     """
-    bias, errors = leak.bias()
-    count = sum(leak.requests)
+    bias, count = leak.bias(), float(leak.requests.sum())
     own, crossed, information, degrees = [], [], 0.0, 0
     for t, law in enumerate(leak.laws / count):
         frequent = frequent_tokens(law, samples)
-        halves = [np.append(half[frequent], -half[frequent].sum()) for half in bias[:, t]]
-        own.append([0.5 * float(np.abs(half).sum()) for half in halves])
-        crossed.append([0.5 * float(np.sign(halves[1 - h]) @ halves[h]) for h in (0, 1)])
-        information += float(np.sum(halves[0] * halves[1] / np.clip(class_laws(law[None], frequent)[0], 1e-9, None)))
+        alone = bias[:, t, frequent]
+        groups = np.concatenate([alone, -alone.sum(1, keepdims=True)], axis=1)  # [BATCHES, classes]
+        others = (groups.sum(0) - groups) / (BATCHES - 1)
+        own.append(0.5 * np.abs(others).sum(1))
+        crossed.append(0.5 * (np.sign(others) * groups).sum(1))
+        # Products of different groups estimate the square without its noise.
+        shares = np.clip(class_laws(law[None], frequent)[0], 1e-9, None)
+        information += float(np.sum((others * groups).mean(0) / shares))
         degrees += frequent.size
-    worst = np.argmax(np.array(own), axis=0)
-    tv = float(np.mean([crossed[worst[1 - h]][h] for h in (0, 1)]))
+    worst = np.argmax(np.array(own), axis=0)  # [BATCHES]
+    estimates = np.array(crossed)[worst, np.arange(BATCHES)]
     return Prediction(
         prompt.name,
-        tv,
-        float(errors[worst].max()),
-        [float(np.mean(pair)) for pair in crossed],
+        float(estimates.mean()),
+        float(estimates.std(ddof=1) / BATCHES**0.5),
+        [float(values.mean()) for values in crossed],
         samples_needed(degrees, information, alpha),
         leak.cut / max(1, leak.blocks),
-        count,
+        int(count),
     )

@@ -20,10 +20,10 @@ _COLOURS = {"lossless": "green", "biased": "red", "inconclusive": "yellow"}
 def print_report(console: Console, report: AuditReport) -> None:
     """Tests by prompt, greedy comparison, what the audit could see, verdict and reasons."""
     settings, server = report.settings, report.server
-    positions = f"tokens {settings.skip}..{settings.length - 1} of each continuation"
-    table = Table(title=f"Sampled tokens against the target's exact law ({positions})", box=box.SIMPLE_HEAD)
-    table.add_column("prompt", overflow="fold")
-    for heading in ("samples", "TV", "by chance", "visible", "p tokens", "p ranks", "p surprisal", "greedy"):
+    title = f"Tokens {settings.skip}..{settings.length - 1} of sampled continuations against the target's exact law"
+    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("prompt", overflow="fold", min_width=10)
+    for heading in ("samples", "TV", "chance", "visible", "tokens", "ranks", "surprisal", "greedy"):
         table.add_column(heading, justify="right", no_wrap=True)
     for prompt in report.prompts:
         chances = [_chance(test.adjusted) for test in prompt.tests]
@@ -45,7 +45,8 @@ def _notes(report: AuditReport) -> list[str]:
     noise = report.noise
     cut = "unknown" if report.cut_share is None else f"{report.cut_share:.0%} of {report.blocks}"
     return [
-        "p values after Holm's correction; visible: the mean total variation that 80 % of such audits would have seen",
+        "TV: total variation of the token counts, and what chance alone gives; visible: the mean total variation that "
+        "80 % of such audits would have seen; tokens, ranks, surprisal: p values after Holm's correction",
         f"server and target differ numerically: total variation {noise.mean_tv:.1e} (at most {noise.max_tv:.1e}, "
         f"log-probabilities by up to {noise.max_logprob:.1e}); greedy ties: within {report.tie_tolerance:.1e} nats",
         f"audited blocks cut below gamma by a decision: {cut}; took {report.seconds:.0f} s",
@@ -64,10 +65,10 @@ def _greedy(prompt: PromptResult) -> str:
 
 
 def print_predictions(console: Console, policy: str, predictions: Sequence[Prediction]) -> None:
-    """Predicted bias and the samples that would see it."""
-    table = Table(title=f"Predicted bias of {policy} in the audited tokens", box=box.SIMPLE_HEAD)
-    table.add_column("prompt", overflow="fold")
-    for heading in ("TV", "+-", "by position", "samples needed", "blocks cut", "simulated"):
+    """Predicted bias, the samples that would see it, and the share of blocks cut."""
+    table = Table(title=f"Predicted bias of {policy} in the audited tokens", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("prompt", overflow="fold", min_width=10)
+    for heading in ("TV", "+-", "by position", "needed", "cut", "simulated"):
         table.add_column(heading, justify="right", no_wrap=True)
     for p in predictions:
         needed = f"{p.samples_needed:.0f}" if p.samples_needed < 1e9 else "-"

@@ -30,7 +30,10 @@ from sglang_dspark.policies import LiveBlock, Outcome, Past, Policy, SurvivalRin
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+BATCHES = 16
 _RING = 8
+_REDRAFTS = 6
+"""More drafts of a block whose first token is audited, only to see what would have been decided: less noise."""
 
 
 class _Prefilled:
@@ -48,8 +51,8 @@ class _Prefilled:
 class _Request:
     """One simulated request: `generated` tokens so far, the anchor (last of them, not yet in the caches) included."""
 
-    def __init__(self, prompt: int, half: int, start: _Prefilled, length: int, generator: torch.Generator) -> None:
-        self.prompt, self.half, self.length = prompt, half, length
+    def __init__(self, prompt: int, batch: int, start: _Prefilled, length: int, generator: torch.Generator) -> None:
+        self.prompt, self.batch, self.length = prompt, batch, length
         self.cache: DynamicCache = deepcopy(start.cache)
         self.context: list[KeyValue] = list(start.context)
         self.committed = start.length
@@ -68,40 +71,34 @@ class _Verified:
 
 
 class Leak:
-    """What the simulated requests on one prompt say about its audited positions, in two halves of the requests.
+    """What the simulated requests on one prompt say about its audited positions, in `BATCHES` groups of requests.
 
     For every drafted token whose predecessors would all have been accepted, s = p - K (see the module). `out` sums s
-    over those that were left out, `every` over all, whose mean is zero: it serves as a control variate.
+    over those that were left out, `every` over all, whose mean is zero: it serves as a control variate. Both are
+    [BATCHES, positions, V]; `laws` [positions, V] sums the target's laws.
     """
 
     def __init__(self, positions: int, vocab: int) -> None:
-        self.out = np.zeros((2, positions, vocab))
-        self.every = np.zeros((2, positions, vocab))
-        self.events = np.zeros((2, positions), np.int64)  # row 1: left out
-        self.squares = np.zeros((2, positions))  # of the total variation between p and K; row 1: left out
+        self.out = np.zeros((BATCHES, positions, vocab))
+        self.every = np.zeros((BATCHES, positions, vocab))
+        self.weight = np.zeros((2, positions))  # of all drafted tokens, and of those left out
         self.laws = np.zeros((positions, vocab))
-        self.requests = [0, 0]
+        self.requests = np.zeros(BATCHES)
         self.blocks = 0
         self.cut = 0
 
-    def add(self, half: int, position: int, shift: Floats, left_out: bool) -> None:
+    def add(self, batch: int, position: int, shift: Floats, left_out: bool, weight: float) -> None:
         """One drafted token: s [V] at an audited position."""
-        square = (0.5 * float(np.abs(shift).sum())) ** 2
-        self.every[half, position] += shift
-        self.events[0, position] += 1
-        self.squares[0, position] += square
+        self.every[batch, position] += weight * shift
+        self.weight[0, position] += weight
         if left_out:
-            self.out[half, position] += shift
-            self.events[1, position] += 1
-            self.squares[1, position] += square
+            self.out[batch, position] += weight * shift
+            self.weight[1, position] += weight
 
-    def bias(self) -> tuple[Floats, Floats]:
-        """Bias of each half [2, positions, V], and a bound of its total variation's standard error [positions]."""
-        beta = self.events[1] / np.maximum(self.events[0], 1)
-        counts = np.maximum(np.array(self.requests, dtype=np.float64), 1.0)
-        halves = (self.out - beta[:, None] * self.every) / counts[:, None, None]
-        squares = (1.0 - 2.0 * beta) * self.squares[1] + beta**2 * self.squares[0]
-        return halves, np.sqrt(np.clip(squares, 0.0, None)) / counts.sum()
+    def bias(self) -> Floats:
+        """Estimated bias of the served law in every group of requests, [BATCHES, positions, V]."""
+        beta = self.weight[1] / np.maximum(self.weight[0], 1e-9)
+        return (self.out - beta[:, None] * self.every) / np.maximum(self.requests, 1.0)[:, None, None]
 
 
 class SimulatedBatch:
@@ -123,7 +120,7 @@ class SimulatedBatch:
         self._generator = torch.Generator().manual_seed(settings.seed)
         with torch.inference_mode():
             self._prefilled = [_Prefilled(pair, prompt) for prompt in prompts]
-            self._beside = [_Prefilled(pair, prompt) for prompt in beside[: settings.background]]
+            self._beside = [_Prefilled(pair, prompt) for prompt in (beside if settings.background else ())]
         lanes = settings.background + settings.concurrency
         self._ring = SurvivalRing(lanes, self.gamma, _RING)
         self._owner = np.zeros(lanes, dtype=np.int64)
@@ -141,7 +138,7 @@ class SimulatedBatch:
             return _Request(prompt, 0, self._beside[prompt], settings.background_tokens, self._generator)
         turn, prompt = divmod(self._next_prompt, len(self._prefilled))
         self._next_prompt += 1
-        return _Request(prompt, turn % 2, self._prefilled[prompt], settings.length, self._generator)
+        return _Request(prompt, turn % BATCHES, self._prefilled[prompt], settings.length, self._generator)
 
     @torch.inference_mode()
     def step(self) -> int:
@@ -178,6 +175,7 @@ class SimulatedBatch:
         for lane, (request, verified, length) in enumerate(zip(self._lanes, drafted, lengths.tolist(), strict=True)):
             if lane >= self._settings.background:
                 self._account(request, verified, length)
+                self._account_first(lane, request, verified, live, length)
             self._commit(request, verified, length, committed[lane])
         if self._policy.learns:
             outcome = Outcome(live.units, lengths, np.asarray(committed, dtype=np.int64))
@@ -191,21 +189,38 @@ class SimulatedBatch:
         return Past(len(lanes), self.gamma, prices, lambda lag: self._ring.look(lanes, self._owner, lag), self._carry)
 
     def _account(self, request: _Request, verified: _Verified, length: int) -> None:
+        """Everything about a block but the leak of its first token."""
         leak, first = self.leaks[request.prompt], self._settings.skip
         last = first + self._settings.tokens
         leak.blocks, leak.cut = leak.blocks + 1, leak.cut + (length < self.gamma)
-        for j in range(1, min(verified.depth, self.gamma - 1) + 2):
+        for j in range(2, min(verified.depth, self.gamma - 1) + 2):
             position = request.generated + j - 1
             if first <= position < last:
-                law, draft, token = verified.laws[j - 1], verified.block.laws[j - 1], verified.block.tokens[j - 1]
-                shift = (law - after_draft_token(law, draft, token)).double().numpy()
-                leak.add(request.half, position - first, shift, length < j)
+                shift = _shift(verified.laws[j - 1], verified.block, j)
+                leak.add(request.batch, position - first, shift, length < j, 1.0)
         for j in range(1, min(length, verified.depth) + 2):
             position = request.generated + j - 1
             if first <= position < last:
                 leak.laws[position - first] += verified.laws[j - 1].double().numpy()
         if request.generated + min(length, verified.depth) + 1 >= last:
-            leak.requests[request.half] += 1
+            leak.requests[request.batch] += 1
+
+    def _account_first(self, lane: int, request: _Request, verified: _Verified, live: LiveBlock, length: int) -> None:
+        """The leak of a block's first token, averaged over more drafts beside the same other requests."""
+        position = request.generated - self._settings.skip
+        if not 0 <= position < self._settings.tokens:
+            return
+        assert live.confidence is not None
+        law, leak, weight = verified.laws[0], self.leaks[request.prompt], 1.0 / (1 + _REDRAFTS)
+        leak.add(request.batch, position, _shift(law, verified.block, 1), length < 1, weight)
+        past = self._past()
+        for _ in range(_REDRAFTS):
+            context = request.context
+            block = draft_block(self._pair.draft, request.anchor, request.committed, context, 1.0, self._generator)
+            confidence = live.confidence.copy()
+            confidence[lane] = block.confidence
+            decided = int(self._policy.decide(past, LiveBlock.of(confidence)).lengths[lane])
+            leak.add(request.batch, position, _shift(law, block, 1), decided < 1, weight)
 
     def _commit(self, request: _Request, verified: _Verified, length: int, accepted: int) -> None:
         law = verified.laws[accepted]
@@ -222,6 +237,11 @@ class SimulatedBatch:
         ]
         request.committed += accepted + 1
         request.generated += accepted + 1
+
+
+def _shift(law: Tensor, block: DraftBlock, j: int) -> Floats:
+    """p - K(. | drafted token) [V] at position j of a block, where p is `law`."""
+    return (law - after_draft_token(law, block.laws[j - 1], block.tokens[j - 1])).double().numpy()
 
 
 def after_draft_token(law: Tensor, draft: Tensor, token: int) -> Tensor:
