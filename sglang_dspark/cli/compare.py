@@ -56,15 +56,8 @@ def compare(
         from simulator.compare import predict
 
         other = RecordSet(acceptance) if acceptance else None
-        prediction = predict(
-            measured,
-            RecordSet(fit),
-            acceptance=other,
-            concurrency=concurrency,
-            under=recorded,
-            policy=chosen,
-            complete=complete,
-        )
+        kept = {"acceptance": other, "concurrency": concurrency, "under": recorded}
+        prediction = predict(measured, RecordSet(fit), **kept, policy=chosen, complete=complete)
     if as_json:
         document: dict[str, Any] = {"decisions": decisions.as_json(), "problems": problems}
         document |= {} if prediction is None else prediction.as_json()

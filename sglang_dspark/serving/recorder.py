@@ -10,37 +10,21 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from sglang_dspark.cost import StepCost
-from sglang_dspark.records import FORCED, Header, Lagged, RecordWriter, RequestRecord, Shadow
+from sglang_dspark.records import FORCED, Header, Lagged, RecordWriter, Shadow
 from sglang_dspark.records import StepRecord as WrittenStep
 from sglang_dspark.records.costs import cost_to_plain, table_hash
+from sglang_dspark.serving.request_record import GREEDY_TOP_K, LiveRequest, request_record, wanted
 from sglang_dspark.serving.steps import StepRecord
 
 _log = logging.getLogger(__name__)
 
 _SWEEP_EVERY = 64  # decode steps between two looks for requests that ended without notice
 _LATEST_S = 5.0  # an ended request waits no longer for the steps that report of it
-_GREEDY_TOP_K = 1  # SGLang turns temperature 0 into temperature 1 with top_k 1
-
-
-@dataclass
-class _Request:
-    """A live request: SGLang's object, and what its decode steps added up to.
-
-    last_step: once it ended, the last step that may still report of it. ended_s: when that was.
-    """
-
-    req: Any
-    last_step: int | None = None
-    ended_s: float = 0.0
-    num_steps: int = 0
-    num_draft_tokens: int = 0
-    num_accepted: int = 0
 
 
 class Recorder:
@@ -71,7 +55,7 @@ class Recorder:
         self._cost: StepCost | None = None
         self._table = ""
         self._tiers: np.ndarray | None = None
-        self._requests: dict[str, _Request] = {}
+        self._requests: dict[str, LiveRequest] = {}
         self._prefills: deque[tuple[float, int]] = deque()
         self._to_unix_s = time.time() - time.perf_counter()
         self._ending: deque[str] = deque()
@@ -130,7 +114,7 @@ class Recorder:
                 anchor=anchor,
                 ended=ended,
                 context_lengths=record.prefix_lengths,
-                temperature=np.where(sampling.top_k == _GREEDY_TOP_K, np.float32(0), sampling.temperature),
+                temperature=np.where(sampling.top_k == GREEDY_TOP_K, np.float32(0), sampling.temperature),
                 top_p=sampling.top_p,
                 policy=record.policy,
                 carry=record.carry,
@@ -181,7 +165,7 @@ class Recorder:
             fresh[row] = known.num_steps == 0
             # The anchor itself is not in the KV cache yet.
             anchor[row] = prefix + 1 - len(known.req.origin_input_ids)
-            ended[row] = known.last_step is not None and anchor[row] >= _wanted(known.req)
+            ended[row] = known.last_step is not None and anchor[row] >= wanted(known.req)
             known.num_steps += 1
             known.num_draft_tokens += length
             known.num_accepted += accepted
@@ -204,7 +188,7 @@ class Recorder:
         self._prefills.append((time.perf_counter(), num_tokens))
         for req in reqs:
             if req.rid not in self._requests:
-                self._requests[req.rid] = _Request(req)
+                self._requests[req.rid] = LiveRequest(req)
         self._sweep()
 
     def _prefills_before(self, began_s: float) -> tuple[np.ndarray | None, np.ndarray | None]:
@@ -241,35 +225,7 @@ class Recorder:
 
     def _finish(self, rid: str) -> None:
         known = self._requests.pop(rid)
-        req, sampling, times = known.req, known.req.sampling_params, known.req.time_stats
-        finish_s = times.completion_time or known.ended_s
-        arrival_s = times.created_time or times.scheduler_recv_time or times.wait_queue_entry_time
-        first_s = times.prefill_finished_time
-        custom = sampling.custom_params if isinstance(sampling.custom_params, dict) else {}
-        self.writer.put(
-            RequestRecord(
-                rid=rid,
-                arrival_time_s=arrival_s + self._to_unix_s,
-                first_token_time_s=None if first_s == 0 else first_s + self._to_unix_s,
-                finish_time_s=finish_s + self._to_unix_s,
-                input_length=len(req.origin_input_ids),
-                output_length=_wanted(req),
-                cached_tokens=int(req.cached_tokens or 0),
-                finish_reason=type(req.finished_reason).__name__,
-                temperature=0.0 if sampling.top_k == _GREEDY_TOP_K else float(sampling.temperature),
-                top_p=float(sampling.top_p),
-                top_k=int(sampling.top_k),
-                min_p=float(sampling.min_p),
-                max_new_tokens=sampling.max_new_tokens,
-                domain=str(custom.get("domain", "")),
-                rank=self._rank,
-                num_steps=known.num_steps,
-                num_draft_tokens=known.num_draft_tokens,
-                num_accepted=known.num_accepted,
-                prompt=_text(req, req.origin_input_ids) if self._texts else None,
-                output=_text(req, req.output_ids[: _wanted(req)]) if self._texts else None,
-            )
-        )
+        self.writer.put(request_record(known, self._rank, self._to_unix_s, texts=self._texts))
 
 
 def header_of(server_args: Any, gamma: int, policy: str, cost: StepCost | None, *, loop: str) -> Header:
@@ -315,18 +271,6 @@ def _override(record: StepRecord, gamma: int) -> str:
     whole = len(record.lengths) * gamma
     cut_short = record.decision.total is not None and record.decision.total < whole
     return "eager batch" if cut_short and int(record.lengths.sum()) == whole else ""
-
-
-def _wanted(req: Any) -> int:
-    """Output tokens that the client got: a block may reach beyond the end."""
-    if req.finished_len is not None:
-        return int(req.finished_len)
-    limit = req.sampling_params.max_new_tokens
-    return len(req.output_ids) if limit is None else min(len(req.output_ids), int(limit))
-
-
-def _text(req: Any, ids: Any) -> str | None:
-    return None if req.tokenizer is None else str(req.tokenizer.decode(list(ids)))
 
 
 def start(
