@@ -56,8 +56,10 @@ def compare(
         from simulator.compare import predict
 
         other = RecordSet(acceptance) if acceptance else None
-        kept = {"acceptance": other, "concurrency": concurrency, "under": recorded}
-        prediction = predict(measured, RecordSet(fit), **kept, policy=chosen, complete=complete)
+        prediction = predict(
+            measured, RecordSet(fit), acceptance=other, concurrency=concurrency, under=recorded, policy=chosen,
+            complete=complete,
+        )  # fmt: skip
     if as_json:
         document: dict[str, Any] = {"decisions": decisions.as_json(), "problems": problems}
         document |= {} if prediction is None else prediction.as_json()
