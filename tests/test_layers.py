@@ -29,7 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "sglang_dspark.evaluate": CORE,
     "sglang_dspark.profiling": CORE,
     "sglang_dspark.cli": CORE | {"ab", "audit", "demo", "evaluate", "profiling", "simulator", "sglang_dspark"},
-    "sglang_dspark.serving": (CORE - {"client"}) | {"demo", "dspark_kernels", "sglang_dspark"},
+    "sglang_dspark.serving": CORE | {"profiling", "demo", "dspark_kernels", "sglang_dspark"},
     "simulator": (CORE - {"client"}) | {"cli"},
     "dspark_kernels": set(),
     "dspark_profiles": set(),
