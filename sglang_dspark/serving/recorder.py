@@ -152,7 +152,7 @@ class Recorder:
         self._write_ended()
 
     def _rows(self, record: StepRecord) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """[R] first decode step of a request; [R] its output tokens so far; [R] it had ended. Counts the step."""
+        """[R] no lagged survivals yet; [R] output tokens so far; [R] the request had ended. Counts the step."""
         count = len(record.rids)
         fresh, ended = np.zeros(count, dtype=bool), np.zeros(count, dtype=bool)
         anchor = np.full(count, -1, dtype=np.int32)
@@ -169,6 +169,8 @@ class Recorder:
             known.num_steps += 1
             known.num_draft_tokens += length
             known.num_accepted += accepted
+        if record.lagged:  # a request that was retracted and came back has none either
+            fresh = ~record.lagged[min(record.lagged)][1]
         return fresh, anchor, ended
 
     def _shadow(self, record: StepRecord) -> Shadow | None:
