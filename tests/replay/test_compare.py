@@ -148,3 +148,15 @@ def test_the_command(loads):
     assert set(answer["accept_length"]) == {"predicted", "measured", "spread", "error"}
     idle = subprocess.run([*command, "--concurrency", "6"], capture_output=True, text=True)
     assert idle.returncode == 2 and "--concurrency" in idle.stderr
+
+
+def test_loads_under_several_policies_are_chosen_from(loads):
+    both = RecordSet([loads / "argmax", loads / "full"])
+    with pytest.raises(InputError, match="ran under argmax:lag=2, fixed:k=4: choose one with --under"):
+        predict(both, both, concurrency=6)
+    with pytest.raises(InputError, match="no recorded load of that kind ran under hull"):
+        predict(both, both, concurrency=6, under=make_policy("hull"))
+    whole = predict(both, both, concurrency=6, under=make_policy("fixed:k=4"))
+    assert whole.policy == "fixed:k=4" and whole.repetitions == 3
+    # Its own blocks all stand at their anchors, and the same policy meets them again.
+    assert abs(whole.figures["accept_length"].error) < 0.01
