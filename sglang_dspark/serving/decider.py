@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sglang_dspark.policies import LiveBlock, Outcome, Past, Plan, Policy, policy_to_string
+from sglang_dspark.policies import Decision, LiveBlock, Outcome, Past, Plan, Policy, policy_to_string
 from sglang_dspark.policies.arithmetic import Ints
 from sglang_dspark.serving.options import NoPrices, Resolved, check_policy
 from sglang_dspark.serving.publishes import Publishes
@@ -128,7 +128,10 @@ class Decider:
 
     def after_draft(self, batch: BatchView, confidence: NDArray[np.float32]) -> StepDecision:
         """The decision of a policy that reads this step's confidences [R, gamma] float32."""
-        decision = self.live.policy.decide(self.past(batch), LiveBlock.of(confidence))
+        return self.decided(batch, self.live.policy.decide(self.past(batch), LiveBlock.of(confidence)))
+
+    def decided(self, batch: BatchView, decision: Decision) -> StepDecision:
+        """The live policy's decision, with the time that the profile gives for it."""
         return StepDecision("policy", decision.total, None, decision.lengths, self.predicted_s(batch, decision.total))
 
     def shadow_ticket(self, batch: BatchView) -> Callable[[NDArray[np.float32]], StepDecision] | None:

@@ -22,8 +22,9 @@ from sglang_dspark.serving.clock import StepClock
 from sglang_dspark.serving.copies import StepCopy
 from sglang_dspark.serving.counters import Counters, ShadowLog
 from sglang_dspark.serving.decider import BatchView, Decider, StepDecision
+from sglang_dspark.serving.device_kernels.live import LiveDecisions
 from sglang_dspark.serving.drift import DriftWatch
-from sglang_dspark.serving.options import OVERLAPPED_LAG, Resolved
+from sglang_dspark.serving.options import OVERLAPPED_LAG, Kernels, Resolved
 from sglang_dspark.serving.publishes import Publishes
 from sglang_dspark.serving.steps import SamplingView, StepObserver, StepRecord
 
@@ -41,8 +42,12 @@ class PolicyEngine:
         agreement: Agreement,
         caps_only: bool,
         seed: int = 0,
+        kernels: Kernels = "auto",
     ) -> None:
-        """generations: SGLang's `req_generation` [slots] on the host. caps_only: cap-accept instead of compact."""
+        """generations: SGLang's `req_generation` [slots] on the host. caps_only: cap-accept instead of compact.
+
+        kernels: whether live stopping rules may be decided on the device.
+        """
         synchronous = resolved.schedule == "synchronous"
         visible_lag = 1 if synchronous else OVERLAPPED_LAG
         publishes = Publishes(generations.shape[0], gamma, visible_lag, waits=synchronous)
@@ -65,6 +70,7 @@ class PolicyEngine:
         self._prefill_before = False
         self._sampling: tuple[list[str], SamplingView] | None = None
         self.clock = StepClock(device)
+        self.live_decisions = LiveDecisions(device, kernels)
 
     # --- observers -------------------------------------------------------------------------------------------------
 
@@ -214,7 +220,7 @@ class PolicyEngine:
         decision = self.decider.before_draft(view, late)
         if decision is None:
             assert confidence is not None, "a live policy decides after the draft"
-            decision = self.decider.after_draft(view, confidence.to("cpu", torch.float32).numpy())
+            decision = self._after_draft(view, confidence)
         self._ticket = None if late else self.decider.shadow_ticket(view)
         lags = () if late else range(self.decider.publishes.visible_lag, live.policy.max_lag + 1)
         rids = [req.rid for req in batch.reqs]
@@ -234,6 +240,13 @@ class PolicyEngine:
             prefill_before=self._prefill_before,
         )
         return decision
+
+    def _after_draft(self, view: BatchView, confidence: torch.Tensor) -> StepDecision:
+        """A live decision: on the device where that is faster, else on the copied confidences."""
+        found = self.live_decisions.decide(self.decider.live.policy, self.decider.past(view), confidence)
+        if found is not None:
+            return self.decider.decided(view, found)
+        return self.decider.after_draft(view, confidence.to("cpu", torch.float32).numpy())
 
     def _arrived(self, published: Any) -> None:
         record, shadow = self._records.popleft()

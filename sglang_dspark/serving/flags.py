@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from sglang_dspark.serving.options import DEFAULT_POLICY, SCHEDULES, ServingOptions
+from sglang_dspark.serving.options import DEFAULT_POLICY, KERNELS, SCHEDULES, ServingOptions
 
 ADD_TARGET = "sglang.srt.server_args.ServerArgs.add_cli_args"
 READ_TARGET = "sglang.srt.server_args.ServerArgs.from_cli_args"
@@ -24,6 +24,7 @@ _FIELDS = {
     "explore": "explore",
     "record": "record",
     "record_text": "record_text",
+    "kernels": "kernels",
 }
 
 
@@ -76,6 +77,12 @@ def add_flags(result: Any, parser: argparse.ArgumentParser) -> None:
         "--speculative-dspark-record-text",
         action="store_true",
         help="Record prompts and outputs as well; without it no text is ever written.",
+    )
+    group.add_argument(
+        "--speculative-dspark-kernels",
+        choices=KERNELS,
+        default=KERNELS[0],
+        help="Whose kernels draft, accept and admit: auto measures both on a CUDA device and keeps the faster.",
     )
 
 

@@ -12,6 +12,8 @@ from sglang_dspark.errors import InputError
 from sglang_dspark.policies import LiveBlock, Past, Policy, make_policy
 
 Schedule = Literal["overlapped", "synchronous"]
+Kernels = Literal["auto", "ours", "upstream"]
+KERNELS: tuple[Kernels, ...] = ("auto", "ours", "upstream")
 SCHEDULES: tuple[Schedule, ...] = ("overlapped", "synchronous")
 
 DEFAULT_POLICY = "argmax:lag=2"
@@ -25,7 +27,7 @@ class ServingOptions:
 
     policy, shadow: policy text or JSON file. profile: name or file. schedule: when the decision is made.
     explore: chance that a step verifies everything, drawn before the step. record: folder for records of every step
-    and request; record_text: with prompts and outputs.
+    and request; record_text: with prompts and outputs. kernels: whose GPU kernels run.
     """
 
     policy: str | None = None
@@ -36,6 +38,7 @@ class ServingOptions:
     explore: float = 0.0
     record: str | None = None
     record_text: bool = False
+    kernels: Kernels = "auto"
 
     @property
     def active(self) -> bool:

@@ -23,6 +23,7 @@ from sglang_dspark.serving import flashinfer_ragged, recorder, start_line
 from sglang_dspark.serving.agreement import Agreement
 from sglang_dspark.serving.contract import WORKER_CALLS, moved
 from sglang_dspark.serving.copies import DRAFT, VERIFY
+from sglang_dspark.serving.device_kernels import install, measure
 from sglang_dspark.serving.engine import PolicyEngine
 from sglang_dspark.serving.flags import options_of
 from sglang_dspark.serving.metrics import PrometheusObserver
@@ -88,6 +89,7 @@ class PolicyWorker(DSparkWorkerV2):
             agreement=self._agreement,
             caps_only=not self._verify_planner.is_compact_mode,
             seed=self.target_worker.random_seed,
+            kernels=options_of(self.server_args).kernels,
         )
         self._verify_planner.attach(self.policy_engine)
         if get_observability().enable_metrics and self._agreement.decides:
@@ -128,11 +130,19 @@ class PolicyWorker(DSparkWorkerV2):
         self.policy_engine.add_observer(observer)
 
     def init_cuda_graphs(self) -> None:
-        """After capture: price the graph sizes that this engine has."""
+        """Before capture: the faster kernels. After: price the graph sizes that this engine has."""
+        self._choose_kernels()
         super().init_cuda_graphs()
         runner = self.model_runner.decode_cuda_graph_runner
         if runner is not None and runner.ragged_verify_mode:
             self.policy_engine.use_graphs(list(runner.capture_num_tokens), int(runner.max_bs))
+
+    def _choose_kernels(self) -> None:
+        """Rank 0 measures ours beside upstream's, all ranks install the same ones."""
+        mode = options_of(self.server_args).kernels
+        choices = self._agreement.from_first(measure(self, mode) if self._agreement.decides else None)
+        self._kernels = install(self, choices)
+        logger.info("sglang-dspark kernels: %s", "; ".join(str(choice) for choice in choices.values()))
 
     def forward_batch_generation(self, batch: Any, on_publish: Any = None, grammar_barrier: Any = None, **kwargs: Any):
         if batch.forward_mode.is_extend() or batch.is_extend_in_batch:

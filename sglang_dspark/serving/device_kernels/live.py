@@ -72,6 +72,31 @@ class LiveAdmission:
         return {"rule": "early-stop", "inverse": sent(past.prices.inverse)}
 
 
+class LiveDecisions:
+    """Where each live policy is decided, by measurement: on the device, or in NumPy on the copied survivals."""
+
+    def __init__(self, device: torch.device, mode: Mode) -> None:
+        self._device, self._mode = device, mode
+        self._admission = LiveAdmission(device)
+        self.choices: dict[tuple[Policy, int], Choice] = {}
+
+    def decide(self, policy: Policy, past: Past, confidence: torch.Tensor) -> Decision | None:
+        """The decision on `confidence` [R, gamma] where the device decides, None where the host does.
+
+        Measured once for every policy and power of two of R.
+        """
+        if not isinstance(policy, EarlyStop | Hull | Lookahead):
+            return None
+        if not self._admission.serves(policy, past.num_requests, past.gamma):
+            return None
+        key = (policy, past.num_requests.bit_length())
+        if key not in self.choices:
+            self.choices[key] = measure_live(policy, past, self._device, self._mode)
+        if self.choices[key].kernels == "upstream":
+            return None
+        return self._admission.decide(policy, past, confidence)
+
+
 def measure_live(policy: EarlyStop | Hull | Lookahead, past: Past, device: torch.device, mode: Mode = "auto") -> Choice:
     """Decide on the device ("ours") or copy the survivals and decide in NumPy ("upstream"), whichever is faster here.
 
