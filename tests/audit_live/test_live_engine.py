@@ -43,7 +43,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.timeout(3600)]
 
 GAMMA = 7
 LEAST_TV = 0.05
-LEAK = AuditSettings(skip=5, tokens=1, background=1, concurrency=1, samples=1600)
+LEAK = AuditSettings(skip=5, tokens=1, background=1, concurrency=1, samples=2000, alpha=0.01)
 """The first digit of the hour is the sixth token after the cut."""
 
 
@@ -98,24 +98,24 @@ def server(demo_pair: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 def test_a_leak_is_predicted_and_then_found(demo_pair: Path, server: LeakyServer, tmp_path: Path, capsys) -> None:
     pair = load_models(demo_pair / "target", demo_pair / "draft")
-    files = write_prompts(tmp_path / "candidates.jsonl", candidates(6)), demo_pair / "prompts" / "python.jsonl"
+    files = write_prompts(tmp_path / "candidates.jsonl", candidates(4)), demo_pair / "prompts" / "python.jsonl"
     prompts, beside = (read_prompts(file, 6, pair.tokenizer) for file in files)
     policy, cost = make_policy("argmax-live"), load_profile(server.flags[1])
-    first = predict(pair, policy, cost, prompts, beside, LEAK, 120, lambda done, total: None)
+    first = predict(pair, policy, cost, prompts, beside, LEAK, 96, lambda done, total: None)
     chosen = max(range(len(prompts)), key=lambda number: first[number].tv)
     # Being chosen flatters: the figure that counts comes from fresh draws.
     fresh = replace(LEAK, seed=1)
-    (predicted,) = predict(pair, policy, cost, [prompts[chosen]], beside, fresh, 400, lambda done, total: None)
+    (predicted,) = predict(pair, policy, cost, [prompts[chosen]], beside, fresh, 600, lambda done, total: None)
     with capsys.disabled():
         print(f"\npredicted TV {predicted.tv:.3f} +- {predicted.tv_error:.3f}, samples {predicted.samples_needed:.0f}")
     assert predicted.tv >= LEAST_TV
     assert predicted.samples_needed <= LEAK.samples
-    write_prompts(tmp_path / "leak.jsonl", [candidates(6)[chosen]])
+    write_prompts(tmp_path / "leak.jsonl", [candidates(4)[chosen]])
     server.switch("argmax-live")
     status, report = audit(
         *("--url", server.url, "--target", str(demo_pair / "target"), "--prompts", str(tmp_path / "leak.jsonl")),
         *("--skip", str(LEAK.skip), "--tokens", str(LEAK.tokens), "--samples", str(LEAK.samples)),
-        *("--background", "1", "--concurrency", "1"),
+        *("--background", "1", "--concurrency", "1", "--alpha", str(LEAK.alpha)),
         *("--background-prompts", str(files[1])),
     )
     assert (status, report["verdict"]) == (1, "biased"), report["reasons"]
