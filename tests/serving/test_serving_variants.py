@@ -68,8 +68,8 @@ def test_none_of_our_flags_is_sglangs_own_worker(demo_pair, prompts, reference, 
 
 
 def test_our_kernels_references_serve_the_same_text(demo_pair, prompts, reference, tmp_path: Path) -> None:
-    flags = (PROFILE, str(write_profile(tmp_path / "made.json")), POLICY, "hull", "--speculative-dspark-kernels", "ours")
-    with LiveServer(demo_pair, tmp_path / "log", *flags) as server:
+    flags = (PROFILE, str(write_profile(tmp_path / "made.json")), POLICY, "hull")
+    with LiveServer(demo_pair, tmp_path / "log", *flags, "--speculative-dspark-kernels", "ours") as server:
         assert "sglang-dspark kernels: markov: ours" in server.log.read_text()
         greedy_is_the_targets(server, prompts, reference)
         assert server.counters()["verified_tokens"] > 0
