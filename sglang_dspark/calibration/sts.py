@@ -92,7 +92,7 @@ def _least(error: Callable[[float], float]) -> float:
     coarse = np.geomspace(LOW, HIGH, _COARSE)
     best = min([1.0, *coarse.tolist()], key=error)
     step = coarse[1] / coarse[0]
-    fine = np.geomspace(best / step, best * step, _FINE)
+    fine = np.clip(np.geomspace(best / step, best * step, _FINE), LOW, HIGH)
     return float(min([best, *fine.tolist()], key=error))
 
 
