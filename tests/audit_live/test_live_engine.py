@@ -1,10 +1,11 @@
 """`dspark audit live` against real servers: it finds a forced leak, and passes lossless policies on the same cliff.
 
-The leak: `argmax-live` in a test build (leaky_server.py), on a profile where verifying anything costs 3.75 times as
+The leak: `argmax-live` in a test build (leaky_server.py), on a profile where verifying anything costs 2.25 times as
 much as verifying nothing. Two requests decide together, one audited and one of the background, so a request verifies
 its block only when the survivals that its own draft tokens promise are high: the first draft token decides about its
-own verification. Candidates are order records cut before a time stamp, whose hour is one of two likely digits; which
-of them leak enough is not taken for granted but predicted on the pair that is served.
+own verification. The pair's confidence head is replaced by one with a strong opinion (partial_draft.py). Candidates are
+order records cut before a time stamp, whose hour begins with one of two likely digits; which of them leak enough is not
+taken for granted but predicted on the pair that is served. Lossless policies pass on the same cliff and confidences.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ import pytest
 pytest.importorskip("sglang", reason="needs the extra `serve`")
 
 from live_server import LiveServer  # noqa: E402
+from partial_draft import write_partial_draft  # noqa: E402
+from transformers import AutoTokenizer  # noqa: E402
 
 from sglang_dspark.audit.live.pair import load_models  # noqa: E402
 from sglang_dspark.audit.live.prediction import predict  # noqa: E402
@@ -43,7 +46,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.timeout(3600)]
 
 GAMMA = 7
 LEAST_TV = 0.05
-LEAK = AuditSettings(skip=5, tokens=1, background=1, concurrency=1, samples=2000, alpha=0.01)
+LEAK = AuditSettings(skip=5, tokens=1, background=1, concurrency=1, samples=1000)
 """The first digit of the hour is the sixth token after the cut."""
 
 
@@ -87,25 +90,36 @@ def audit(*arguments: str) -> tuple[int, dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def server(demo_pair: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LeakyServer]:
+def pair(demo_pair: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The trained pair with the partial confidence head."""
+    folder = tmp_path_factory.mktemp("partial") / "pair"
+    tokenizer = AutoTokenizer.from_pretrained(demo_pair / "target", local_files_only=True)
+    write_partial_draft(demo_pair / "draft", folder / "draft", tokenizer)
+    for part in ("target", "prompts"):
+        (folder / part).symlink_to(demo_pair / part)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(pair: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LeakyServer]:
     """A leaky server with synchronous decisions on the cliff; it starts with a lossless policy."""
     folder = tmp_path_factory.mktemp("leaky")
-    profile = write_cliff(folder / "cliff.json", 2, 3.75)
+    profile = write_cliff(folder / "cliff.json", 2, 2.25)
     flags = ("--speculative-dspark-profile", str(profile), "--speculative-dspark-schedule", "synchronous")
-    with LeakyServer(demo_pair, folder / "server.log", *flags, "--speculative-dspark-policy", "fixed:k=2") as running:
+    with LeakyServer(pair, folder / "server.log", *flags, "--speculative-dspark-policy", "fixed:k=2") as running:
         yield running
 
 
-def test_a_leak_is_predicted_and_then_found(demo_pair: Path, server: LeakyServer, tmp_path: Path, capsys) -> None:
-    pair = load_models(demo_pair / "target", demo_pair / "draft")
-    files = write_prompts(tmp_path / "candidates.jsonl", candidates(4)), demo_pair / "prompts" / "python.jsonl"
-    prompts, beside = (read_prompts(file, 6, pair.tokenizer) for file in files)
+def test_a_leak_is_predicted_and_then_found(pair: Path, server: LeakyServer, tmp_path: Path, capsys) -> None:
+    models = load_models(pair / "target", pair / "draft")
+    files = write_prompts(tmp_path / "candidates.jsonl", candidates(4)), pair / "prompts" / "python.jsonl"
+    prompts, beside = (read_prompts(file, 4, models.tokenizer) for file in files)
     policy, cost = make_policy("argmax-live"), load_profile(server.flags[1])
-    first = predict(pair, policy, cost, prompts, beside, LEAK, 96, lambda done, total: None)
+    first = predict(models, policy, cost, prompts, beside, LEAK, 64, lambda done, total: None)
     chosen = max(range(len(prompts)), key=lambda number: first[number].tv)
     # Being chosen flatters: the figure that counts comes from fresh draws.
     fresh = replace(LEAK, seed=1)
-    (predicted,) = predict(pair, policy, cost, [prompts[chosen]], beside, fresh, 600, lambda done, total: None)
+    (predicted,) = predict(models, policy, cost, [prompts[chosen]], beside, fresh, 300, lambda done, total: None)
     with capsys.disabled():
         print(f"\npredicted TV {predicted.tv:.3f} +- {predicted.tv_error:.3f}, samples {predicted.samples_needed:.0f}")
     assert predicted.tv >= LEAST_TV
@@ -113,9 +127,9 @@ def test_a_leak_is_predicted_and_then_found(demo_pair: Path, server: LeakyServer
     write_prompts(tmp_path / "leak.jsonl", [candidates(4)[chosen]])
     server.switch("argmax-live")
     status, report = audit(
-        *("--url", server.url, "--target", str(demo_pair / "target"), "--prompts", str(tmp_path / "leak.jsonl")),
+        *("--url", server.url, "--target", str(pair / "target"), "--prompts", str(tmp_path / "leak.jsonl")),
         *("--skip", str(LEAK.skip), "--tokens", str(LEAK.tokens), "--samples", str(LEAK.samples)),
-        *("--background", "1", "--concurrency", "1", "--alpha", str(LEAK.alpha)),
+        *("--background", "1", "--concurrency", "1"),
         *("--background-prompts", str(files[1])),
     )
     assert (status, report["verdict"]) == (1, "biased"), report["reasons"]
@@ -123,11 +137,11 @@ def test_a_leak_is_predicted_and_then_found(demo_pair: Path, server: LeakyServer
 
 
 @pytest.mark.parametrize("policy", ["fixed:k=2", "hull", "early-stop:cap=3", "argmax:lag=1,cap=3", "threshold:t=0.7"])
-def test_lossless_policies_pass(demo_pair: Path, server: LeakyServer, tmp_path: Path, policy: str) -> None:
+def test_lossless_policies_pass(pair: Path, server: LeakyServer, tmp_path: Path, policy: str) -> None:
     server.switch(policy)
     prompts = write_prompts(tmp_path / "prompts.jsonl", candidates(2))
     status, report = audit(
-        *("--url", server.url, "--target", str(demo_pair / "target"), "--prompts", str(prompts)),
+        *("--url", server.url, "--target", str(pair / "target"), "--prompts", str(prompts)),
         *("--samples", "500", "--detect", "0.12", "--background", "2", "--concurrency", "6"),
     )
     assert (status, report["verdict"]) == (0, "lossless"), report["reasons"]

@@ -170,12 +170,13 @@ class SimulatedBatch:
     def _decide_and_commit(self, drafted: list[_Verified]) -> Ints:
         """Decide, account for what was left out, commit; returns the survivals that this step publishes."""
         live = LiveBlock.of(np.array([v.block.confidence for v in drafted], dtype=np.float32))
-        lengths = self._policy.decide(self._past(), live).lengths
+        past = self._past()
+        lengths = self._policy.decide(past, live).lengths
         committed = [min(int(length), v.depth) for length, v in zip(lengths, drafted, strict=True)]
         for lane, (request, verified, length) in enumerate(zip(self._lanes, drafted, lengths.tolist(), strict=True)):
             if lane >= self._settings.background:
                 self._account(request, verified, length)
-                self._account_first(lane, request, verified, live, length)
+                self._account_first(lane, request, verified, past, live, length)
             self._commit(request, verified, length, committed[lane])
         if self._policy.learns:
             outcome = Outcome(live.units, lengths, np.asarray(committed, dtype=np.int64))
@@ -205,7 +206,9 @@ class SimulatedBatch:
         if request.generated + min(length, verified.depth) + 1 >= last:
             leak.requests[request.batch] += 1
 
-    def _account_first(self, lane: int, request: _Request, verified: _Verified, live: LiveBlock, length: int) -> None:
+    def _account_first(
+        self, lane: int, request: _Request, verified: _Verified, past: Past, live: LiveBlock, length: int
+    ) -> None:
         """The leak of a block's first token, averaged over more drafts beside the same other requests."""
         position = request.generated - self._settings.skip
         if not 0 <= position < self._settings.tokens:
@@ -213,7 +216,6 @@ class SimulatedBatch:
         assert live.confidence is not None
         law, leak, weight = verified.laws[0], self.leaks[request.prompt], 1.0 / (1 + _REDRAFTS)
         leak.add(request.batch, position, _shift(law, verified.block, 1), length < 1, weight)
-        past = self._past()
         for _ in range(_REDRAFTS):
             context = request.context
             block = draft_block(self._pair.draft, request.anchor, request.committed, context, 1.0, self._generator)
