@@ -46,8 +46,8 @@ pytestmark = [pytest.mark.engine, pytest.mark.timeout(3600)]
 
 GAMMA = 7
 LEAST_TV = 0.05
-LEAK = AuditSettings(skip=5, tokens=1, background=1, concurrency=1, samples=1000)
-"""The first digit of the hour is the sixth token after the cut."""
+LEAK = AuditSettings(skip=1, tokens=1, background=1, concurrency=1, samples=700)
+"""After the cut comes a "T", which is the first anchor, and then the hour's first digit, the first of its block."""
 
 
 class LeakyServer(LiveServer):
@@ -72,10 +72,10 @@ def write_prompts(path: Path, texts: list[str]) -> Path:
 
 
 def candidates(count: int) -> list[str]:
-    """Order records, each cut inside the date of its fourth record: "2024-0|3-15T10:42:03"."""
+    """Order records, each cut after the date of its fourth record: "2024-03-15|T10:42:03"."""
     texts = []
     for text in documents("json", 200, 1):
-        dates = [match.end() for match in re.finditer(r'"placed_at": "2024-0', text)]
+        dates = [match.end() for match in re.finditer(r'"placed_at": "[0-9]{4}-[0-9]{2}-[0-9]{2}', text)]
         if len(dates) >= 4:
             texts.append(text[max(0, dates[3] - 700) : dates[3]])
     return texts[:count]
