@@ -5,11 +5,14 @@ import signal
 import time
 
 import pytest
-from live_server import LiveServer, write_profile
 
-from sglang_dspark.records import RecordSet
-from sglang_dspark.records.blocks import uncensored_blocks
-from sglang_dspark.replay import replay
+pytest.importorskip("sglang", reason="needs the extra `serve`")
+
+from live_server import LiveServer, write_profile  # noqa: E402
+
+from sglang_dspark.records import RecordSet  # noqa: E402
+from sglang_dspark.records.blocks import uncensored_blocks  # noqa: E402
+from sglang_dspark.replay import replay  # noqa: E402
 
 pytestmark = pytest.mark.engine
 
