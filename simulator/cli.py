@@ -83,6 +83,7 @@ def command(
     belief = model if policy_profile is None else options.cost_model(policy_profile, {}, force_diagonal=force_diagonal)
     chosen = find_drafter(drafter, gamma)
     policies = [make_policy(text) for text in policy or _defaults(chosen.gamma)]
+    options.refuse_unread(policies, policy_profile, confidence)
     engine = EngineSettings(
         max_running_requests,
         chunked_prefill_size,

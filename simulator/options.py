@@ -8,9 +8,13 @@ from pathlib import Path
 
 from sglang_dspark.cost import TERMS, StepCost, load_profile
 from sglang_dspark.errors import InputError
+from sglang_dspark.policies import Policy
 from simulator.acceptance import Confidence
 from simulator.drafters import DOMAINS, Drafter
 from simulator.traces import Trace
+
+_CONFIDENCE = tuple(Confidence.__dataclass_fields__)
+_PRICELESS = ("none", "fixed", "threshold", "schedule", "tetris")
 
 
 def key_values(flag: str, text: str | None, known: Mapping[str, object] | tuple[str, ...]) -> dict[str, float]:
@@ -92,3 +96,13 @@ def refuse_idle_flags(
         raise InputError("--cost kv_tokens does nothing with --kv-tokens: give one of them")
     if output is not None and output == timeline:
         raise InputError(f"--output and --timeline name the same file {output}: give two")
+
+
+def refuse_unread(policies: list[Policy], policy_profile: str | None, confidence: str | None) -> None:
+    """Beliefs that no policy reads, and reports of a head that no policy looks at, are errors."""
+    if policy_profile is not None and all(policy.name in _PRICELESS for policy in policies):
+        raise InputError("--policy-profile does nothing here: none of the policies looks at step costs")
+    reported = {"temperature", "bias", "noise"} & set(key_values("--confidence", confidence, _CONFIDENCE))
+    if reported and all(policy.name in ("none", "fixed") for policy in policies):
+        flag = sorted(reported)[0]
+        raise InputError(f"--confidence {flag} does nothing here: none of the policies looks at confidences")

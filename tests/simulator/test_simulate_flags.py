@@ -131,6 +131,8 @@ REFUSED = {
     "--domains does nothing here: the trace has": ("--domains", "math=1"),
     "--domains does nothing here: drafter 'mtp1'": ("--trace", "{azure}", "--domains", "math=1", "--drafter", "mtp1"),
     "--confidence does nothing here": ("--confidence", "bias=1", "--drafter", "eagle3"),
+    "--policy-profile does nothing here": ("--policy", "fixed:k=3", "--policy-profile", "vllm-b300-dsv4-flash"),
+    "--confidence noise does nothing here": ("--policy", "fixed:k=3", "--confidence", "noise=1"),
     "--format does nothing with the embedded example": ("--format", "azure"),
     "--force-diagonal does nothing": ("--force-diagonal",),
     "--cost kv_tokens does nothing with --kv-tokens": ("--kv-tokens", "5000", "--cost", "kv_tokens=9000"),
