@@ -1,8 +1,9 @@
 """One engine replica: a SimPy process with one event per engine step.
 
 It models SGLang's loop (design.md 5): prefill before decode; a decode step drafts, chooses verify lengths, verifies and
-commits; requests that finished leave one step late when overlapped; a batch larger than the captured slots runs eager
-and verifies everything, whatever the policy says.
+commits; a batch larger than the captured slots runs eager and verifies everything, whatever the policy says. The
+overlap loop (managers/scheduler.py:2061) chooses a step while the one before it runs: it knows neither what that one
+finishes, unless one more token is all that a request wanted (_reqs_finishing_inflight), nor who came meanwhile.
 """
 
 from __future__ import annotations
@@ -56,13 +57,15 @@ class Engine:
         self.batch = DecodeBatch(capacity, model.source, confidence=policy.reads_confidence)
         self.memory = Memory(model.kv_tokens, model.kv_reserve)
         self.queue: deque[Waiting] = deque()
+        self._inbox: deque[tuple[float, Waiting]] = deque()  # (time, request): came since the host last looked
+        self._looked_s = 0.0
         self.entering = 0  # requests in a prefill step under way that ends their prompt
         self._gaps = Gaps(recorder)
         self._ring = SurvivalRing(capacity, model.gamma, policy.max_lag) if policy.max_lag else None
         self._carry = policy.start(model.gamma)
         self._outcomes: deque[Outcome] = deque()
         self._outcome_lag = OVERLAPPED_LAG if model.schedule == "overlapped" else 1
-        self._late_leave = model.schedule != "no-overlap"
+        self._overlap = model.schedule != "no-overlap"
         self._slots = model.cost.captured_requests or (1 << 30)
         self._closed = False  # SGLang's batch_is_full: nobody new enters until a request leaves
         self._leaving: deque[tuple[int, int]] = deque()  # (step, slot) of finished requests that are still in the batch
@@ -72,11 +75,16 @@ class Engine:
     @property
     def load(self) -> int:
         """Requests that run or wait."""
-        return self.batch.size - len(self._leaving) + self.entering + len(self.queue)
+        return self.batch.size - len(self._leaving) + self.entering + self.waiting
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait, those that the host has not seen yet included."""
+        return len(self.queue) + len(self._inbox)
 
     def submit(self, waiting: Waiting) -> None:
-        """Queue a request and wake an idle engine."""
-        self.queue.append(waiting)
+        """Hand over a request and wake an idle engine."""
+        self._inbox.append((self.env.now, waiting))
         if self._wake is not None:
             if not self._wake.triggered:
                 self._wake.succeed()
@@ -109,6 +117,7 @@ class Engine:
         """The prefill step that goes next, or None; requests that the host knows to be finished leave first."""
         if self._leaving:
             self._let_go()
+        self._receive()
         if not self.queue:
             return None
         batch, settings = self.batch, self.model.settings
@@ -119,6 +128,17 @@ class Engine:
         self._closed = self._closed or chunk.blocked
         self.entering = len(chunk.completed)
         return chunk if chunk.new_tokens else None
+
+    def _receive(self) -> None:
+        """Queue the requests that had come when the host chose this step; an idle host waits for them and looks again.
+
+        A client that answers a finished request with the next one needs a moment: it is never seen at that instant.
+        """
+        looked_s = self._looked_s if self._overlap else self.env.now
+        self._looked_s = self.env.now
+        idle = not self.batch.size and not self.queue
+        while self._inbox and (idle or self._inbox[0][0] < looked_s):
+            self.queue.append(self._inbox.popleft()[1])
 
     def end_prefill(self, chunk: Chunk, seconds: float) -> None:
         self._steps += 1
@@ -143,10 +163,7 @@ class Engine:
             self.batch.add(request, remaining, generated, self._decode_steps)
             self._gaps.joined(request, now)
             return
-        if self._late_leave:
-            self._leaving.append((self._steps, self.batch.add(request, 0, generated, self._decode_steps)))
-        else:
-            self.memory.context -= waiting.context + 1
+        self.memory.context -= waiting.context + 1
         self._finish(request, now)
 
     def begin_decode(self) -> Step:
@@ -212,15 +229,18 @@ class Engine:
         remaining -= committed
         self.memory.context += total
         if np.count_nonzero(remaining) != alive:
-            self._end_requests(((remaining == 0) & (committed > 0)).nonzero()[0].tolist())
+            ended = (remaining == 0) & (committed > 0)
+            for surely in (True, False):
+                self._end_requests((ended & ((committed == 1) == surely)).nonzero()[0].tolist(), surely=surely)
         if recorder.on_step is not None:
             self._watch("decode", step.seconds, verified, total, step.kv)
 
-    def _end_requests(self, rows: list[int]) -> None:
+    def _end_requests(self, rows: list[int], *, surely: bool) -> None:
+        """surely: each wanted one token, so the host knew that they would end when it chose the next step."""
         batch = self.batch
         for index in rows:
             request = int(batch.request[index])
-            self._leaving.append((self._steps, int(batch.slot[index])))
+            self._leaving.append((self._steps - surely, int(batch.slot[index])))
             self.recorder.left(request, self._decode_steps - int(batch.joined[index]))
             self._finish(request, self.env.now)
 
@@ -229,8 +249,8 @@ class Engine:
         self.on_finish(request)
 
     def _let_go(self) -> None:
-        """Finished requests leave the batch and free their memory, one step late when the host runs a step behind."""
-        batch, recorder, known = self.batch, self.recorder, self._steps - self._late_leave
+        """Requests leave the batch and free their memory once the host knows that they ended."""
+        batch, recorder, known = self.batch, self.recorder, self._steps - self._overlap
         while self._leaving and self._leaving[0][0] <= known:
             index = batch.index_of[self._leaving.popleft()[1]]
             request = int(batch.request[index])
@@ -271,7 +291,7 @@ class Engine:
         batch.remove(index)
 
     def _watch(self, kind: str, seconds: float, tokens: int, committed: int, kv: int) -> None:
-        recorder, batch, waiting = self.recorder, self.batch, len(self.queue)
+        recorder, batch, waiting = self.recorder, self.batch, self.waiting
         assert recorder.on_step is not None
         running = batch.size - len(self._leaving)
         recorder.on_step(

@@ -91,7 +91,7 @@ def check_books(run: Assembly, step: StepView) -> None:
     """Requests, tokens and memory add up after this step, counted apart from the engine's own sums."""
     recorder, router = run.recorder, run.router
     running = sum(int((engine.batch.remaining[: engine.batch.size] > 0).sum()) for engine in run.engines)
-    waiting = sum(len(engine.queue) + engine.entering for engine in run.engines)
+    waiting = sum(engine.waiting + engine.entering for engine in run.engines)
     arrived = int((~np.isnan(recorder.sent_s)).sum())
     assert arrived == recorder.completed + router.failed + running + waiting
     assert sum(engine.load for engine in run.engines) == running + waiting

@@ -15,19 +15,59 @@ from sglang_dspark.policies import POLICIES, make_policy
 from simulator import EngineSettings
 from simulator.admission import Memory, Waiting, next_chunk
 from simulator.model import EngineModel
-from simulator.run import run_once
+from simulator.recorder import StepView
+from simulator.run import Assembly, run_once
 
 
-@pytest.mark.parametrize(("schedule", "late"), [("overlapped", 1), ("synchronous", 1), ("no-overlap", 0)])
-def test_a_finished_request_leaves_one_step_late_when_the_host_runs_behind(schedule: str, late: int) -> None:
-    """Outputs of 4 and 40 tokens, no draft: the batch holds both for the steps of the short one, one more if late."""
+@pytest.mark.parametrize("schedule", ["overlapped", "synchronous", "no-overlap"])
+def test_a_request_whose_last_token_is_sure_leaves_at_once(schedule: str) -> None:
+    """Outputs of 4 and 40 tokens, one a step: the host knows beforehand which step is the last."""
     run, steps = finished(setting_of(trace_of([(5, 4), (5, 40)]), schedule=schedule), make_policy("none"))
     sizes = [step.batch for step in steps if step.kind == "decode"]
     alive = [step.running for step in steps if step.kind == "decode"]
     # A step is seen as it ends: the short one is still in the batch at the end of its last step.
-    assert sizes == [2] * (3 + late) + [1] * (36 - late)
+    assert sizes == [2] * 3 + [1] * 36
     assert alive == [2] * 2 + [1] * 36 + [0]
     assert run.recorder.verify_steps.tolist() == [3, 39]
+
+
+@pytest.mark.parametrize(("schedule", "late"), [("overlapped", True), ("synchronous", True), ("no-overlap", False)])
+def test_a_request_that_ends_with_several_tokens_leaves_late_when_the_host_runs_behind(
+    schedule: str, late: bool
+) -> None:
+    """Blocks end requests at different steps: those of one token leave at once, others one step late."""
+    left: dict[int, int] = {}
+    stayed: dict[int, bool] = {}
+
+    def watch(run: Assembly, step: StepView) -> None:
+        batch = run.engines[0].batch
+        requests = batch.request[: batch.size].tolist()
+        for request in [known for known in left if known not in stayed and step.kind == "decode"]:
+            stayed[request] = request in requests
+        done = (batch.remaining[: batch.size] == 0).nonzero()[0].tolist()
+        for request in [requests[row] for row in done]:
+            left.setdefault(request, before.get(request, 0))
+        before.clear()
+        before.update(zip(requests, batch.remaining[: batch.size].tolist(), strict=True))
+
+    before: dict[int, int] = {}
+    trace = trace_of([(5, 20 + number) for number in range(40)])
+    finished(setting_of(trace, schedule=schedule), make_policy("fixed:k=7"), watch)
+    known = {request: wanted for request, wanted in left.items() if request in stayed}
+    assert len(known) >= 30 and {1} < set(known.values())
+    for request, wanted in known.items():
+        assert stayed[request] == (late and wanted > 1), (request, wanted)
+
+
+@pytest.mark.parametrize(("schedule", "steps_between"), [("overlapped", 2), ("synchronous", 2), ("no-overlap", 1)])
+def test_a_closed_loop_fills_a_slot_after_the_steps_that_a_live_server_takes(schedule: str, steps_between: int) -> None:
+    """The host chooses a step while the one before it runs, and a client's next request comes after that."""
+    setting = setting_of(trace_of([(5, 10), (5, 60), (5, 10)]), schedule=schedule, concurrency=2)
+    run, steps = finished(setting, make_policy("none"))
+    kinds = [step.kind for step in steps]
+    assert kinds.count("prefill") == 2
+    last = next(number for number, step in enumerate(steps) if step.end_s == run.recorder.finish_s[0])
+    assert kinds.index("prefill", 1) - last == steps_between + 1
 
 
 def test_a_late_request_costs_verified_tokens_but_commits_none() -> None:
@@ -46,8 +86,9 @@ def test_prefill_goes_before_decode() -> None:
     )
     kinds = [step.kind for step in steps]
     arrived = next(number for number, step in enumerate(steps) if step.end_s > 0.1)
-    assert kinds[0] == "prefill" and kinds[arrived + 1] == "prefill" and kinds.count("prefill") == 2
-    assert steps[arrived + 1].tokens == 30
+    chosen = arrived + 2  # the next step had been chosen before
+    assert kinds[0] == "prefill" and kinds[chosen] == "prefill" and kinds.count("prefill") == 2
+    assert steps[chosen].tokens == 30
 
 
 @pytest.mark.parametrize(("slots", "expected"), [(3, 7), (4, 2), (None, 2)])
