@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from sglang_dspark.errors import InputError
+from sglang_dspark.serving import arrivals
 from sglang_dspark.serving.contract import SUPPORTED
 from sglang_dspark.serving.options import ServingOptions, resolve
 
@@ -42,6 +43,8 @@ def prepare(record: Any, options: ServingOptions) -> None:
         resolve(options, sps_table=record.speculative_dspark_sps_table_path)
     except InputError as error:
         raise leave(error) from None
+    if options.record is not None:
+        arrivals.forward()
     given = os.environ.get(MODE_VARIABLE)
     if given == STATIC:
         raise leave(f"{MODE_VARIABLE}=static builds no confidence head: unset it, or drop the DSpark flags")

@@ -15,7 +15,7 @@ import pytest
 
 pytest.importorskip("sglang", reason="needs the extra `serve`")
 
-from sglang_dspark.serving import flags, start_line, startup  # noqa: E402
+from sglang_dspark.serving import arrivals, flags, start_line, startup  # noqa: E402
 from sglang_dspark.serving.options import ServingOptions  # noqa: E402
 
 FLAGS = ("policy", "profile", "shadow-policy", "schedule", "allow-foreign-profile", "explore")
@@ -77,6 +77,19 @@ def test_the_mode_is_chosen_unless_the_user_did(monkeypatch, capsys) -> None:
     with pytest.raises(SystemExit):
         startup.prepare(record(), ServingOptions(policy="fixed:k=2"))
     assert "static" in capsys.readouterr().err
+
+
+def test_requests_carry_their_arrival_to_the_scheduler(monkeypatch) -> None:
+    from sglang.srt.observability.req_time_stats import APIServerReqTimeStats, SchedulerReqTimeStats
+
+    monkeypatch.setattr(APIServerReqTimeStats, "__getstate__", APIServerReqTimeStats.__getstate__)  # put back later
+    here = APIServerReqTimeStats()
+    here.set_created_time(123.5)
+    assert SchedulerReqTimeStats.new_from_obj(pickle.loads(pickle.dumps(here))).created_time == 0.0
+    for _ in range(2):
+        arrivals.forward()
+    there = SchedulerReqTimeStats.new_from_obj(pickle.loads(pickle.dumps(here)))
+    assert there.created_time == 123.5
 
 
 def test_another_sglang_is_refused(monkeypatch, capsys) -> None:
