@@ -13,15 +13,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from sglang_dspark.cli import run
 from sglang_dspark.cost import TERMS, write_atomically
 from sglang_dspark.errors import InputError
-from sglang_dspark.policies import Policy, make_policy
+from sglang_dspark.policies import make_policy
 from simulator import options
-from simulator.drafters import DRAFTERS, find_drafter
+from simulator.drafters import DEFAULT_DRAFTER, DRAFTERS
 from simulator.report import json_lines, json_report, print_report
-from simulator.run import Setting
-from simulator.settings import ROUTERS, SCHEDULES, EngineSettings
-from simulator.simulate import EVEN_MIX, Comparison, simulate
+from simulator.settings import ROUTERS, SCHEDULES
+from simulator.simulate import Comparison, compare_policies, prepare
 from simulator.timeline import write_timeline
-from simulator.traces import TRACE_FORMATS, Trace, example_trace, load_trace
+from simulator.traces import TRACE_FORMATS
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 DEFAULT_POLICIES = ("fixed:k=7", "early-stop", "hull", "argmax:lag=2")
@@ -29,14 +28,23 @@ DEFAULT_POLICIES = ("fixed:k=7", "early-stop", "hull", "argmax:lag=2")
 
 @app.command(no_args_is_help=True)
 def command(
-    trace: Annotated[str, typer.Option(help="request trace (a file, gzip too), or `example`")],
-    profile: Annotated[str, typer.Option(help="what the engine costs: a name (see `dspark profiles`) or a file")],
+    trace: Annotated[str, typer.Option(help="request trace (a file, gzip too), a folder of records, or `example`")],
+    profile: Annotated[
+        str, typer.Option(help="what the engine costs: a name (see `dspark profiles`), a file, or a folder of records")
+    ],
     policy: Annotated[
         list[str] | None, typer.Option(help="policy such as hull:fill=true or a JSON file; repeat to compare")
     ] = None,
     policy_profile: Annotated[str | None, typer.Option(help="what the policies believe (default: --profile)")] = None,
-    drafter: Annotated[str, typer.Option(help=f"one of {', '.join(DRAFTERS)}")] = "dspark",
-    gamma: Annotated[int | None, typer.Option(help="draft block size (default: the drafter's)")] = None,
+    drafter: Annotated[
+        str | None, typer.Option(help=f"one of {', '.join(DRAFTERS)} (default: {DEFAULT_DRAFTER}; not with records)")
+    ] = None,
+    gamma: Annotated[
+        int | None, typer.Option(help="draft block size, or positions of recorded blocks (default: the drafter's)")
+    ] = None,
+    complete: Annotated[
+        bool, typer.Option("--complete", help="records: draw what trimmed blocks hide from their confidences")
+    ] = False,
     concurrency: Annotated[int | None, typer.Option(help="closed loop with so many requests in flight")] = None,
     format: Annotated[
         str | None, typer.Option(help=f"trace format: {', '.join(TRACE_FORMATS)} (default: detected)")
@@ -55,10 +63,10 @@ def command(
     cost: Annotated[str | None, typer.Option(help=f"override cost terms: {', '.join(TERMS)}")] = None,
     force_diagonal: Annotated[bool, typer.Option(help="price off-diagonal with a diagonal table")] = False,
     schedule: Annotated[str | None, typer.Option(help=f"{', '.join(SCHEDULES)} (default: by policy)")] = None,
-    max_running_requests: Annotated[int, typer.Option(help="SGLang's limit for DSPARK is 48")] = 48,
-    chunked_prefill_size: Annotated[int, typer.Option(help="tokens of a prefill chunk")] = 8192,
-    max_prefill_tokens: Annotated[int, typer.Option(help="tokens of a prefill step")] = 16384,
-    kv_tokens: Annotated[int | None, typer.Option(help="KV capacity of a replica, tokens")] = None,
+    max_running_requests: Annotated[int | None, typer.Option(help="default: 48, or what the records say")] = None,
+    chunked_prefill_size: Annotated[int | None, typer.Option(help="tokens of a prefill chunk (default: 8192)")] = None,
+    max_prefill_tokens: Annotated[int | None, typer.Option(help="tokens of a prefill step (default: 16384)")] = None,
+    kv_tokens: Annotated[int | None, typer.Option(help="KV capacity of a replica (default: the profile's)")] = None,
     replicas: Annotated[int, typer.Option(help="data-parallel engine replicas")] = 1,
     router: Annotated[str | None, typer.Option(help=f"{' or '.join(ROUTERS)}; needs --replicas")] = None,
     dp_attention: Annotated[bool, typer.Option(help="replicas are ranks that step together")] = False,
@@ -76,36 +84,33 @@ def command(
     )  # fmt: skip
     for path in (output, timeline):
         _check_target(path)
-    requests = _load(trace, format, seed, limit, start, end, rate_scale)
+    load = options.load(
+        trace, seed, gamma, complete=complete, format=format, drafter=drafter, domains=domains, confidence=confidence
+    )
+    load = options.selected(load, start, end, limit, rate_scale)
     options.refuse_idle_force([profile, policy_profile], force_diagonal=force_diagonal)
     terms = options.key_values("--cost", cost, TERMS)
     model = options.cost_model(profile, terms, force_diagonal=force_diagonal)
     belief = model if policy_profile is None else options.cost_model(policy_profile, {}, force_diagonal=force_diagonal)
-    chosen = find_drafter(drafter, gamma)
-    policies = [make_policy(text) for text in policy or _defaults(chosen.gamma)]
+    engine = options.engine_settings(
+        load, max_running_requests=max_running_requests, chunked_prefill_size=chunked_prefill_size,
+        max_prefill_tokens=max_prefill_tokens, kv_tokens=kv_tokens, schedule=schedule, replicas=replicas,
+        router=router, dp_attention=dp_attention or None,
+    )  # fmt: skip
+    setting = prepare(
+        load, model, policy_profile=belief, drafter=drafter, gamma=gamma, concurrency=concurrency,
+        request_rate=request_rate, engine=engine, seed=seed, domain_mix=options.domain_mix(domains, load, drafter),
+        confidence=options.confidence_model(confidence, drafter),
+    )  # fmt: skip
+    policies = [make_policy(text) for text in policy or _defaults(setting.drafter.gamma)]
     options.refuse_unread(policies, policy_profile, confidence)
-    engine = EngineSettings(
-        max_running_requests,
-        chunked_prefill_size,
-        max_prefill_tokens,
-        kv_tokens,
-        schedule,
-        replicas,
-        router or ROUTERS[0],
-        dp_attention,
-    )
-    mix, noise = options.domain_mix(domains, requests, chosen), options.confidence_model(confidence, chosen)
     with _progress() as bar:
         task = bar.add_task("simulating", total=None)
-        comparison = simulate(
-            requests, model, policies, policy_profile=belief, drafter=drafter, gamma=gamma, concurrency=concurrency,
-            request_rate=request_rate, engine=engine, confidence=noise, domain_mix=mix, replications=replications,
-            seed=seed, jobs=jobs, on_progress=lambda done, total: bar.update(task, completed=done, total=total),
+        comparison = compare_policies(
+            setting, policies, replications=replications, jobs=jobs,
+            on_progress=lambda done, total: bar.update(task, completed=done, total=total),
         )  # fmt: skip
     if timeline is not None:
-        setting = Setting(
-            requests, model, belief, chosen, noise, engine, concurrency, request_rate, mix or dict(EVEN_MIX), seed
-        )
         write_timeline(timeline, setting, policies)
     _deliver(comparison, output, json)
 
@@ -123,25 +128,6 @@ def _deliver(comparison: Comparison, output: Path | None, as_json: bool) -> None
         return
     wide = Console()
     print_report(comparison, wide if wide.is_terminal else Console(width=160))
-
-
-def _load(
-    trace: str,
-    format: str | None,
-    seed: int,
-    limit: int | None,
-    start: float | None,
-    end: float | None,
-    rate_scale: float | None,
-) -> Trace:
-    if trace != "example":
-        return load_trace(trace, format=format, seed=seed, limit=limit, start_s=start, end_s=end, rate_scale=rate_scale)
-    if format is not None:
-        raise InputError("--format does nothing with the embedded example")
-    from simulator.traces import first_requests, scale_rate, window
-
-    requests = first_requests(window(example_trace(), start, end), limit)
-    return requests if rate_scale is None else scale_rate(requests, rate_scale)
 
 
 def _defaults(gamma: int) -> list[str]:
@@ -167,6 +153,3 @@ def _progress() -> Progress:
         TimeRemainingColumn(),
     )
     return Progress(*columns, console=Console(stderr=True), transient=True)
-
-
-__all__ = ["Policy", "app", "main"]

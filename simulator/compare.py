@@ -8,11 +8,10 @@ where it is larger.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import simpy
 
 from sglang_dspark.cost import StepCost
 from sglang_dspark.errors import InputError
@@ -21,13 +20,10 @@ from sglang_dspark.policies import Decision, LiveBlock, Past, Policy, make_polic
 from sglang_dspark.records import RecordSet
 from sglang_dspark.records.blocks import Blocks, uncensored_blocks
 from sglang_dspark.records.episodes import Episode, find_episodes
-from simulator.engine import Engine
-from simulator.metrics import Figures, figures
-from simulator.model import EngineModel
+from simulator.metrics import Figures
 from simulator.random import stream
-from simulator.recorded import RecordedAcceptance, recorded_trace
-from simulator.recorder import Recorder
-from simulator.router import Router
+from simulator.recorded_load import RecordedLoad, stated_blocks
+from simulator.run import Setting, run_once
 from simulator.settings import EngineSettings
 
 COMPARED = ("output_throughput", "mean_tpot_ms", "mean_ttft_ms", "accept_length")
@@ -161,28 +157,21 @@ def _simulate(
     episode: Episode, policy: Policy, cost: StepCost, tables: dict[str, StepCost], blocks: Blocks, seeds: int
 ) -> tuple[Figures, int, str]:
     """(mean figures over seeds, request-steps of the last one, note) of one repetition."""
-    requests = episode.requests
     table = max(episode.tables, key=episode.tables.__getitem__, default="")
-    belief = tables.get(table, cost)
-    settings = _settings(episode, policy)
-    trace = recorded_trace(requests, f"{len(requests)} recorded requests")
-    found, steps, strangers = [], 0, 0
+    load = RecordedLoad.of(episode.requests, blocks, episode.header.engine)
+    setting = Setting(
+        load.trace, cost, tables.get(table, cost), load.drafter, engine=_settings(load.engine, episode, policy),
+        concurrency=episode.concurrency, recorded=load,
+    )  # fmt: skip
+    found, met = [], 0
     for seed in range(seeds):
-        source = RecordedAcceptance(blocks, requests, seed)
-        schedule = settings.schedule_for(policy)
         exploring: Any = Exploring(policy, episode.explore, seed)
-        model = EngineModel(settings, exploring, cost, belief, source, schedule)
-        env = simpy.Environment()
-        recorder = Recorder(trace.input_length, trace.output_length)
-        router = Router(env, trace, recorder, model.kv_tokens, model.kv_reserve)
-        engine = Engine(env, model, recorder, router.on_first_token, router.on_finish)
-        env.process(engine.run())
-        router.start([engine], settings.router, episode.concurrency, settings.max_running_requests)
-        env.run(until=router.done)
-        found.append(figures(trace, recorder, router, model))
-        steps, strangers = recorder.request_steps, source.strangers
-    note = "" if not strangers else f"{strangers} of {len(requests)} requests draw from blocks of others alike"
-    return {name: float(np.mean([one[name] for one in found])) for name in COMPARED}, steps, note
+        one, recorder = run_once(setting, exploring, seed)
+        found.append(one)
+        met = recorder.request_steps
+    strangers = load.source(load.trace, 0).strangers
+    note = "" if not strangers else f"{strangers} of {len(load.trace)} requests draw from blocks of others alike"
+    return {name: float(np.mean([one[name] for one in found])) for name in COMPARED}, met, note
 
 
 class Exploring:
@@ -202,17 +191,12 @@ class Exploring:
         return self._policy.decide(past, live)
 
 
-def _settings(episode: Episode, policy: Policy) -> EngineSettings:
-    """The server's own settings where the records have them."""
-    engine = episode.header.engine
+def _settings(engine: EngineSettings, episode: Episode, policy: Policy) -> EngineSettings:
+    """The server's own, with the schedule that it ran, or that the policy needs."""
     schedule = max(episode.schedules, key=episode.schedules.__getitem__)
     if schedule == "overlapped" and (policy.live or policy.max_lag == 1):
         schedule = "synchronous"
-    values: dict[str, Any] = {"schedule": schedule, "kv_tokens": engine.get("kv_tokens")}
-    for name in ("max_running_requests", "chunked_prefill_size", "max_prefill_tokens"):
-        if isinstance(engine.get(name), int) and engine[name] > 0:
-            values[name] = engine[name]
-    return EngineSettings(**values)
+    return replace(engine, schedule=schedule)
 
 
 def _compare(predicted: list[float], measured: list[float]) -> Compared:
@@ -230,13 +214,9 @@ def _notes(
     notes.append(f"{loop}; {len(episodes)} repetition(s); policy {policy_to_string(policy)}")
     if len(episodes) < 3:
         notes.append(f"{len(episodes)} repetition(s) give no spread to judge by, expected at least 3")
-    censored = f"{blocks.censored} of {blocks.steps} steps are trimmed"
-    where = "the records themselves" if acceptance is None else "other records"
-    notes.append(f"acceptance: {blocks.seen} blocks of {where}; {censored}")
-    if blocks.completed:
-        notes.append(f"the hidden tails of {blocks.completed} of these blocks were drawn from their confidences")
+    notes += stated_blocks(blocks)
+    if acceptance is not None:
+        notes.append("acceptance comes from other records than those compared")
     if first.explore:
         notes.append(f"{first.explore:.0%} of the steps explore, as on the server")
-    if blocks.by_policy and blocks.censored and not blocks.completed:
-        notes.append(f"warning: a policy, not a coin, chose {blocks.by_policy} of the steps that show full blocks")
     return [*notes, *dict.fromkeys(text for text in extra if text)]

@@ -73,6 +73,8 @@ DRAFTERS: dict[str, Drafter] = {
 }  # fmt: skip
 """`none` has no drafter: only policy `none` runs with it (its one acceptance entry is never read)."""
 
+DEFAULT_DRAFTER = "dspark"
+
 
 def find_drafter(name: str, gamma: int | None = None) -> Drafter:
     """A drafter by name, its block cut to `gamma` tokens (draft time in proportion to nothing: one parallel pass)."""

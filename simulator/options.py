@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from sglang_dspark.cost import TERMS, StepCost, load_profile
+from sglang_dspark.cost import TERMS, StepCost
 from sglang_dspark.errors import InputError
 from sglang_dspark.policies import Policy
 from simulator.acceptance import Confidence
-from simulator.drafters import DOMAINS, Drafter
-from simulator.traces import Trace
+from simulator.drafters import DEFAULT_DRAFTER, DOMAINS, find_drafter
+from simulator.recorded_load import RecordedLoad, holds_records, load_records
+from simulator.settings import EngineSettings
+from simulator.simulate import find_cost
+from simulator.traces import Trace, example_trace, first_requests, load_trace, scale_rate, window
 
 _CONFIDENCE = tuple(Confidence.__dataclass_fields__)
 _PRICELESS = ("none", "fixed", "threshold", "schedule", "tetris")
@@ -36,13 +40,50 @@ def key_values(flag: str, text: str | None, known: Mapping[str, object] | tuple[
     return out
 
 
-def domain_mix(text: str | None, trace: Trace, drafter: Drafter) -> dict[str, float] | None:
+def load(trace: str, seed: int, gamma: int | None, *, complete: bool, **flags: str | None) -> Trace | RecordedLoad:
+    """The requests of `--trace`, before any selection; of records with their acceptance.
+
+    flags: format, and those that say what records say themselves.
+    """
+    format = flags["format"]
+    if holds_records(trace):
+        for flag, value in flags.items():
+            if value is not None:
+                raise InputError(f"--{flag} does nothing with records, which say it themselves")
+        return load_records(trace, window=gamma, complete=complete)
+    if complete:
+        raise InputError(f"--complete does nothing with {trace}: only records have trimmed blocks")
+    if trace != "example":
+        return load_trace(trace, format=format, seed=seed)
+    if format is not None:
+        raise InputError("--format does nothing with the embedded example")
+    return example_trace()
+
+
+def selected(
+    load: Trace | RecordedLoad, start_s: float | None, end_s: float | None, limit: int | None, rate: float | None
+) -> Trace | RecordedLoad:
+    """First the window, then the limit, then the rate."""
+    trace = first_requests(window(_trace(load), start_s, end_s), limit)
+    trace = trace if rate is None else scale_rate(trace, rate)
+    return replace(load, trace=trace) if isinstance(load, RecordedLoad) else trace
+
+
+def engine_settings(load: Trace | RecordedLoad, **flags: int | str | bool | None) -> EngineSettings:
+    """The flags that were given, over what records say of their server, over SGLang's defaults."""
+    known = load.engine if isinstance(load, RecordedLoad) else EngineSettings()
+    given = {name: value for name, value in flags.items() if value is not None}
+    return replace(known, **given)  # type: ignore[arg-type]
+
+
+def domain_mix(text: str | None, load: Trace | RecordedLoad, name: str | None) -> dict[str, float] | None:
     """Shares of the domains, normalised; refused where the trace has its own or the drafter knows no difference."""
     if text is None:
         return None
+    drafter = find_drafter(name or DEFAULT_DRAFTER)
     if len(set(drafter.acceptance.values())) == 1:
         raise InputError(f"--domains does nothing here: drafter '{drafter.name}' is the same in every domain")
-    if trace.domain is not None:
+    if _trace(load).domain is not None:
         raise InputError("--domains does nothing here: the trace has a domain for every request")
     mix = key_values("--domains", text, DOMAINS)
     if any(share < 0 for share in mix.values()) or sum(mix.values()) <= 0:
@@ -51,22 +92,25 @@ def domain_mix(text: str | None, trace: Trace, drafter: Drafter) -> dict[str, fl
     return {name: mix.get(name, 0.0) / total for name in DOMAINS}
 
 
-def confidence_model(text: str | None, drafter: Drafter) -> Confidence:
+def confidence_model(text: str | None, name: str | None) -> Confidence | None:
     """The confidence model; refused for drafters without a confidence head."""
-    if text is not None and not drafter.has_confidence:
+    if text is None:
+        return None
+    drafter = find_drafter(name or DEFAULT_DRAFTER)
+    if not drafter.has_confidence:
         raise InputError(f"--confidence does nothing here: drafter '{drafter.name}' has no confidence head")
     return Confidence(**key_values("--confidence", text, tuple(Confidence.__dataclass_fields__)))
 
 
 def cost_model(name: str, terms: dict[str, float], *, force_diagonal: bool) -> StepCost:
     """A profile with the user's terms on top."""
-    cost = load_profile(name, force_diagonal=force_diagonal)
+    cost = find_cost(name, force_diagonal=force_diagonal)
     return cost.with_terms(**terms) if terms else cost
 
 
 def refuse_idle_force(names: list[str | None], *, force_diagonal: bool) -> None:
     """--force-diagonal where no profile is diagonal would do nothing."""
-    if force_diagonal and not any(load_profile(name).diagonal for name in names if name is not None):
+    if force_diagonal and not any(find_cost(name).diagonal for name in names if name is not None):
         raise InputError("--force-diagonal does nothing here: no profile was measured only at B = R (1 + gamma)")
 
 
@@ -106,3 +150,7 @@ def refuse_unread(policies: list[Policy], policy_profile: str | None, confidence
     if reported and all(policy.name in ("none", "fixed") for policy in policies):
         flag = sorted(reported)[0]
         raise InputError(f"--confidence {flag} does nothing here: none of the policies looks at confidences")
+
+
+def _trace(load: Trace | RecordedLoad) -> Trace:
+    return load.trace if isinstance(load, RecordedLoad) else load

@@ -8,6 +8,8 @@ what was recorded; always taking the next recorded block would not: short blocks
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -96,19 +98,25 @@ def _pools(blocks: Blocks, order: Ints, requests: list[RequestRecord]) -> list[t
     return [found[request.domain, request.temperature] for request in requests]
 
 
-def recorded_trace(requests: list[RequestRecord], source: str) -> Trace:
-    """Arrivals and lengths of recorded requests; prompt tokens found in the prefix cache count as prefilled already."""
+def recorded_trace(requests: Sequence[RequestRecord], source: str, empty: int = 0) -> Trace:
+    """Arrivals and lengths of recorded requests; prompt tokens found in the prefix cache count as prefilled already.
+
+    requests: in order of arrival, each with tokens. empty: requests without any that are left out.
+    """
     arrival = np.array([request.arrival_time_s for request in requests])
     cached = np.array([min(request.cached_tokens, request.input_length - 1) for request in requests], dtype=np.int64)
     prompt = np.array([request.input_length for request in requests], dtype=np.int64)
-    notes: tuple[str, ...] = ()
+    notes = []
     if cached.any():
-        notes = (f"{cached.sum() / prompt.sum():.0%} of the prompt tokens were in the prefix cache and are left out",)
+        share = cached.sum() / prompt.sum()
+        notes.append(f"{share:.0%} of the prompt tokens were in the prefix cache and are left out")
+    if empty:
+        notes.append(f"{empty} recorded requests got no token and are left out")
     return Trace(
         arrival - arrival[0],
         np.maximum(prompt - cached, 1),
         np.array([request.output_length for request in requests], dtype=np.int64),
         request_id=tuple(request.rid for request in requests),
         source=source,
-        notes=notes,
+        notes=tuple(notes),
     )

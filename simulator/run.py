@@ -11,13 +11,14 @@ import simpy
 from sglang_dspark.cost import StepCost
 from sglang_dspark.errors import InputError
 from sglang_dspark.policies import Policy, policy_to_string
-from simulator.acceptance import Confidence, StatisticalAcceptance
+from simulator.acceptance import AcceptanceSource, Confidence, StatisticalAcceptance
 from simulator.drafters import DOMAINS, Drafter
 from simulator.engine import Engine
 from simulator.lockstep import LockStep
 from simulator.metrics import Figures, figures
 from simulator.model import EngineModel, kv_reserve
 from simulator.random import stream
+from simulator.recorded_load import RecordedLoad
 from simulator.recorder import Recorder, StepView
 from simulator.router import Router
 from simulator.settings import EngineSettings
@@ -32,6 +33,7 @@ class Setting:
 
     cost: what the engine costs. belief: what the policies believe. concurrency: closed loop, None: open loop.
     request_rate: Poisson arrivals, drawn anew in every replication. domain_mix: used where the trace has no domains.
+    recorded: records that give the acceptance of the trace's requests; drafter is then theirs, confidence unused.
     """
 
     trace: Trace
@@ -44,6 +46,7 @@ class Setting:
     request_rate: float | None = None
     domain_mix: dict[str, float] = field(default_factory=lambda: dict(EVEN_MIX))
     seed: int = 0
+    recorded: RecordedLoad | None = None
 
     @property
     def kv_tokens(self) -> int:
@@ -148,12 +151,18 @@ def _reporting(router: Router, recorder: Recorder, on_progress: Callable[[int], 
 
 
 def _engine_model(setting: Setting, policy: Policy, trace: Trace, seed: int) -> EngineModel:
-    domain = domains_of(trace, setting.domain_mix, seed)
-    source = StatisticalAcceptance(setting.drafter, setting.confidence, domain, trace.output_length, seed)
+    source = _acceptance(setting, trace, seed)
     scale = setting.drafter.cost_scale
     cost = with_draft_scale(setting.cost, scale)
     belief = cost if setting.belief is setting.cost else with_draft_scale(setting.belief, scale)
     return EngineModel(setting.engine, policy, cost, belief, source, setting.engine.schedule_for(policy))
+
+
+def _acceptance(setting: Setting, trace: Trace, seed: int) -> AcceptanceSource:
+    if setting.recorded is not None:
+        return setting.recorded.source(trace, seed)
+    domain = domains_of(trace, setting.domain_mix, seed)
+    return StatisticalAcceptance(setting.drafter, setting.confidence, domain, trace.output_length, seed)
 
 
 def with_draft_scale(cost: StepCost, scale: float) -> StepCost:

@@ -10,15 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from sglang_dspark.cost import StepCost, load_profile, provenance
+from sglang_dspark.cost import StepCost, load_profile
 from sglang_dspark.errors import InputError
 from sglang_dspark.policies import Policy, make_policy, policy_to_string
 from simulator.acceptance import Confidence
-from simulator.drafters import find_drafter
+from simulator.drafters import DEFAULT_DRAFTER, find_drafter
 from simulator.metrics import Figures
 from simulator.parallel import run_all
+from simulator.recorded_load import RecordedLoad, holds_records, load_records, records_cost
 from simulator.run import EVEN_MIX, Setting
 from simulator.settings import EngineSettings
+from simulator.stated import share_drawn, stated_assumptions, stated_setting
 from simulator.traces import Trace, example_trace, load_trace
 
 COMPARED = ("output_throughput", "accept_length", "mean_tpot_ms", "mean_ttft_ms", "mean_e2e_latency_ms")
@@ -77,12 +79,12 @@ class Comparison:
 
 
 def simulate(
-    trace: str | Path | Trace,
-    profile: str | StepCost,
+    trace: str | Path | Trace | RecordedLoad,
+    profile: str | Path | StepCost,
     policies: Sequence[str | Policy],
     *,
-    policy_profile: str | StepCost | None = None,
-    drafter: str = "dspark",
+    policy_profile: str | Path | StepCost | None = None,
+    drafter: str | None = None,
     gamma: int | None = None,
     concurrency: int | None = None,
     request_rate: float | None = None,
@@ -96,32 +98,75 @@ def simulate(
 ) -> Comparison:
     """Serve a trace under several verification policies on the same draws.
 
-    trace: a file, "example" or a `Trace`. profile: what the engine costs, by name, file or model; policy_profile: what
-    the policies believe (default the same). concurrency: closed loop with so many requests in flight; None: open loop
-    by the trace's stamps or Poisson at `request_rate` per second. replications: sets of draws; every policy meets the
-    same ones. jobs: processes (default: one a core). on_progress(completed, total) counts requests over all runs.
+    trace: a file, "example", a `Trace`, or records (a folder, or `load_records`), which give the acceptance as well.
+    profile: what the engine costs, by name, file, records or model; policy_profile: what the policies believe (default
+    the same). drafter: one of `DRAFTERS` (default dspark). gamma: draft block size; of records, the positions of each
+    block that are looked at. concurrency: closed loop with so many requests in flight; None: open loop by the trace's
+    stamps or Poisson at `request_rate` per second. engine: default SGLang's, or what records say of their server.
+    replications: sets of draws; every policy meets the same ones. jobs: processes (default: one a core).
+    on_progress(completed, total) counts requests over all runs.
 
     Returns a `Comparison`; figures carry bench_serving's names. Errors: InputError.
     """
+    setting = prepare(
+        trace, profile, policy_profile=policy_profile, drafter=drafter, gamma=gamma, concurrency=concurrency,
+        request_rate=request_rate, engine=engine, confidence=confidence, domain_mix=domain_mix, seed=seed,
+    )  # fmt: skip
     chosen = [make_policy(policy) if isinstance(policy, str) else policy for policy in policies]
-    _check(chosen, concurrency, replications, jobs)
-    cost = load_profile(profile) if isinstance(profile, str) else profile
-    belief = cost if policy_profile is None else policy_profile
-    setting = Setting(
-        trace=_as_trace(trace, seed),
+    return compare_policies(setting, chosen, replications=replications, jobs=jobs, on_progress=on_progress)
+
+
+def prepare(
+    trace: str | Path | Trace | RecordedLoad,
+    profile: str | Path | StepCost,
+    *,
+    policy_profile: str | Path | StepCost | None = None,
+    drafter: str | None = None,
+    gamma: int | None = None,
+    concurrency: int | None = None,
+    request_rate: float | None = None,
+    engine: EngineSettings | None = None,
+    confidence: Confidence | None = None,
+    domain_mix: dict[str, float] | None = None,
+    seed: int = 0,
+) -> Setting:
+    """What `simulate` runs its policies in; the arguments are its own."""
+    if concurrency is not None and not 1 <= concurrency <= 1 << 20:
+        raise InputError(f"concurrency={concurrency} is refused, expected 1..{1 << 20}")
+    cost = find_cost(profile)
+    load = _as_load(trace, seed, gamma)
+    recorded = load if isinstance(load, RecordedLoad) else None
+    for name, value in {"drafter": drafter, "confidence": confidence, "domain_mix": domain_mix}.items():
+        if recorded is not None and value is not None:
+            raise InputError(f"{name} does nothing with records, which have an acceptance of their own")
+    return Setting(
+        trace=load.trace if isinstance(load, RecordedLoad) else load,
         cost=cost,
-        belief=load_profile(belief) if isinstance(belief, str) else belief,
-        drafter=find_drafter(drafter, gamma),
+        belief=cost if policy_profile is None else find_cost(policy_profile),
+        drafter=find_drafter(drafter or DEFAULT_DRAFTER, gamma) if recorded is None else recorded.drafter,
         confidence=confidence or Confidence(),
-        engine=engine or EngineSettings(),
+        engine=engine or (EngineSettings() if recorded is None else recorded.engine),
         concurrency=concurrency,
         request_rate=request_rate,
         domain_mix=domain_mix or dict(EVEN_MIX),
         seed=seed,
+        recorded=recorded,
     )
-    for policy in chosen:
+
+
+def compare_policies(
+    setting: Setting,
+    policies: Sequence[Policy],
+    *,
+    replications: int = 5,
+    jobs: int | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Comparison:
+    """`simulate` in a setting that `prepare` has made."""
+    _check(policies, replications, jobs)
+    for policy in policies:
         setting.check(policy)
-    runs = run_all(setting, chosen, replications, jobs, on_progress)
+    runs = run_all(setting, policies, replications, jobs, on_progress)
     first = runs[0]
     results = tuple(
         PolicyResult(
@@ -131,9 +176,20 @@ def simulate(
             tuple(figures),
             {name: paired([run[name] for run in figures], [run[name] for run in first]) for name in COMPARED},
         )
-        for policy, figures in zip(chosen, runs, strict=True)
+        for policy, figures in zip(policies, runs, strict=True)
     )
-    return Comparison(results, stated_assumptions(setting), stated_setting(setting, replications))
+    met = max(result.figures["decode_steps"] * result.figures["mean_batch"] for result in results)
+    assumptions = (*stated_assumptions(setting), *share_drawn(setting, met))
+    return Comparison(results, assumptions, stated_setting(setting, replications))
+
+
+def find_cost(profile: str | Path | StepCost, *, force_diagonal: bool = False) -> StepCost:
+    """A step-cost model by shipped name, from a file, or fitted on records."""
+    if isinstance(profile, StepCost):
+        return profile
+    if holds_records(profile):
+        return records_cost(profile)
+    return load_profile(str(profile), force_diagonal=force_diagonal)
 
 
 def paired(values: list[float], base: list[float]) -> Paired:
@@ -150,62 +206,18 @@ def paired(values: list[float], base: list[float]) -> Paired:
     return Paired(mean, mean - half, mean + half)
 
 
-def stated_assumptions(setting: Setting) -> tuple[str, ...]:
-    """Everything that no source gave, in words."""
-    out = [*setting.cost.assumptions, *setting.drafter.assumptions]
-    if setting.engine.kv_tokens is not None:
-        out = [text for text in out if not text.startswith("kv_tokens ")]
-    if setting.trace.domain is None:
-        mix = ", ".join(f"{name} {share:.2f}" for name, share in setting.domain_mix.items())
-        out.append(f"domains drawn per request: {mix} (the trace has none)")
-    if setting.drafter.has_confidence:
-        model = setting.confidence
-        out.append(
-            f"confidence logits spread {model.spread_request:g} between requests, {model.spread_block:g} between "
-            f"blocks, {model.spread_position:g} between positions (fitted to the paper's Figure 5; the split between "
-            "requests and blocks is assumed)"
-        )
-        if not model.calibrated:
-            parts = f"temperature {model.temperature:g}, bias {model.bias:g}, noise {model.noise:g}"
-            out.append(f"confidences miscalibrated: {parts}")
-    out.append("prompts share no prefix (no radix-cache hits); requests generate the trace's lengths")
-    return tuple(dict.fromkeys(out))
-
-
-def stated_setting(setting: Setting, replications: int) -> dict[str, Any]:
-    """The setting in plain values, for reports."""
-    trace = setting.trace
-    return {
-        "trace": trace.source,
-        "requests": len(trace),
-        "trace_notes": list(trace.notes),
-        "profile": setting.cost.name,
-        "profile_provenance": provenance(setting.cost),
-        "policy_profile": setting.belief.name,
-        "drafter": setting.drafter.name,
-        "gamma": setting.drafter.gamma,
-        "loop": "closed" if setting.concurrency is not None else "open",
-        "concurrency": setting.concurrency,
-        "request_rate": setting.request_rate,
-        "replications": replications,
-        "seed": setting.seed,
-        **setting.engine.stated(),
-        "kv_tokens": setting.kv_tokens,
-    }
-
-
-def _check(policies: list[Policy], concurrency: int | None, replications: int, jobs: int | None) -> None:
+def _check(policies: Sequence[Policy], replications: int, jobs: int | None) -> None:
     if not policies:
         raise InputError("no policy is given, expected at least one")
-    if concurrency is not None and not 1 <= concurrency <= 1 << 20:
-        raise InputError(f"concurrency={concurrency} is refused, expected 1..{1 << 20}")
     if not 1 <= replications <= 1000:
         raise InputError(f"replications={replications} is refused, expected 1..1000")
     if jobs is not None and not 1 <= jobs <= 1024:
         raise InputError(f"jobs={jobs} is refused, expected 1..1024")
 
 
-def _as_trace(trace: str | Path | Trace, seed: int) -> Trace:
-    if isinstance(trace, Trace):
+def _as_load(trace: str | Path | Trace | RecordedLoad, seed: int, window: int | None) -> Trace | RecordedLoad:
+    if isinstance(trace, Trace | RecordedLoad):
         return trace
-    return example_trace() if str(trace) == "example" else load_trace(trace, seed=seed)
+    if str(trace) == "example":
+        return example_trace()
+    return load_records(trace, window=window) if holds_records(trace) else load_trace(trace, seed=seed)

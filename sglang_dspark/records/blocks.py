@@ -26,9 +26,10 @@ from sglang_dspark.records.schema import Header, StepRecord
 class Blocks:
     """N uncensored blocks.
 
-    confidence: [N, gamma] float32 as the engine had them (None when none were recorded). depth: [N] int64 accepted
-    draft tokens of the full block. request: [N] int64 index into `rids`. anchor: [N] int64 output position of the
-    anchor, -1 if unknown. temperature: [N] float32 sampling temperature, NaN if unknown. weight: [N] float64.
+    gamma: positions of a block that are looked at. confidence: [N, gamma] float32 as the engine had them (None when
+    none were recorded). depth: [N] int64 accepted draft tokens of the full block. request: [N] int64 index into `rids`.
+    anchor: [N] int64 output position of the anchor, -1 if unknown. temperature: [N] float32 sampling temperature, NaN
+    if unknown. weight: [N] float64.
     temperatures: STS temperatures that are in the confidences already ([gamma], ones if none).
     steps: of the records; censored: those that show no full block; by_policy: used steps that a policy, not a coin,
     verified in full. seen: blocks before thinning to the limit. completed: kept blocks whose tail was drawn.
@@ -72,23 +73,27 @@ def verifies_all(policy: str, gamma: int) -> bool:
     return isinstance(rule, Fixed) and rule.k >= gamma
 
 
-def uncensored_blocks(records: RecordSet, limit: int = 1_000_000, seed: int = 0, *, complete: bool = False) -> Blocks:
+def uncensored_blocks(
+    records: RecordSet, limit: int = 1_000_000, seed: int = 0, *, complete: bool = False, window: int | None = None
+) -> Blocks:
     """Collect the uncensored blocks of records, thinned at random to at most about `limit`.
 
-    complete: use every step and draw what trimmed blocks hide (see the module's text).
+    complete: use every step and draw what trimmed blocks hide (see the module's text). window: look at the first so
+    many positions of every block (default: all), so that steps which verified those show a full block.
 
     Errors: InputError for records of block verification (survival means something else there), of several gammas or
-    STS vectors, and for records without any uncensored block.
+    STS vectors, for a window outside 1..gamma, and for records without any uncensored block.
     """
-    collector = _Collector(limit, np.random.default_rng(seed), complete)
+    collector = _Collector(limit, np.random.default_rng(seed), complete, window)
     for header, step in records.steps():
         collector.add(header, step)
     return collector.finish(records)
 
 
 class _Collector:
-    def __init__(self, limit: int, rng: np.random.Generator, complete: bool) -> None:
-        self.limit, self.rng, self.complete = limit, rng, complete
+    def __init__(self, limit: int, rng: np.random.Generator, complete: bool, window: int | None) -> None:
+        self.limit, self.rng, self.complete, self.window = limit, rng, complete, window
+        self.gamma = 0
         self.keep = 1.0
         self.kept = self.seen = self.steps = self.censored = self.by_policy = 0
         self.header: Header | None = None
@@ -98,14 +103,14 @@ class _Collector:
     def add(self, header: Header, step: StepRecord) -> None:
         self._check(header)
         self.steps += 1
-        weight = weight_of(step, header.gamma)
+        weight = weight_of(step, self.gamma)
         self.censored += weight == 0
         if self.complete and step.confidence is not None:
             weight = 1.0
         if weight == 0:
             return
-        chosen_by_policy = step.mode == "compact" and not step.explore and not verifies_all(step.policy, header.gamma)
-        self.by_policy += chosen_by_policy and step.uncensored(header.gamma)
+        chosen_by_policy = step.mode == "compact" and not step.explore and not verifies_all(step.policy, self.gamma)
+        self.by_policy += chosen_by_policy and step.uncensored(self.gamma)
         alive = np.ones(step.num_requests, dtype=bool) if step.ended is None else ~step.ended
         self.seen += int(alive.sum())
         chosen = np.flatnonzero(alive & (self.rng.random(step.num_requests) < self.keep))
@@ -119,23 +124,22 @@ class _Collector:
     def _columns(self, step: StepRecord, weight: float) -> Iterator[np.ndarray | None]:
         rows = step.num_requests
         names = step.rids or [f"slot{slot}" for slot in step.slots.tolist()]
-        assert self.header is not None
-        yield step.confidence
-        yield self._depth(step, self.header.gamma)
+        yield None if step.confidence is None else step.confidence[:, : self.gamma]
+        yield self._depth(step, self.gamma)
         yield np.array([self.numbers.setdefault(name, len(self.numbers)) for name in names], dtype=np.int64)
         yield np.full(rows, -1) if step.anchor is None else step.anchor.astype(np.int64)
         unknown = np.full(rows, np.nan, dtype=np.float32)
         yield unknown if step.temperature is None else step.temperature.astype(np.float32)
         yield np.full(rows, weight)
-        yield (step.uncapped_depth(self.header.gamma) < 0).astype(np.float64)
+        yield (step.uncapped_depth(self.gamma) < 0).astype(np.float64)
 
     def _depth(self, step: StepRecord, gamma: int) -> np.ndarray:
         """[R] depth of the full block; drawn beyond the verified tokens where those were all accepted."""
-        depth = step.uncapped_depth(gamma)
+        depth = np.minimum(step.uncapped_depth(gamma), gamma)
         hidden = np.flatnonzero(depth < 0)
         if hidden.size:
             assert step.confidence is not None
-            fails = self.rng.random((hidden.size, gamma)) >= step.confidence[hidden]
+            fails = self.rng.random((hidden.size, gamma)) >= step.confidence[hidden, :gamma]
             fails &= np.arange(gamma) >= step.lengths[hidden, None]
             depth[hidden] = np.where(fails.any(axis=1), fails.argmax(axis=1), gamma)
         return depth
@@ -160,16 +164,19 @@ class _Collector:
             raise InputError(
                 f"the records mix gamma {first.gamma} and {header.gamma} or different STS vectors, expected one of each"
             )
-        self.header = header
+        if self.window is not None and not 1 <= self.window <= header.gamma:
+            raise InputError(f"a window of {self.window} positions is refused, the records have 1..{header.gamma}")
+        self.header, self.gamma = header, self.window or header.gamma
 
     def finish(self, records: RecordSet) -> Blocks:
         if self.header is None or not self.parts:
             raise InputError(
-                f"none of {self.steps} decode steps shows its full blocks: trimmed compact steps are censored; record "
-                "in cap-accept mode, with fixed:k=gamma, or with --speculative-dspark-explore"
+                f"none of {self.steps} decode steps shows all {self.gamma} positions of its blocks: trimmed compact "
+                "steps are censored; record in cap-accept mode, with fixed:k=gamma, or with "
+                "--speculative-dspark-explore"
             )
-        gamma, columns = self.header.gamma, list(zip(*self.parts, strict=True))
-        used = np.array(self.header.temperatures or [1.0] * gamma, dtype=np.float64)
+        gamma, columns = self.gamma, list(zip(*self.parts, strict=True))
+        used = np.array(self.header.temperatures or [1.0] * self.header.gamma, dtype=np.float64)[:gamma]
         confidence = None if any(part is None for part in columns[0]) else np.concatenate(columns[0])
         depth, request, anchor, temperature, weight, drawn = (np.concatenate(column) for column in columns[1:])
         return Blocks(

@@ -1,4 +1,4 @@
 import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).parent.parent / "records"))  # synthetic_records
+sys.path += [str(Path(__file__).parent.parent / folder) for folder in ("records", "simulator")]  # helpers of theirs

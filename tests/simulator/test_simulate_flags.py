@@ -53,6 +53,7 @@ ELSEWHERE = {
     "output": "test_output_is_written",
     "timeline": "test_timeline_is_written",
     "json": "test_json_or_a_table",
+    "complete": "test_complete_is_for_records",
 }
 
 
@@ -192,3 +193,9 @@ def test_kv_memory_is_stated_once_and_failures_are_told(capsys: pytest.CaptureFi
 def test_defaults_fit_a_smaller_block(capsys: pytest.CaptureFixture[str], written: dict[str, Path]) -> None:
     answer = call(capsys, "--trace", "example", "--profile", PROFILE, "--json", *QUICK, "--gamma", "3")
     assert [result["policy"] for result in answer.report["results"]][0] == "fixed:k=3"
+
+
+def test_complete_is_for_records(capsys: pytest.CaptureFixture[str]) -> None:
+    """tests/replay has what it does with them."""
+    answer = call(capsys, *BASE, "--complete")
+    assert answer.status == 2 and "--complete does nothing with example" in answer.err

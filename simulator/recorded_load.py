@@ -1,0 +1,103 @@
+"""Records of a live server as a load to simulate: its requests, what their blocks would have accepted, its settings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sglang_dspark.cost import StepCost
+from sglang_dspark.errors import InputError
+from sglang_dspark.fit import fit_step_cost
+from sglang_dspark.records import SUFFIX, RecordSet, RequestRecord
+from sglang_dspark.records.blocks import Blocks, uncensored_blocks
+from simulator.drafters import Drafter
+from simulator.recorded import RecordedAcceptance, recorded_trace
+from simulator.settings import EngineSettings
+from simulator.traces import Trace
+
+_SETTINGS = ("max_running_requests", "chunked_prefill_size", "max_prefill_tokens", "kv_tokens")
+
+
+@dataclass(frozen=True)
+class RecordedLoad:
+    """trace: the requests that got tokens, in order of arrival, with their `request_id`s. blocks: uncensored ones.
+
+    requests: by request id. engine: the server's own settings as far as recorded, SGLang's defaults elsewhere.
+    """
+
+    trace: Trace
+    blocks: Blocks
+    requests: dict[str, RequestRecord]
+    engine: EngineSettings = EngineSettings()
+
+    @classmethod
+    def of(
+        cls, requests: Sequence[RequestRecord], blocks: Blocks, engine: dict[str, Any], source: str = ""
+    ) -> RecordedLoad:
+        """requests: any recorded ones. engine: `Header.engine`. InputError if no request got a token."""
+        served = sorted((r for r in requests if r.output_length > 0), key=lambda r: r.arrival_time_s)
+        if not served:
+            raise InputError(f"none of the {len(requests)} recorded requests got a token, expected a recorded load")
+        own = {name: engine[name] for name in _SETTINGS if isinstance(engine.get(name), int) and engine[name] > 0}
+        settings = EngineSettings(**own)
+        source = source or f"{len(served)} recorded requests"
+        trace = recorded_trace(served, source, len(requests) - len(served))
+        return cls(trace, blocks, {request.rid: request for request in served}, settings)
+
+    def source(self, trace: Trace, seed: int) -> RecordedAcceptance:
+        """The acceptance of `trace`, which holds some of these requests; seed names the replication."""
+        assert trace.request_id is not None
+        return RecordedAcceptance(self.blocks, [self.requests[rid] for rid in trace.request_id], seed)
+
+    def own_blocks(self, trace: Trace) -> int:
+        """Blocks that were recorded at an anchor of a request in `trace`."""
+        kept = set(trace.request_id or ())
+        numbers = [number for number, rid in enumerate(self.blocks.rids) if rid in kept]
+        return int(np.isin(self.blocks.request, numbers).sum())
+
+    @property
+    def drafter(self) -> Drafter:
+        """The recorded draft: conditional acceptance by position as the blocks show it."""
+        reached = [(self.blocks.depth >= j).sum() for j in range(self.blocks.gamma + 1)]
+        kept = tuple(float(more / max(here, 1)) for here, more in zip(reached, reached[1:], strict=False))
+        return Drafter("recorded", {"recorded": kept}, 1.0, True, stated_blocks(self.blocks))
+
+
+def stated_blocks(blocks: Blocks) -> tuple[str, ...]:
+    """What was done to get the blocks, in words."""
+    out = [f"acceptance: {blocks.seen} recorded blocks; {blocks.censored} of {blocks.steps} steps are trimmed"]
+    if blocks.completed:
+        out.append(f"the hidden tails of {blocks.completed} of these blocks were drawn from their confidences")
+    elif blocks.by_policy and blocks.censored:
+        out.append(f"warning: a policy, not a coin, chose {blocks.by_policy} of the steps that show full blocks")
+    return tuple(out)
+
+
+def load_records(path: str | Path, *, window: int | None = None, complete: bool = False) -> RecordedLoad:
+    """Read the requests and blocks of records; a load as `simulate --trace` takes it.
+
+    window: look at the first so many positions of every block, as for policies that never verify more (default: all).
+    complete: draw what trimmed blocks hide from their confidences. Errors: InputError, see `uncensored_blocks`.
+    """
+    records = RecordSet(path)
+    requests = [request for request in records.requests() if not request.rid.startswith("HEALTH_CHECK")]
+    if not requests:
+        raise InputError(f"{path} holds no request records, expected the records of a server that finished requests")
+    blocks = uncensored_blocks(records, complete=complete, window=window)
+    problems = [str(problem) for problem in records.summary.problems]
+    load = RecordedLoad.of(requests, blocks, records.header().engine, f"{Path(path).name} (records)")
+    return replace(load, trace=replace(load.trace, notes=(*load.trace.notes, *problems)))
+
+
+def holds_records(path: str | Path) -> bool:
+    """Whether a path is a folder or a file of records."""
+    return Path(path).is_dir() or str(path).endswith(SUFFIX)
+
+
+def records_cost(path: str | Path) -> StepCost:
+    """Step costs fitted on all timed steps of records; InputError where they cannot inform a model."""
+    return fit_step_cost((step for _, step in RecordSet(path).steps()), f"{Path(path).name} (fitted)").cost
