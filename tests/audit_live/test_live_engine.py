@@ -1,11 +1,11 @@
 """`dspark audit live` against real servers: it finds a forced leak, and passes lossless policies on the same cliff.
 
-The leak: `argmax-live` in a test build (leaky_server.py), on a profile where verifying anything costs 2.25 times as
+The leak: `argmax-live` in a test build (leaky_server.py), on a profile where verifying anything costs three times as
 much as verifying nothing. Two requests decide together, one audited and one of the background, so a request verifies
-its block only when the survivals that its own draft tokens promise are high: the first draft token decides about its
-own verification. The pair's confidence head is replaced by one with a strong opinion (partial_draft.py). Candidates are
-order records cut before a time stamp, whose hour begins with one of two likely digits; which of them leak enough is not
-taken for granted but predicted on the pair that is served. Lossless policies pass on the same cliff and confidences.
+its block only when the survivals that its own draft tokens promise are high: a draft token decides whether it is
+judged at all. The pair's confidence head is replaced by one with a strong opinion (partial_draft.py). Candidates are
+order records cut before the name of a product, one of eight; which of them leak enough is not taken for granted but
+predicted on the pair that is served. Lossless policies pass on the same cliff and confidences.
 """
 
 from __future__ import annotations
@@ -46,8 +46,10 @@ pytestmark = [pytest.mark.engine, pytest.mark.timeout(3600)]
 
 GAMMA = 7
 LEAST_TV = 0.05
-LEAK = AuditSettings(skip=1, tokens=1, background=1, concurrency=1, samples=700)
-"""After the cut comes a "T", which is the first anchor, and then the hour's first digit, the first of its block."""
+PRICE = 3.0
+LEAK = AuditSettings(skip=2, tokens=1, background=1, concurrency=1, samples=700)
+"""After the cut come `":`, the first anchor, a quote, and then the product: the second of its block. (The first of a
+block cannot be biased: where nothing is admitted, SGLang still accepts it or draws from the residual.)"""
 
 
 class LeakyServer(LiveServer):
@@ -72,12 +74,12 @@ def write_prompts(path: Path, texts: list[str]) -> Path:
 
 
 def candidates(count: int) -> list[str]:
-    """Order records, each cut after the date of its fourth record: "2024-03-15|T10:42:03"."""
+    """Order records, each cut before the name of its fourth product: `"product|": "keyboard"`."""
     texts = []
     for text in documents("json", 200, 1):
-        dates = [match.end() for match in re.finditer(r'"placed_at": "[0-9]{4}-[0-9]{2}-[0-9]{2}', text)]
-        if len(dates) >= 4:
-            texts.append(text[max(0, dates[3] - 700) : dates[3]])
+        cuts = [match.end() for match in re.finditer('"product', text)]
+        if len(cuts) >= 4:
+            texts.append(text[max(0, cuts[3] - 700) : cuts[3]])
     return texts[:count]
 
 
@@ -104,7 +106,7 @@ def pair(demo_pair: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(pair: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LeakyServer]:
     """A leaky server with synchronous decisions on the cliff; it starts with a lossless policy."""
     folder = tmp_path_factory.mktemp("leaky")
-    profile = write_cliff(folder / "cliff.json", 2, 2.25)
+    profile = write_cliff(folder / "cliff.json", 2, PRICE)
     flags = ("--speculative-dspark-profile", str(profile), "--speculative-dspark-schedule", "synchronous")
     with LeakyServer(pair, folder / "server.log", *flags, "--speculative-dspark-policy", "fixed:k=2") as running:
         yield running

@@ -73,9 +73,9 @@ def test_the_verified_law_averages_to_the_target(seed: int, vocab: int) -> None:
 class Counting(SimulatedBatch):
     """Counts what the simulated requests really emit."""
 
-    def _commit(self, request, verified, length, accepted) -> None:  # type: ignore[no-untyped-def]
+    def _commit(self, request, verified, accepted) -> None:  # type: ignore[no-untyped-def]
         first = request.generated
-        super()._commit(request, verified, length, accepted)
+        super()._commit(request, verified, accepted)
         if self.__dict__.setdefault("counts", None) is None:
             self.counts = np.zeros((SETTINGS.tokens, VOCAB))
         if request.length != SETTINGS.length:

@@ -1,9 +1,11 @@
 """A batch of requests on a real pair in plain PyTorch, decided by a policy: where, and how far, its output is biased.
 
-A drafted token that the decision left out while everything before it would have been accepted is where a leak acts: had
-it been verified, the next token would follow K(. | draft token) (accepted, or drawn from the residual); as it is, it
-follows the target's p. The mean of K over the draft's own law is p, so the bias of a token is exactly the mean of
-1{left out} (p - K), which is far less noisy than counting simulated tokens.
+SGLang judges the draft token after the last admitted one as well: its row of target logits is there, so the token that
+ends a block is that draft token, accepted or replaced from the residual. Position j of a block therefore always follows
+K(. | draft token j) where j - 1 tokens were admitted and accepted. Where the decision cuts before it, the position is
+drafted again and follows the target's p. The mean of K over the draft's own law is p, so the bias of a token is exactly
+the mean of 1{cut before it} (p - K), which is far less noisy than counting simulated tokens. A block's first token is
+never cut: no leak can bias it.
 """
 
 from __future__ import annotations
@@ -32,8 +34,6 @@ Ints = NDArray[np.int64]
 
 BATCHES = 16
 _RING = 8
-_REDRAFTS = 6
-"""More drafts of a block whose first token is audited, only to see what would have been decided: less noise."""
 
 
 class _Prefilled:
@@ -74,26 +74,26 @@ class Leak:
     """What the simulated requests on one prompt say about its audited positions, in `BATCHES` groups of requests.
 
     For every drafted token whose predecessors would all have been accepted, s = p - K (see the module). `out` sums s
-    over those that were left out, `every` over all, whose mean is zero: it serves as a control variate. Both are
-    [BATCHES, positions, V]; `laws` [positions, V] sums the target's laws.
+    over those that the decision cut before, `every` over all, whose mean is zero: it serves as a control variate. Both
+    are [BATCHES, positions, V]; `laws` [positions, V] sums the target's laws.
     """
 
     def __init__(self, positions: int, vocab: int) -> None:
         self.out = np.zeros((BATCHES, positions, vocab))
         self.every = np.zeros((BATCHES, positions, vocab))
-        self.weight = np.zeros((2, positions))  # of all drafted tokens, and of those left out
+        self.weight = np.zeros((2, positions))  # of all drafted tokens, and of those cut off
         self.laws = np.zeros((positions, vocab))
         self.requests = np.zeros(BATCHES)
         self.blocks = 0
         self.cut = 0
 
-    def add(self, batch: int, position: int, shift: Floats, left_out: bool, weight: float) -> None:
+    def add(self, batch: int, position: int, shift: Floats, cut: bool) -> None:
         """One drafted token: s [V] at an audited position."""
-        self.every[batch, position] += weight * shift
-        self.weight[0, position] += weight
-        if left_out:
-            self.out[batch, position] += weight * shift
-            self.weight[1, position] += weight
+        self.every[batch, position] += shift
+        self.weight[0, position] += 1
+        if cut:
+            self.out[batch, position] += shift
+            self.weight[1, position] += 1
 
     def bias(self) -> Floats:
         """Estimated bias of the served law in every group of requests, [BATCHES, positions, V]."""
@@ -168,7 +168,7 @@ class SimulatedBatch:
         return _Verified(block, laws, depth, target_features(out.hidden_states, pair.draft.config.target_layer_ids))
 
     def _decide_and_commit(self, drafted: list[_Verified]) -> Ints:
-        """Decide, account for what was left out, commit; returns the survivals that this step publishes."""
+        """Decide, account for what was cut, commit; returns the survivals that this step publishes."""
         live = LiveBlock.of(np.array([v.block.confidence for v in drafted], dtype=np.float32))
         past = self._past()
         lengths = self._policy.decide(past, live).lengths
@@ -176,8 +176,7 @@ class SimulatedBatch:
         for lane, (request, verified, length) in enumerate(zip(self._lanes, drafted, lengths.tolist(), strict=True)):
             if lane >= self._settings.background:
                 self._account(request, verified, length)
-                self._account_first(lane, request, verified, past, live, length)
-            self._commit(request, verified, length, committed[lane])
+            self._commit(request, verified, committed[lane])
         if self._policy.learns:
             outcome = Outcome(live.units, lengths, np.asarray(committed, dtype=np.int64))
             self._carry = self._policy.learn(self._carry, outcome)
@@ -190,7 +189,7 @@ class SimulatedBatch:
         return Past(len(lanes), self.gamma, prices, lambda lag: self._ring.look(lanes, self._owner, lag), self._carry)
 
     def _account(self, request: _Request, verified: _Verified, length: int) -> None:
-        """Everything about a block but the leak of its first token."""
+        """What a block says about the audited positions that it reaches."""
         leak, first = self.leaks[request.prompt], self._settings.skip
         last = first + self._settings.tokens
         leak.blocks, leak.cut = leak.blocks + 1, leak.cut + (length < self.gamma)
@@ -198,7 +197,7 @@ class SimulatedBatch:
             position = request.generated + j - 1
             if first <= position < last:
                 shift = _shift(verified.laws[j - 1], verified.block, j)
-                leak.add(request.batch, position - first, shift, length < j, 1.0)
+                leak.add(request.batch, position - first, shift, length < j - 1)
         for j in range(1, min(length, verified.depth) + 2):
             position = request.generated + j - 1
             if first <= position < last:
@@ -206,29 +205,14 @@ class SimulatedBatch:
         if request.generated + min(length, verified.depth) + 1 >= last:
             leak.requests[request.batch] += 1
 
-    def _account_first(
-        self, lane: int, request: _Request, verified: _Verified, past: Past, live: LiveBlock, length: int
-    ) -> None:
-        """The leak of a block's first token, averaged over more drafts beside the same other requests."""
-        position = request.generated - self._settings.skip
-        if not 0 <= position < self._settings.tokens:
-            return
-        assert live.confidence is not None
-        law, leak, weight = verified.laws[0], self.leaks[request.prompt], 1.0 / (1 + _REDRAFTS)
-        leak.add(request.batch, position, _shift(law, verified.block, 1), length < 1, weight)
-        for _ in range(_REDRAFTS):
-            context = request.context
-            block = draft_block(self._pair.draft, request.anchor, request.committed, context, 1.0, self._generator)
-            confidence = live.confidence.copy()
-            confidence[lane] = block.confidence
-            decided = int(self._policy.decide(past, LiveBlock.of(confidence)).lengths[lane])
-            leak.add(request.batch, position, _shift(law, block, 1), decided < 1, weight)
-
-    def _commit(self, request: _Request, verified: _Verified, length: int, accepted: int) -> None:
-        law = verified.laws[accepted]
-        if accepted < length:
-            law = (law - verified.block.laws[accepted]).clamp(min=0)
-        request.anchor = int(torch.multinomial(law, 1, generator=self._generator))
+    def _commit(self, request: _Request, verified: _Verified, accepted: int) -> None:
+        if accepted < verified.depth:
+            request.anchor = verified.block.tokens[accepted]
+        else:
+            law = verified.laws[accepted]
+            if accepted < self.gamma:
+                law = (law - verified.block.laws[accepted]).clamp(min=0)
+            request.anchor = int(torch.multinomial(law, 1, generator=self._generator))
         request.cache.crop(accepted - self.gamma)
         features = verified.features[:, : accepted + 1]
         positions = torch.arange(request.committed, request.committed + accepted + 1)[None]
