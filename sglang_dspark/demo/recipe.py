@@ -53,7 +53,7 @@ SIZES = {
     "ci": Size(
         hidden=128, layers=3, draft_layers=1, rank=32, vocab_size=1024, structured_documents=80, python_files=300,
         anchors=40, own_rows=128, own_tokens=128,
-        target=Schedule(1200, 4, 96, 6e-3, long_every=4), draft=Schedule(850, 2, 384, 6e-3), sample=Sample(8, 48),
+        target=Schedule(950, 4, 96, 6e-3, long_every=4), draft=Schedule(650, 2, 384, 6e-3), sample=Sample(6, 48),
     ),
     "micro": Size(
         hidden=32, layers=3, draft_layers=1, rank=8, vocab_size=320, structured_documents=8, python_files=40,
