@@ -3,7 +3,8 @@
     python examples/close_the_loop.py --work /tmp/loop
 
 It starts its own server on this machine (extra `serve`), trains the demo pair if `--pair` has none, and prints what
-every step of the guided path prints. `README.md` shows the output of one run. Everything is kept under `--work`.
+every step of the guided path prints: about ten minutes on four quiet cores. `examples/README.md` shows the output of
+one run. Everything is kept under `--work`.
 """
 
 from __future__ import annotations
@@ -25,20 +26,25 @@ from sglang_dspark.errors import InputError
 
 LOADS = (2, 4, 8)  # low, middle, high
 REPETITIONS = 3
-REQUESTS_EACH = 6  # requests of a repetition, per request in flight
+REQUESTS_EACH = 12  # requests of a repetition, per request in flight
 TOKENS = 128
+CANDIDATES = ("fixed:k=7", "fixed:k=3", "hull", "argmax:lag=2")
 NEW_POLICY = "argmax:lag=2"
 PAUSE_S = 2.0  # repetitions are told apart by the idle time between them
 
 
-def dspark(*arguments: object) -> str:
-    """Run a `dspark` command as a person would, print it and what it says."""
-    print(f"\n$ dspark {' '.join(map(str, arguments))}", flush=True)
-    command = [sys.executable, "-c", "from sglang_dspark.cli import main; main()", *map(str, arguments)]
+MAINS = {"dspark": "sglang_dspark.cli", "simulate": "simulator.cli"}
+
+
+def run(program: str, *arguments: object, show: bool = True) -> str:
+    """Run one of our commands as a person would, print it and what it says."""
+    print(f"\n$ {program} {' '.join(map(str, arguments))}", flush=True)
+    command = [sys.executable, "-c", f"from {MAINS[program]} import main; main()", *map(str, arguments)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-    print(done.stdout, end="", flush=True)
+    if show:
+        print(done.stdout, end="", flush=True)
     if done.returncode:
-        sys.exit(f"dspark {arguments[0]} ended with status {done.returncode}")
+        sys.exit(f"{program} ended with status {done.returncode}")
     return done.stdout
 
 
@@ -76,17 +82,26 @@ def wait_until_up(found: Server, process: subprocess.Popen, log: Path) -> None:
     sys.exit(f"the server did not come up in ten minutes, see {log}")
 
 
-def load(found: Server, prompts: list[str], concurrency: int, tokens: int, repetitions: int = REPETITIONS) -> None:
-    """A closed loop, several times, with a pause between."""
+def load(found: Server, prompts: list[str], concurrency: int, tokens: int) -> None:
+    """A closed loop, and a pause after it."""
     sampling = {"max_new_tokens": tokens, "temperature": 1.0, "ignore_eos": True}
     bodies = [{"text": text, "sampling_params": sampling} for text in prompts[: concurrency * REQUESTS_EACH]]
-    for _ in range(repetitions):
-        begun = time.perf_counter()
-        answers = run_closed_loop(found, bodies, concurrency)
-        seconds = time.perf_counter() - begun
-        done = sum(answer.meta["completion_tokens"] for answer in answers)
-        print(f"{concurrency} in flight, {found.policy()}: {done / seconds:.1f} tokens/s", flush=True)
-        time.sleep(PAUSE_S)
+    begun = time.perf_counter()
+    answers = run_closed_loop(found, bodies, concurrency)
+    seconds = time.perf_counter() - begun
+    done = sum(answer.meta["completion_tokens"] for answer in answers)
+    print(f"{concurrency} in flight, {found.policy()}: {done / seconds:.1f} tokens/s", flush=True)
+    time.sleep(PAUSE_S)
+
+
+def record_loads(found: Server, prompts: list[str], tokens: int) -> None:
+    """All loads in every round, so that a machine that drifts is not taken for a load that costs more."""
+    for _ in range(REPETITIONS):
+        for policy, length in (("fixed:k=7", tokens), ("fixed:k=3", tokens // 4), ("fixed:k=0", tokens // 4)):
+            found.switch(policy)  # shorter windows tell the price of a request from that of a token
+            for concurrency in LOADS:
+                load(found, prompts, concurrency, length)
+    found.switch("fixed:k=7")
 
 
 def demo_prompts(pair: Path) -> list[str]:
@@ -107,38 +122,34 @@ def main() -> None:
     options = parser.parse_args()
     work, pair = options.work, options.pair or options.work / "pair"
     work.mkdir(parents=True, exist_ok=True)
-    dspark("demo-model", "--out", pair, "--size", "ci") if not (pair / "target").exists() else None
+    run("dspark", "demo-model", "--out", pair, "--size", "ci") if not (pair / "target").exists() else None
     prompts, records, profile = demo_prompts(pair), work / "records", work / "profile.json"
     middle = LOADS[1]
 
     with server(pair, options.port, work / "profile.log", "--speculative-dspark-policy", "fixed:k=7") as found:
-        batches = "/".join(map(str, LOADS))
-        dspark("profile", "--url", found.url, "--out", profile, "--batches", batches, "--contexts", 64, "--windows", 3)
+        sizes = "/".join(map(str, LOADS))
+        measured = ("--batches", sizes, "--contexts", 64, "--windows", 3)
+        run("dspark", "profile", "--url", found.url, "--out", profile, *measured)
 
     flags = ("--speculative-dspark-profile", profile, "--speculative-dspark-policy", "fixed:k=7",
              "--speculative-dspark-record", records)  # fmt: skip
     with server(pair, options.port, work / "server.log", *flags) as found:
-        for concurrency in LOADS:
-            load(found, prompts, concurrency, options.tokens)
-        for policy in ("fixed:k=0", "fixed:k=3"):  # so that batch and tokens can be told apart in the step times
-            found.switch(policy)
-            for concurrency in LOADS:
-                load(found, prompts, concurrency, options.tokens // 4, repetitions=1)
-        found.switch("fixed:k=7")
-        time.sleep(PAUSE_S)
-        dspark("calibrate", records, "--out", work / "sts.json")
+        record_loads(found, prompts, options.tokens)
+        run("dspark", "calibrate", records, "--out", work / "sts.json")
         kept = ("--fit", records, "--concurrency", middle, "--under", "fixed:k=7")
-        dspark("compare", records, *kept)
-        told = json.loads(dspark("compare", records, *kept, "--policy", NEW_POLICY, "--json"))
-        dspark("policy", NEW_POLICY, "--url", found.url)
-        load(found, prompts, middle, options.tokens)
-        time.sleep(PAUSE_S)
+        run("dspark", "compare", records, *kept)
+        policies = [word for policy in CANDIDATES for word in ("--policy", policy)]
+        run("simulate", "--trace", records, "--profile", profile, "--concurrency", middle, *policies)
+        told = json.loads(run("dspark", "compare", records, *kept, "--policy", NEW_POLICY, "--json", show=False))
+        run("dspark", "policy", NEW_POLICY, "--url", found.url)
+        for _ in range(REPETITIONS):
+            load(found, prompts, middle, options.tokens)
         after = ("--fit", records, "--concurrency", middle, "--under", NEW_POLICY, "--complete")
-        made = json.loads(dspark("compare", records, *after, "--json"))
+        made = json.loads(run("dspark", "compare", records, *after, "--json", show=False))
 
     print(f"\nswitching from fixed:k=7 to {NEW_POLICY} at {middle} in flight: predicted before, measured after")
     print(f"{'figure':20} {'before':>10} {'predicted':>10} {'measured':>10} {'error':>8} {'spread':>8}")
-    for name in ("output_throughput", "mean_tpot_ms", "accept_length"):
+    for name in ("output_throughput", "mean_tpot_ms", "mean_ttft_ms", "accept_length"):
         predicted, measured = told[name]["predicted"], made[name]["measured"]
         error, spread = predicted / measured - 1, made[name]["spread"]
         before = told[name]["measured"]
