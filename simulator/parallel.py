@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
@@ -11,6 +10,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
+from sglang_dspark.cores import available_cores
 from sglang_dspark.errors import InputError
 from sglang_dspark.policies import Policy
 from simulator.metrics import Figures
@@ -36,11 +36,6 @@ def run_all(
     total = len(tasks) * len(setting.trace)
     results = (_in_turn if jobs == 1 else _in_processes)(setting, tasks, jobs, total, on_progress)
     return [[results[r * len(policies) + p] for r in range(replications)] for p in range(len(policies))]
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _in_turn(

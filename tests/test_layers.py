@@ -12,9 +12,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-CORE = {"calibration", "client", "cost", "errors", "fit", "policies", "records", "replay"}
+CORE = {"calibration", "client", "cores", "cost", "errors", "fit", "policies", "records", "replay"}
 ALLOWED: dict[str, set[str]] = {
     "sglang_dspark": set(),
+    "sglang_dspark.cores": set(),
     "sglang_dspark.errors": set(),
     "sglang_dspark.client": {"errors"},
     "sglang_dspark.cost": {"errors"},

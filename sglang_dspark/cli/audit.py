@@ -1,6 +1,5 @@
 """`dspark audit exact`: enumerate the joint output law of policies against the target's, in small random worlds."""
 
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +11,7 @@ from rich.progress import Progress, TimeElapsedColumn
 from rich.table import Table
 
 from sglang_dspark.cli import audit_app
+from sglang_dspark.cores import available_cores
 
 if TYPE_CHECKING:
     from sglang_dspark.audit.exact import Verdict
@@ -50,7 +50,7 @@ def exact(
             shape,
             instances=instances,
             seed=seed,
-            jobs=jobs if jobs is not None else os.cpu_count() or 1,
+            jobs=jobs if jobs is not None else available_cores(),
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     if json:

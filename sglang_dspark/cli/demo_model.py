@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from sglang_dspark.cli import app
+from sglang_dspark.cores import available_cores
 from sglang_dspark.errors import InputError
 
 
@@ -60,7 +61,7 @@ def demo_model(
     from sglang_dspark.demo.progress import reporting
     from sglang_dspark.demo.recipe import Request
 
-    request = Request(size, head, gamma, seed, threads if threads is not None else min(4, os.cpu_count() or 1))
+    request = Request(size, head, gamma, seed, threads if threads is not None else min(4, available_cores()))
     manifest = read_manifest(out)
     if manifest is not None and not force:
         reason = stale_reason(out, manifest, request)

@@ -48,12 +48,12 @@ SIZES = {
     "default": Size(
         hidden=192, layers=4, draft_layers=2, rank=48, vocab_size=1024, structured_documents=150, python_files=None,
         anchors=48, own_rows=128, own_tokens=128,
-        target=Schedule(800, 6, 128, 5e-3, long_every=4), draft=Schedule(800, 2, 384, 5e-3), sample=Sample(12, 64),
+        target=Schedule(680, 6, 128, 5e-3, long_every=4), draft=Schedule(680, 2, 384, 5e-3), sample=Sample(6, 64),
     ),
     "ci": Size(
         hidden=128, layers=3, draft_layers=1, rank=32, vocab_size=1024, structured_documents=80, python_files=300,
         anchors=40, own_rows=128, own_tokens=128,
-        target=Schedule(950, 4, 96, 6e-3, long_every=4), draft=Schedule(650, 2, 384, 6e-3), sample=Sample(6, 48),
+        target=Schedule(1000, 4, 96, 6e-3, long_every=4), draft=Schedule(700, 2, 384, 6e-3), sample=Sample(5, 48),
     ),
     "micro": Size(
         hidden=32, layers=3, draft_layers=1, rank=8, vocab_size=320, structured_documents=8, python_files=40,

@@ -10,6 +10,7 @@ from sglang.srt.platforms.cpu import CpuDeviceMixin
 from sglang.srt.platforms.device_mixin import PlatformEnum
 from sglang.srt.platforms.interface import PlatformCapabilities, SRTPlatform
 
+from sglang_dspark.cores import available_cores
 from sglang_dspark.serving.cpu import reference_ops
 from sglang_dspark.serving.startup import leave
 
@@ -105,8 +106,3 @@ def set_threads(num_parameters: int = 0) -> None:
         return
     small = num_parameters < SMALL_MODEL_PARAMETERS
     torch.set_num_threads(1 if small else max(1, min(MAX_THREADS, available_cores() - 1)))
-
-
-def available_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
