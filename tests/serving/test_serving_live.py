@@ -31,6 +31,7 @@ LIVE_POLICIES = [
 ]
 
 
+@pytest.mark.short
 def test_the_start_line_says_what_runs(server) -> None:
     line = next(line for line in server.log.read_text().splitlines() if "sglang-dspark: policy" in line)
     for part in (
@@ -45,6 +46,7 @@ def test_the_start_line_says_what_runs(server) -> None:
         assert part in line
 
 
+@pytest.mark.short
 def test_an_openai_client_streams(server, prompts) -> None:
     from openai import OpenAI
 
@@ -65,6 +67,7 @@ def test_an_openai_client_streams(server, prompts) -> None:
     assert chat.choices[0].message.content is not None
 
 
+@pytest.mark.short
 def test_accepted_length_on_unseen_python(server, prompts) -> None:
     """Issue 3: at least 2.0 tokens a step (bonus included) when the whole block is verified."""
     server.switch("fixed:k=7")
