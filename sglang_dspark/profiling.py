@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -60,9 +60,25 @@ class Cell:
     steps: int
 
 
-def measure(server: Server, plan: ProfilePlan, on_cell: Callable[[Cell], None] = lambda cell: None) -> list[Cell]:
+@dataclass(frozen=True)
+class _Window:
+    """One window of a cell: mean step seconds, steps, and tokens that a request had grown by, on average."""
+
+    seconds: float
+    steps: int
+    grown: float
+
+
+def measure(
+    server: Server,
+    plan: ProfilePlan,
+    on_cell: Callable[[Cell], None] = lambda cell: None,
+    on_round: Callable[[int, int], None] = lambda number, rounds: None,
+) -> list[Cell]:
     """All cells of the plan. The server's policy is put back and our requests are aborted, whatever happens.
 
+    The windows of a cell lie in different rounds over all cells, so that a slow minute spoils one window of many cells
+    and not all windows of one. on_round(number, rounds) is called when a round begins.
     Errors: InputError if the server does not run our policies, or never holds the batch that is asked for (other
     traffic, too short answers, too few slots).
     """
@@ -70,21 +86,29 @@ def measure(server: Server, plan: ProfilePlan, on_cell: Callable[[Cell], None] =
     if len(server.dspark()) != 1:
         raise InputError("this server has several replicas, which share the load unevenly: profile one of them alone")
     before, longest = server.policy(), _longest_request(server)
-    cells: list[Cell] = []
+    found: dict[tuple[int, int, int], list[_Window]] = {}
     try:
-        for context in plan.contexts:
-            for batch in plan.batches:
-                room = min(plan.max_new_tokens, longest - context - 2 * (gamma + 1))
-                if room < _LEAST_ROOM:
-                    raise InputError(
-                        f"context {context} leaves {room} tokens to decode, expected {_LEAST_ROOM} or more"
-                    )
-                for cell in _cells(server, plan, batch, context, gamma, room):
-                    cells.append(cell)
-                    on_cell(cell)
+        for number in range(1, plan.windows + 1):
+            on_round(number, plan.windows)
+            for context in plan.contexts:
+                room = _room(plan, longest, context, gamma)
+                for batch in plan.batches:
+                    for tokens, window in _round(server, plan, batch, context, gamma, room):
+                        windows = found.setdefault((context, batch, tokens), [])
+                        windows.append(window)
+                        if number == plan.windows:
+                            on_cell(_cell(batch, tokens, context, windows))
     finally:
         server.switch(before)
-    return cells
+    return [_cell(batch, tokens, context, windows) for (context, batch, tokens), windows in found.items()]
+
+
+def _room(plan: ProfilePlan, longest: int, context: int, gamma: int) -> int:
+    """Tokens that a request of this context may generate."""
+    room = min(plan.max_new_tokens, longest - context - 2 * (gamma + 1))
+    if room < _LEAST_ROOM:
+        raise InputError(f"context {context} leaves {room} tokens to decode, expected {_LEAST_ROOM} or more")
+    return room
 
 
 def _longest_request(server: Server) -> int:
@@ -93,37 +117,51 @@ def _longest_request(server: Server) -> int:
     return int(models[0].get("max_model_len") or 1 << 30)
 
 
-def _cells(
+def _round(
     server: Server, plan: ProfilePlan, batch: int, context: int, gamma: int, max_new_tokens: int
-) -> Iterator[Cell]:
+) -> Iterator[tuple[int, _Window]]:
+    """One window for every budget of a batch size: (verified tokens a step, window)."""
     budgets = sorted({round(share * batch * gamma) for share in plan.shares})
     with _decoding(server, batch, context, max_new_tokens) as refresh:
+        generated = _counters(server)[4]
         for budget in budgets:
             server.switch("fixed:k=0" if budget == 0 else f"tetris:capacity={batch + budget}")
             time.sleep(_SETTLE_S)
-            yield _cell(server, plan, batch, batch + budget, context, refresh)
+            tokens = batch + budget
+            yield tokens, _window(server, plan.window_s, batch, tokens, generated, max_new_tokens, refresh)
 
 
-def _cell(
-    server: Server, plan: ProfilePlan, batch: int, tokens: int, context: int, refresh: Callable[[], None]
-) -> Cell:
-    means: list[float] = []
-    steps, window_s = 0, plan.window_s
-    generated = _counters(server)[4]
-    for _ in range(_TRIES * plan.windows):
+def _cell(batch: int, tokens: int, context: int, windows: Sequence[_Window]) -> Cell:
+    seconds = [window.seconds for window in windows]
+    median = float(np.median(seconds))
+    grown = float(np.mean([window.grown for window in windows]))
+    steps = sum(window.steps for window in windows)
+    return Cell(batch, tokens, context + grown, median, (max(seconds) - min(seconds)) / median, steps)
+
+
+def _window(
+    server: Server,
+    window_s: float,
+    batch: int,
+    tokens: int,
+    generated: float,
+    most: int,
+    refresh: Callable[[], None],
+) -> _Window:
+    """One steady window; a window in which a request came or went is taken again.
+
+    generated: tokens committed before these requests began; most: tokens that one of them generates.
+    """
+    for _ in range(_TRIES):
         begin = _counters(server)
         time.sleep(window_s)
         end = _counters(server)
         count, seconds, requests, verified, _ = (after - first for first, after in zip(begin, end, strict=True))
-        steady = count >= _MIN_STEPS and requests == batch * count and verified == tokens * count
-        if steady:
-            means.append(seconds / count)
-            steps += int(count)
-            if len(means) == plan.windows:
-                median = float(np.median(means))
-                grown = (end[4] - generated) / batch / 2
-                return Cell(batch, tokens, context + grown, median, (max(means) - min(means)) / median, steps)
-        elif count < _MIN_STEPS:
+        if count >= _MIN_STEPS and requests == batch * count and verified == tokens * count:
+            grown = ((begin[4] + end[4]) / 2 - generated) / batch
+            # Requests that reached their end have begun anew.
+            return _Window(seconds / count, int(count), grown if grown < most else most / 2)
+        if count < _MIN_STEPS:
             window_s = min(2 * window_s, _LONGEST_WINDOW_S)  # slower steps than the plan had thought of
             refresh()
         elif requests != batch * count:

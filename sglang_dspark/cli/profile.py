@@ -56,7 +56,9 @@ def profile(
 
     begun = time.monotonic()
     meta = _provenance(server, hardware)
-    cells = measure(server, plan, report)
+    cells = measure(
+        server, plan, report, lambda number, rounds: console.print(f"round {number} of {rounds}", highlight=False)
+    )
     table = table_of(cells, meta)
     write_table(out, table)
     assert table.meta is not None
