@@ -139,7 +139,8 @@ def main() -> None:
         kept = ("--fit", records, "--concurrency", middle, "--under", "fixed:k=7")
         run("dspark", "compare", records, *kept)
         policies = [word for policy in CANDIDATES for word in ("--policy", policy)]
-        run("simulate", "--trace", records, "--profile", profile, "--concurrency", middle, *policies)
+        costs = ("--profile", records, "--policy-profile", profile)  # what a step costs here, and what policies believe
+        run("simulate", "--trace", records, *costs, "--concurrency", middle, *policies)
         told = json.loads(run("dspark", "compare", records, *kept, "--policy", NEW_POLICY, "--json", show=False))
         run("dspark", "policy", NEW_POLICY, "--url", found.url)
         for _ in range(REPETITIONS):
