@@ -1,7 +1,7 @@
-"""A draft whose confidence head is replaced by one that likes four of the eight products, so that a leak leaks a lot.
+"""A draft whose confidence head is replaced by one that likes small digits, so that a policy which leaks leaks a lot.
 
-Confidence then depends on the token before alone: near 1 after four products and after what leads to a product, near 0
-after the four others, about a half after most other tokens. No confidence, however wrong, may bias a lossless policy.
+Confidence then depends on the token before alone: near 1 after 0, 1 and 2 and in a time stamp, near 0 after the other
+digits, about a half after most other tokens. No confidence, however wrong, may bias a lossless policy.
 """
 
 from __future__ import annotations
@@ -13,10 +13,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-LIKED = ("keyboard", "monitor", "notebook", "headset")
-DISLIKED = ("charger", "webcam", "printer", "tablet")
-WANTED = {'":': 6.0, ' "': 6.0} | dict.fromkeys(LIKED, 6.0) | dict.fromkeys(DISLIKED, -6.0)
-"""Confidence logits after these texts (their first tokens); about 0 after others."""
+WANTED = dict.fromkeys("T:012", 6.0) | dict.fromkeys("3456789", -6.0)
+"""Confidence logits after these tokens; about 0 after others."""
 IMPORTANCE = 100.0
 
 

@@ -4,7 +4,7 @@ The leak: `argmax-live` in a test build (leaky_server.py), on a profile where ve
 much as verifying nothing. Two requests decide together, one audited and one of the background, so a request verifies
 its block only when the survivals that its own draft tokens promise are high: a draft token decides whether it is
 judged at all. The pair's confidence head is replaced by one with a strong opinion (partial_draft.py). Candidates are
-order records cut before the name of a product, one of eight; which of them leak enough is not taken for granted but
+order records cut before a time stamp, whose hour is two digits; which of them leak enough is not taken for granted but
 predicted on the pair that is served. Lossless policies pass on the same cliff and confidences.
 """
 
@@ -40,7 +40,7 @@ from sglang_dspark.cost import (  # noqa: E402
     write_table,
 )
 from sglang_dspark.demo.structured import documents  # noqa: E402
-from sglang_dspark.policies import make_policy  # noqa: E402
+from sglang_dspark.policies import POLICIES, make_policy  # noqa: E402
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(3600)]
 
@@ -48,8 +48,8 @@ GAMMA = 7
 LEAST_TV = 0.05
 PRICE = 3.0
 LEAK = AuditSettings(skip=2, tokens=1, background=1, concurrency=1, samples=700)
-"""After the cut come `":`, the first anchor, a quote, and then the product: the second of its block. (The first of a
-block cannot be biased: where nothing is admitted, SGLang still accepts it or draws from the residual.)"""
+"""After the cut come a "T", the first anchor, and the hour: its second digit is the second token of a block. (The first
+of a block cannot be biased: where nothing is admitted, SGLang still accepts it or draws from the residual.)"""
 
 
 class LeakyServer(LiveServer):
@@ -74,10 +74,10 @@ def write_prompts(path: Path, texts: list[str]) -> Path:
 
 
 def candidates(count: int) -> list[str]:
-    """Order records, each cut before the name of its fourth product: `"product|": "keyboard"`."""
+    """Order records, each cut after the date of its fourth record: "2024-03-15|T10:42:03"."""
     texts = []
     for text in documents("json", 200, 1):
-        cuts = [match.end() for match in re.finditer('"product', text)]
+        cuts = [match.end() for match in re.finditer(r'"placed_at": "[0-9]{4}-[0-9]{2}-[0-9]{2}', text)]
         if len(cuts) >= 4:
             texts.append(text[max(0, cuts[3] - 700) : cuts[3]])
     return texts[:count]
@@ -138,7 +138,18 @@ def test_a_leak_is_predicted_and_then_found(pair: Path, server: LeakyServer, tmp
     assert not [d for prompt in report["prompts"] for d in prompt["greedy"]["differences"] if not d["tie"]]
 
 
-@pytest.mark.parametrize("policy", ["fixed:k=2", "hull", "early-stop:cap=3", "argmax:lag=1,cap=3", "threshold:t=0.7"])
+LOSSLESS = (
+    "fixed:k=2", "threshold:t=0.7", "early-stop:cap=3", "hull", "lookahead", "argmax:lag=1,cap=3", "schedule:upto=4,k=3/1",
+    "goodput:cap=3", "tetris:capacity=20", "guard:inner=(hull),baseline=(fixed:k=2)",
+)  # fmt: skip
+
+
+def test_every_lossless_policy_is_audited() -> None:
+    known = {name for name in POLICIES if make_policy(name).lossless and make_policy(name).drafts}
+    assert {text.partition(":")[0] for text in LOSSLESS} == known
+
+
+@pytest.mark.parametrize("policy", LOSSLESS)
 def test_lossless_policies_pass(pair: Path, server: LeakyServer, tmp_path: Path, policy: str) -> None:
     server.switch(policy)
     prompts = write_prompts(tmp_path / "prompts.jsonl", candidates(2))
