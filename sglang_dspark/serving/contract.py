@@ -85,6 +85,7 @@ CPU_CALLS = {
     ),
     "sglang.srt.mem_cache.memory_pool.MHATokenToKVPool._init_kv_copy_and_warmup": "self",
     "sglang.srt.mem_cache.memory_pool.MHATokenToKVPool._move_kv_cache_impl": "self, tgt_loc, src_loc",
+    "sglang.srt.kv_canary.runner.future_tensor.FutureTensors.device_to_host": "xs_device, *d2h_stream",
     f"{_ATTENTION}.forward_extend": "self, q, k, v, layer, forward_batch, save_kv_cache",
     f"{_ATTENTION}.forward_decode": "self, q, k, v, layer, forward_batch, save_kv_cache",
 }

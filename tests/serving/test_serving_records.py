@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -10,7 +12,8 @@ pytest.importorskip("sglang", reason="needs the extra `serve`")
 
 from live_server import LiveServer, write_profile  # noqa: E402
 
-from sglang_dspark.records import RecordSet  # noqa: E402
+from sglang_dspark.errors import InputError  # noqa: E402
+from sglang_dspark.records import ROUNDED, RecordSet  # noqa: E402
 from sglang_dspark.records.blocks import uncensored_blocks  # noqa: E402
 from sglang_dspark.replay import replay  # noqa: E402
 
@@ -68,3 +71,26 @@ def test_the_overlapped_schedule_replays_too(demo_pair, prompts, tmp_path):
     assert result.different == 0 and not result.skipped and result.equal > 40, result.first
     lagged = [step for _, step in records.steps() if step.lagged]
     assert lagged and {item.lag for step in lagged for item in step.lagged} <= {2, 3, 4}
+
+
+def test_an_unmodified_worker_is_drained(demo_pair, prompts, tmp_path):
+    """None of our flags, SGLang's own worker and debug dump; rounded confidences, so figures but no exact replay."""
+    folder = tmp_path / "drained"
+    table = write_profile(tmp_path / "made.json")
+    dump = "core,reqs,step_cpu_time"
+    environment = {"SGLANG_DSPARK_DEBUG_DUMP": dump, "SGLANG_RAGGED_VERIFY_MODE": "cap-accept"}
+    flags = ("--speculative-dspark-sps-table-path", str(table))
+    with LiveServer(demo_pair, tmp_path / "server.log", *flags, env=environment) as server:
+        assert "dspark" not in server.http.get("/server_info").json()["internal_states"][0]
+        server.generate_all(prompts[:12], concurrency=6, tokens=24, temperature=1.0, ignore_eos=True)
+        command = [sys.executable, "-c", "from sglang_dspark.cli import main; main()", "record"]
+        done = subprocess.run([*command, "--url", server.url, "--out", str(folder)], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    records = RecordSet(folder)
+    assert records.header().fidelity == ROUNDED and records.header().gamma == 7
+    steps = [step for _, step in records.steps()]
+    assert len(steps) > 20 and all(step.confidence is not None for step in steps)
+    assert {rid for step in steps for rid in step.rids or ()} and all(step.mode == "cap-accept" for step in steps)
+    assert len(uncensored_blocks(records)) > 100
+    with pytest.raises(InputError, match="cannot be replayed"):
+        replay(records)

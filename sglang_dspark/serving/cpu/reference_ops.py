@@ -127,6 +127,7 @@ def install() -> None:
     """Point SGLang at the references; idempotent."""
     from sglang.kernels.ops.speculative import reject_sampling
     from sglang.kernels.ops.speculative.dspark import dspark_accept, markov_sample
+    from sglang.srt.kv_canary.runner.future_tensor import FutureTensors
     from sglang.srt.layers.attention import attention_registry
     from sglang.srt.mem_cache import allocation
 
@@ -137,6 +138,26 @@ def install() -> None:
     allocation.assign_req_to_token_pool_func = assign_req_to_token_pool
     attention_registry.ATTENTION_BACKENDS["torch_native"] = _reference_attention
     torch.Tensor.record_stream = _without_cpu_streams(torch.Tensor.record_stream)
+    # SGLang's debug dump (`dspark record` drains it) copies on a stream of its own.
+    torch.cpu.Stream = HostStream  # type: ignore[misc]
+    FutureTensors.device_to_host = classmethod(kept_on_host)
+
+
+class HostStream(torch.cpu.Stream):
+    """torch's stand-in for a stream, made with the arguments that device streams take."""
+
+    def __init__(self, device: Any = None, priority: int = -1) -> None:
+        super().__init__(priority)
+
+
+def kept_on_host(cls: type, xs_device: Tensor | dict[str, Any], *, d2h_stream: Any) -> Any:
+    """`FutureTensors.device_to_host` for tensors that are on the host already: a copy that is ready at once."""
+    from sglang.srt.kv_canary.runner.future_tensor import _DUMMY_DICT_KEY
+
+    if not isinstance(xs_device, dict):
+        xs_device = {_DUMMY_DICT_KEY: xs_device}
+    copies = {key: x.detach().clone() if isinstance(x, Tensor) else x for key, x in xs_device.items()}
+    return cls(_data=copies, _event=torch.cpu.Event())
 
 
 def _only_needed_noise(markov_step: Callable[..., Tensor]) -> Callable[..., Tensor]:
