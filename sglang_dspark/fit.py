@@ -109,7 +109,10 @@ def fit_times(times: StepTimes, name: str = "fitted from records") -> FittedCost
         "context_token_s": slope, "draft_context_token_s": 0.0, "kv_tokens": 1_000_000.0,
     }  # fmt: skip
     assert set(terms) == set(TERMS)
-    assumptions = ["host and copy time are inside the step times (measured together)"]
+    assumptions = [
+        "host and copy time are inside the step times (measured together): what a policy waits for its copy is priced "
+        "only where the recorded one waited too"
+    ]
     if prefills == 0:
         assumptions.append("prefill costs what the smallest step costs (no prefill in the records)")
     low, high = (f"{int(part(cells.requests))} requests, {int(part(cells.tokens))} tokens" for part in (np.min, np.max))

@@ -122,8 +122,8 @@ def _round(
 ) -> Iterator[tuple[int, _Window]]:
     """One window for every budget of a batch size: (verified tokens a step, window)."""
     budgets = sorted({round(share * batch * gamma) for share in plan.shares})
+    generated = _counters(server)[4]
     with _decoding(server, batch, context, max_new_tokens) as refresh:
-        generated = _counters(server)[4]
         for budget in budgets:
             server.switch("fixed:k=0" if budget == 0 else f"tetris:capacity={batch + budget}")
             time.sleep(_SETTLE_S)

@@ -21,13 +21,17 @@ _LONGEST_ESTIMATE = 4096  # SGLANG_CLIP_MAX_NEW_TOKENS_ESTIMATION
 
 @dataclass(slots=True)
 class Waiting:
-    """A request that waits. context: tokens to prefill (output too if it was retracted); done: already prefilled."""
+    """A request that waits. context: tokens of its prompt (output too if it was retracted); done: already prefilled.
+
+    cached: of the prompt, found in the prefix cache when its prefill begins.
+    """
 
     request: int
     context: int
     generated: int
     remaining: int
     done: int = 0
+    cached: int = 0
 
 
 @dataclass(slots=True)
@@ -108,6 +112,8 @@ def next_chunk(
             if not memory.fits(batch, head, promised):
                 chunk.blocked = True
                 break
+            head.done = head.cached
+            memory.context += head.cached
         taken = min(size - chunk.new_tokens, head.context - head.done)
         chunk.take(head, taken)
         memory.context += taken

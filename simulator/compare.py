@@ -107,7 +107,7 @@ def predict(
         if not episodes:
             raise InputError(f"no recorded load of that kind ran under {policy_to_string(under)}, expected some")
     _check_alike(episodes)
-    blocks = uncensored_blocks(acceptance or records, complete=complete)
+    blocks = uncensored_blocks(acceptance or records, complete=complete, chosen=False)
     fitted = _fit_elsewhere(fit, episodes)
     chosen = policy or make_policy(_ran_under(episodes[0]))
     belief = records.costs()
@@ -158,7 +158,7 @@ def _simulate(
 ) -> tuple[Figures, int, str]:
     """(mean figures over seeds, request-steps of the last one, note) of one repetition."""
     table = max(episode.tables, key=episode.tables.__getitem__, default="")
-    load = RecordedLoad.of(episode.requests, blocks, episode.header.engine)
+    load = RecordedLoad.of(episode.requests, blocks, episode.header)
     setting = Setting(
         load.trace, cost, tables.get(table, cost), load.drafter, engine=_settings(load.engine, episode, policy),
         concurrency=episode.concurrency, recorded=load,
@@ -169,7 +169,7 @@ def _simulate(
         one, recorder = run_once(setting, exploring, seed)
         found.append(one)
         met = recorder.request_steps
-    strangers = load.source(load.trace, 0).strangers
+    strangers = load.strangers(load.trace)
     note = "" if not strangers else f"{strangers} of {len(load.trace)} requests draw from blocks of others alike"
     return {name: float(np.mean([one[name] for one in found])) for name in COMPARED}, met, note
 

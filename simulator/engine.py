@@ -69,6 +69,7 @@ class Engine:
         self._slots = model.cost.captured_requests or (1 << 30)
         self._closed = False  # SGLang's batch_is_full: nobody new enters until a request leaves
         self._leaving: deque[tuple[int, int]] = deque()  # (step, slot) of finished requests that are still in the batch
+        self._sure: set[int] = set()  # slots of those whose end the host foresaw in the step before
         self._steps = self._decode_steps = 0
         self._wake: simpy.Event | None = None
 
@@ -117,6 +118,14 @@ class Engine:
         """The prefill step that goes next, or None; requests that the host knows to be finished leave first."""
         if self._leaving:
             self._let_go()
+        chunk = self._choose()
+        if chunk is None and self._sure:
+            self._skip_sure()
+            if not self.batch.size:
+                return self._choose()  # nothing to decode either: the host looks again
+        return chunk
+
+    def _choose(self) -> Chunk | None:
         self._receive()
         if not self.queue:
             return None
@@ -229,18 +238,18 @@ class Engine:
         remaining -= committed
         self.memory.context += total
         if np.count_nonzero(remaining) != alive:
-            ended = (remaining == 0) & (committed > 0)
-            for surely in (True, False):
-                self._end_requests((ended & ((committed == 1) == surely)).nonzero()[0].tolist(), surely=surely)
+            self._end_requests(((remaining == 0) & (committed > 0)).nonzero()[0].tolist(), committed)
         if recorder.on_step is not None:
             self._watch("decode", step.seconds, verified, total, step.kv)
 
-    def _end_requests(self, rows: list[int], *, surely: bool) -> None:
-        """surely: each wanted one token, so the host knew that they would end when it chose the next step."""
+    def _end_requests(self, rows: list[int], committed: Ints) -> None:
+        """Who wanted one token was sure to end: the host knew it when it chose the next step."""
         batch = self.batch
         for index in rows:
-            request = int(batch.request[index])
-            self._leaving.append((self._steps - surely, int(batch.slot[index])))
+            request, slot = int(batch.request[index]), int(batch.slot[index])
+            self._leaving.append((self._steps, slot))
+            if committed[index] == 1:
+                self._sure.add(slot)
             self.recorder.left(request, self._decode_steps - int(batch.joined[index]))
             self._finish(request, self.env.now)
 
@@ -250,13 +259,24 @@ class Engine:
 
     def _let_go(self) -> None:
         """Requests leave the batch and free their memory once the host knows that they ended."""
-        batch, recorder, known = self.batch, self.recorder, self._steps - self._overlap
+        known = self._steps - self._overlap
         while self._leaving and self._leaving[0][0] <= known:
-            index = batch.index_of[self._leaving.popleft()[1]]
-            request = int(batch.request[index])
-            self.memory.context -= int(recorder.input_length[request] + recorder.output_length[request])
-            batch.remove(index)
-            self._closed = False
+            self._leave(self._leaving.popleft()[1])
+
+    def _skip_sure(self) -> None:
+        """A decode step leaves out the requests whose end was sure; until it was chosen they kept their place."""
+        self._leaving = deque(entry for entry in self._leaving if entry[1] not in self._sure)
+        for slot in tuple(self._sure):
+            self._leave(slot)
+
+    def _leave(self, slot: int) -> None:
+        batch, recorder = self.batch, self.recorder
+        self._sure.discard(slot)
+        index = batch.index_of[slot]
+        request = int(batch.request[index])
+        self.memory.context -= int(recorder.input_length[request] + recorder.output_length[request])
+        batch.remove(index)
+        self._closed = False
 
     def _make_room(self) -> None:
         """Retract until the next decode step fits; the last request always fits, or the router had refused it."""
@@ -288,6 +308,7 @@ class Engine:
         else:
             slot = int(batch.slot[index])
             self._leaving = deque(entry for entry in self._leaving if entry[1] != slot)
+            self._sure.discard(slot)
         batch.remove(index)
 
     def _watch(self, kind: str, seconds: float, tokens: int, committed: int, kv: int) -> None:

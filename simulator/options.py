@@ -46,11 +46,11 @@ def load(trace: str, seed: int, gamma: int | None, *, complete: bool, **flags: s
     flags: format, and those that say what records say themselves.
     """
     format = flags["format"]
-    if holds_records(trace):
+    if trace != "example" and holds_records(trace):
         for flag, value in flags.items():
             if value is not None:
                 raise InputError(f"--{flag} does nothing with records, which say it themselves")
-        return load_records(trace, window=gamma, complete=complete)
+        return load_records(trace, window=gamma, complete=complete, seed=seed)
     if complete:
         raise InputError(f"--complete does nothing with {trace}: only records have trimmed blocks")
     if trace != "example":

@@ -8,7 +8,7 @@ what was recorded; always taking the next recorded block would not: short blocks
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,8 +30,13 @@ _CHUNK = 512  # anchors whose draws belong to one stream
 class RecordedAcceptance:
     """An `AcceptanceSource` of recorded, uncensored blocks."""
 
-    def __init__(self, blocks: Blocks, requests: list[RequestRecord], seed: int) -> None:
-        """requests: of the trace, in its order. InputError if no block can serve a request or anchors are missing."""
+    def __init__(
+        self, blocks: Blocks, requests: list[RequestRecord], seed: int, known: Iterable[RequestRecord] = ()
+    ) -> None:
+        """requests: of the trace, in its order. known: others that blocks may be of.
+
+        InputError if no block can serve a request or anchors are missing.
+        """
         if blocks.confidence is None:
             raise InputError("the records hold no confidences (static mode), expected blocks with them")
         if bool((blocks.anchor < 0).any()):
@@ -45,7 +50,7 @@ class RecordedAcceptance:
         wanted = np.array([number.get(request.rid, -1) for request in requests], dtype=np.int64)
         self._begin = np.searchsorted(blocks.request[order], wanted, side="left")
         self._end = np.searchsorted(blocks.request[order], wanted, side="right")
-        self._pool = _pools(blocks, order, requests)
+        self._pool = _pools(blocks, order, requests, known)
         self._draws = Streams(seed, "recorded-block")
         self.strangers = int((self._end == self._begin).sum())
 
@@ -82,10 +87,12 @@ class RecordedAcceptance:
         return np.concatenate(chunks)[anchors - anchors[0] // _CHUNK * _CHUNK]
 
 
-def _pools(blocks: Blocks, order: Ints, requests: list[RequestRecord]) -> list[tuple[Ints, Ints]]:
+def _pools(
+    blocks: Blocks, order: Ints, requests: list[RequestRecord], known: Iterable[RequestRecord]
+) -> list[tuple[Ints, Ints]]:
     """For every request: where the blocks of each recorded request like it begin, and how many they are."""
     numbers, starts, counts = np.unique(blocks.request[order], return_index=True, return_counts=True)
-    domain = {request.rid: request.domain for request in requests}
+    domain = {request.rid: request.domain for request in (*known, *requests)}
     names = np.array([domain.get(blocks.rids[number], "") for number in numbers])
     temperature = np.nan_to_num(blocks.temperature[order][starts], nan=-1.0)
     found: dict[tuple[str, float], tuple[Ints, Ints]] = {}
@@ -99,7 +106,7 @@ def _pools(blocks: Blocks, order: Ints, requests: list[RequestRecord]) -> list[t
 
 
 def recorded_trace(requests: Sequence[RequestRecord], source: str, empty: int = 0) -> Trace:
-    """Arrivals and lengths of recorded requests; prompt tokens found in the prefix cache count as prefilled already.
+    """Arrivals and lengths of recorded requests, and the prompt tokens that the prefix cache held.
 
     requests: in order of arrival, each with tokens. empty: requests without any that are left out.
     """
@@ -109,14 +116,15 @@ def recorded_trace(requests: Sequence[RequestRecord], source: str, empty: int = 
     notes = []
     if cached.any():
         share = cached.sum() / prompt.sum()
-        notes.append(f"{share:.0%} of the prompt tokens were in the prefix cache and are left out")
+        notes.append(f"{share:.0%} of the prompt tokens were in the prefix cache and are not prefilled")
     if empty:
         notes.append(f"{empty} recorded requests got no token and are left out")
     return Trace(
         arrival - arrival[0],
-        np.maximum(prompt - cached, 1),
+        prompt,
         np.array([request.output_length for request in requests], dtype=np.int64),
         request_id=tuple(request.rid for request in requests),
+        cached_length=cached,
         source=source,
         notes=tuple(notes),
     )

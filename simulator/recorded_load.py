@@ -12,7 +12,7 @@ import numpy as np
 from sglang_dspark.cost import StepCost
 from sglang_dspark.errors import InputError
 from sglang_dspark.fit import fit_step_cost
-from sglang_dspark.records import SUFFIX, RecordSet, RequestRecord
+from sglang_dspark.records import SUFFIX, Header, RecordSet, RequestRecord
 from sglang_dspark.records.blocks import Blocks, uncensored_blocks
 from simulator.drafters import Drafter
 from simulator.recorded import RecordedAcceptance, recorded_trace
@@ -20,6 +20,7 @@ from simulator.settings import EngineSettings
 from simulator.traces import Trace
 
 _SETTINGS = ("max_running_requests", "chunked_prefill_size", "max_prefill_tokens", "kv_tokens")
+_UNCHUNKED = 1 << 20  # SGLang's -1: a prompt is one chunk
 
 
 @dataclass(frozen=True)
@@ -35,15 +36,12 @@ class RecordedLoad:
     engine: EngineSettings = EngineSettings()
 
     @classmethod
-    def of(
-        cls, requests: Sequence[RequestRecord], blocks: Blocks, engine: dict[str, Any], source: str = ""
-    ) -> RecordedLoad:
-        """requests: any recorded ones. engine: `Header.engine`. InputError if no request got a token."""
+    def of(cls, requests: Sequence[RequestRecord], blocks: Blocks, header: Header, source: str = "") -> RecordedLoad:
+        """requests: any recorded ones. InputError if no request got a token."""
         served = sorted((r for r in requests if r.output_length > 0), key=lambda r: r.arrival_time_s)
         if not served:
             raise InputError(f"none of the {len(requests)} recorded requests got a token, expected a recorded load")
-        own = {name: engine[name] for name in _SETTINGS if isinstance(engine.get(name), int) and engine[name] > 0}
-        settings = EngineSettings(**own)
+        settings = recorded_settings(header.engine)
         source = source or f"{len(served)} recorded requests"
         trace = recorded_trace(served, source, len(requests) - len(served))
         return cls(trace, blocks, {request.rid: request for request in served}, settings)
@@ -51,7 +49,12 @@ class RecordedLoad:
     def source(self, trace: Trace, seed: int) -> RecordedAcceptance:
         """The acceptance of `trace`, which holds some of these requests; seed names the replication."""
         assert trace.request_id is not None
-        return RecordedAcceptance(self.blocks, [self.requests[rid] for rid in trace.request_id], seed)
+        wanted = [self.requests[rid] for rid in trace.request_id]
+        return RecordedAcceptance(self.blocks, wanted, seed, self.requests.values())
+
+    def strangers(self, trace: Trace) -> int:
+        """Requests of `trace` without a recorded block of their own."""
+        return self.source(trace, 0).strangers
 
     def own_blocks(self, trace: Trace) -> int:
         """Blocks that were recorded at an anchor of a request in `trace`."""
@@ -71,25 +74,39 @@ def stated_blocks(blocks: Blocks) -> tuple[str, ...]:
     """What was done to get the blocks, in words."""
     out = [f"acceptance: {blocks.seen} recorded blocks; {blocks.censored} of {blocks.steps} steps are trimmed"]
     if blocks.completed:
-        out.append(f"the hidden tails of {blocks.completed} of these blocks were drawn from their confidences")
-    elif blocks.by_policy and blocks.censored:
-        out.append(f"warning: a policy, not a coin, chose {blocks.by_policy} of the steps that show full blocks")
+        out.append(f"the hidden tails of {blocks.completed} of these blocks were drawn once from their confidences")
     return tuple(out)
 
 
-def load_records(path: str | Path, *, window: int | None = None, complete: bool = False) -> RecordedLoad:
+def recorded_settings(engine: dict[str, Any]) -> EngineSettings:
+    """What `Header.engine` says of the server, as the simulator's settings."""
+    known = {name: engine[name] for name in _SETTINGS if isinstance(engine.get(name), int) and engine[name] > 0}
+    if engine.get("chunked_prefill_size") == -1:
+        known["chunked_prefill_size"] = _UNCHUNKED
+    replicas = engine.get("dp_size")
+    if isinstance(replicas, int) and replicas > 1:
+        known["replicas"] = replicas
+    schedule = "no-overlap" if engine.get("loop") == "normal" or engine.get("disable_overlap_schedule") else None
+    return EngineSettings(**known, schedule=schedule)
+
+
+def load_records(
+    path: str | Path, *, window: int | None = None, complete: bool = False, seed: int = 0
+) -> RecordedLoad:
     """Read the requests and blocks of records; a load as `simulate --trace` takes it.
 
     window: look at the first so many positions of every block, as for policies that never verify more (default: all).
-    complete: draw what trimmed blocks hide from their confidences. Errors: InputError, see `uncensored_blocks`.
+    complete: draw what trimmed blocks hide from their confidences, with `seed`. Errors: InputError, see
+    `uncensored_blocks`; blocks that a policy chose to verify in full beside trimmed ones count as censored.
     """
     records = RecordSet(path)
     requests = [request for request in records.requests() if not request.rid.startswith("HEALTH_CHECK")]
     if not requests:
-        raise InputError(f"{path} holds no request records, expected the records of a server that finished requests")
-    blocks = uncensored_blocks(records, complete=complete, window=window)
+        damage = "".join(f"; {problem}" for problem in records.summary.problems[:1])
+        raise InputError(f"{path} holds no request records, expected those of a server that finished requests{damage}")
+    blocks = uncensored_blocks(records, seed=seed, complete=complete, window=window, chosen=False)
     problems = [str(problem) for problem in records.summary.problems]
-    load = RecordedLoad.of(requests, blocks, records.header().engine, f"{Path(path).name} (records)")
+    load = RecordedLoad.of(requests, blocks, records.header(), f"{Path(path).name} (records)")
     return replace(load, trace=replace(load.trace, notes=(*load.trace.notes, *problems)))
 
 
@@ -100,4 +117,7 @@ def holds_records(path: str | Path) -> bool:
 
 def records_cost(path: str | Path) -> StepCost:
     """Step costs fitted on all timed steps of records; InputError where they cannot inform a model."""
-    return fit_step_cost((step for _, step in RecordSet(path).steps()), f"{Path(path).name} (fitted)").cost
+    records = RecordSet(path)
+    cost = fit_step_cost((step for _, step in records.steps()), f"{Path(path).name} (fitted)").cost
+    known = recorded_settings(records.header().engine).kv_tokens
+    return cost if known is None else cost.with_terms(kv_tokens=known)

@@ -37,7 +37,8 @@ class Router:
         self._closed = False
         # SGLang refuses what can never fit; such a request counts as failed.
         self._too_long = (trace.input_length + trace.output_length + reserve > kv_tokens).tolist()
-        self._lengths = list(zip(trace.input_length.tolist(), trace.output_length.tolist(), strict=True))
+        cached = [0] * len(trace) if trace.cached_length is None else trace.cached_length.tolist()
+        self._lengths = list(zip(trace.input_length.tolist(), trace.output_length.tolist(), cached, strict=True))
 
     def start(self, engines: list[Engine], router: str, concurrency: int | None, slots: int) -> None:
         """Begin sending. slots: running requests that all replicas hold together."""
@@ -85,8 +86,8 @@ class Router:
         if self._too_long[request]:
             self.failed += 1
             return False
-        context, remaining = self._lengths[request]
-        self._pick().submit(Waiting(request, context, 0, remaining))
+        context, remaining, cached = self._lengths[request]
+        self._pick().submit(Waiting(request, context, 0, remaining, cached=cached))
         return True
 
     def _pick(self) -> Engine:

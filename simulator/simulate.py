@@ -20,7 +20,7 @@ from simulator.parallel import run_all
 from simulator.recorded_load import RecordedLoad, holds_records, load_records, records_cost
 from simulator.run import EVEN_MIX, Setting
 from simulator.settings import EngineSettings
-from simulator.stated import share_drawn, stated_assumptions, stated_setting
+from simulator.stated import shares_drawn, stated_assumptions, stated_setting
 from simulator.traces import Trace, example_trace, load_trace
 
 COMPARED = ("output_throughput", "accept_length", "mean_tpot_ms", "mean_ttft_ms", "mean_e2e_latency_ms")
@@ -136,6 +136,8 @@ def prepare(
     cost = find_cost(profile)
     load = _as_load(trace, seed, gamma)
     recorded = load if isinstance(load, RecordedLoad) else None
+    if recorded is not None and gamma not in (None, recorded.blocks.gamma):
+        raise InputError(f"gamma={gamma} is refused, these records were loaded with {recorded.blocks.gamma} positions")
     for name, value in {"drafter": drafter, "confidence": confidence, "domain_mix": domain_mix}.items():
         if recorded is not None and value is not None:
             raise InputError(f"{name} does nothing with records, which have an acceptance of their own")
@@ -178,8 +180,8 @@ def compare_policies(
         )
         for policy, figures in zip(policies, runs, strict=True)
     )
-    met = max(result.figures["decode_steps"] * result.figures["mean_batch"] for result in results)
-    assumptions = (*stated_assumptions(setting), *share_drawn(setting, met))
+    met = {result.policy: result.figures["decode_steps"] * result.figures["mean_batch"] for result in results}
+    assumptions = (*stated_assumptions(setting), *shares_drawn(setting, met))
     return Comparison(results, assumptions, stated_setting(setting, replications))
 
 
@@ -220,4 +222,6 @@ def _as_load(trace: str | Path | Trace | RecordedLoad, seed: int, window: int | 
         return trace
     if str(trace) == "example":
         return example_trace()
-    return load_records(trace, window=window) if holds_records(trace) else load_trace(trace, seed=seed)
+    if holds_records(trace):
+        return load_records(trace, window=window, seed=seed)
+    return load_trace(trace, seed=seed)

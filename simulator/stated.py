@@ -32,12 +32,18 @@ def stated_assumptions(setting: Setting) -> tuple[str, ...]:
     return tuple(dict.fromkeys(out))
 
 
-def share_drawn(setting: Setting, met: float) -> tuple[str, ...]:
-    """How much of the acceptance was not recorded where it was met. met: blocks that a run went through."""
-    if setting.recorded is None:
+def shares_drawn(setting: Setting, met: dict[str, float]) -> tuple[str, ...]:
+    """How much of the acceptance was not recorded where it was met. met: blocks that a run of each policy met."""
+    load = setting.recorded
+    if load is None:
         return ()
-    share = max(0.0, 1.0 - setting.recorded.own_blocks(setting.trace) / max(met, 1.0))
-    return (f"at least {share:.0%} of the blocks stand at unrecorded anchors: drawn among the request's nearest ones",)
+    own, count = load.own_blocks(setting.trace), len(setting.trace)
+    shares = ", ".join(f"{max(0.0, 1.0 - own / max(blocks, 1.0)):.0%} ({text})" for text, blocks in met.items())
+    out = f"blocks at unrecorded anchors, drawn among the request's nearest ones, at least: {shares}"
+    strangers = load.strangers(setting.trace)
+    if not strangers:
+        return (out,)
+    return (out, f"{strangers} of {count} requests have no recorded block: theirs are those of requests alike")
 
 
 def stated_setting(setting: Setting, replications: int) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 Cap-accept and static steps show every depth, and so do steps of `fixed:k=gamma`. Of other compact steps the exploration
 steps do (a coin drawn before the step verifies all; weight 1 / its probability); without exploration, those whose
-policy verified every block in full.
+policy verified every block in full. Beside trimmed steps such a choice follows the confidences: good enough to
+calibrate them, but the blocks are the better ones, so that a simulation must leave them out (`chosen=False`).
 
 Asked to complete, every step is used, and what a trimmed block hides is drawn from its confidences: position j beyond
 the verified ones is accepted with chance c_j. That is as good as the confidences are calibrated, and always stated.
@@ -74,28 +75,37 @@ def verifies_all(policy: str, gamma: int) -> bool:
 
 
 def uncensored_blocks(
-    records: RecordSet, limit: int = 1_000_000, seed: int = 0, *, complete: bool = False, window: int | None = None
+    records: RecordSet,
+    limit: int = 1_000_000,
+    seed: int = 0,
+    *,
+    complete: bool = False,
+    window: int | None = None,
+    chosen: bool = True,
 ) -> Blocks:
     """Collect the uncensored blocks of records, thinned at random to at most about `limit`.
 
     complete: use every step and draw what trimmed blocks hide (see the module's text). window: look at the first so
-    many positions of every block (default: all), so that steps which verified those show a full block.
+    many positions of every block (default: all), so that steps which verified those show a full block. chosen: use the
+    full blocks that a policy chose beside trimmed ones (see the module's text).
 
     Errors: InputError for records of block verification (survival means something else there), of several gammas or
     STS vectors, for a window outside 1..gamma, and for records without any uncensored block.
     """
-    collector = _Collector(limit, np.random.default_rng(seed), complete, window)
+    collector = _Collector(limit, np.random.default_rng(seed), complete, window, chosen)
     for header, step in records.steps():
         collector.add(header, step)
     return collector.finish(records)
 
 
 class _Collector:
-    def __init__(self, limit: int, rng: np.random.Generator, complete: bool, window: int | None) -> None:
-        self.limit, self.rng, self.complete, self.window = limit, rng, complete, window
+    def __init__(
+        self, limit: int, rng: np.random.Generator, complete: bool, window: int | None, chosen: bool
+    ) -> None:
+        self.limit, self.rng, self.complete, self.window, self.chosen = limit, rng, complete, window, chosen
         self.gamma = 0
         self.keep = 1.0
-        self.kept = self.seen = self.steps = self.censored = self.by_policy = 0
+        self.kept = self.seen = self.steps = self.censored = self.by_policy = self.seen_chosen = 0
         self.header: Header | None = None
         self.parts: list[tuple[np.ndarray | None, ...]] = []
         self.numbers: dict[str, int] = {}
@@ -113,9 +123,10 @@ class _Collector:
         self.by_policy += chosen_by_policy and step.uncensored(self.gamma)
         alive = np.ones(step.num_requests, dtype=bool) if step.ended is None else ~step.ended
         self.seen += int(alive.sum())
+        self.seen_chosen += int(alive.sum()) if chosen_by_policy else 0
         chosen = np.flatnonzero(alive & (self.rng.random(step.num_requests) < self.keep))
         if chosen.size:
-            columns = self._columns(step, weight)
+            columns = (*self._columns(step, weight), np.full(step.num_requests, chosen_by_policy))
             self.parts.append(tuple(None if column is None else column[chosen] for column in columns))
             self.kept += chosen.size
             if self.kept > self.limit:
@@ -169,6 +180,13 @@ class _Collector:
         self.header, self.gamma = header, self.window or header.gamma
 
     def finish(self, records: RecordSet) -> Blocks:
+        if not (self.chosen or self.complete) and self.censored:
+            self.parts = [part for part in self.parts if not part[-1][0]]  # type: ignore[index]
+            self.censored, self.by_policy = self.censored + self.by_policy, 0
+            self.seen -= self.seen_chosen
+        if self.steps == 0:
+            damage = "".join(f"; {problem}" for problem in records.summary.problems[:1])
+            raise InputError(f"the records hold no decode step{damage}")
         if self.header is None or not self.parts:
             raise InputError(
                 f"none of {self.steps} decode steps shows all {self.gamma} positions of its blocks: trimmed compact "
@@ -178,7 +196,7 @@ class _Collector:
         gamma, columns = self.gamma, list(zip(*self.parts, strict=True))
         used = np.array(self.header.temperatures or [1.0] * self.header.gamma, dtype=np.float64)[:gamma]
         confidence = None if any(part is None for part in columns[0]) else np.concatenate(columns[0])
-        depth, request, anchor, temperature, weight, drawn = (np.concatenate(column) for column in columns[1:])
+        depth, request, anchor, temperature, weight, drawn, _ = (np.concatenate(column) for column in columns[1:])
         return Blocks(
             gamma, confidence, depth, request, list(self.numbers), anchor, temperature, weight, used,
             self.steps, self.censored, self.by_policy, self.seen, int(drawn.sum()),

@@ -5,21 +5,33 @@ Without this a record could only say when the scheduler took the request, up to 
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from typing import Any
 
-TARGET = "sglang.srt.observability.req_time_stats.APIServerReqTimeStats.__getstate__"
+_ASKED = "SGLANG_DSPARK_CARRY_ARRIVALS"
+
+
+def forward_if_asked() -> None:
+    """In every process that SGLang starts: what `forward` did in the first one."""
+    if os.environ.get(_ASKED):
+        forward()
 
 
 def forward() -> None:
-    """Let requests carry their time of arrival from this process to the scheduler; both read the machine's clock."""
-    from sglang.srt.observability.req_time_stats import APIServerReqTimeStats
+    """Let requests carry their time of arrival from this process to the next one; all read the machine's clock."""
+    from sglang.srt.observability import req_time_stats
 
-    upstream = APIServerReqTimeStats.__getstate__
-    if getattr(upstream, "carries_arrival", False):
-        return
+    os.environ[_ASKED] = "1"
 
-    def with_arrival(self: Any) -> Any:
+    for stats in (req_time_stats.APIServerReqTimeStats, req_time_stats.DPControllerReqTimeStats):
+        if not getattr(stats.__getstate__, "carries_arrival", False):
+            stats.__getstate__ = _with_arrival(stats.__getstate__)
+
+
+def _with_arrival(upstream: Callable[[Any], dict[str, Any]]) -> Callable[[Any], dict[str, Any]]:
+    def wrapped(self: Any) -> dict[str, Any]:
         return {**upstream(self), "created_time": self.created_time}
 
-    with_arrival.carries_arrival = True  # type: ignore[attr-defined]
-    APIServerReqTimeStats.__getstate__ = with_arrival
+    wrapped.carries_arrival = True  # type: ignore[attr-defined]
+    return wrapped

@@ -60,6 +60,7 @@ HOOKED_CALLS = {
     "sglang.srt.speculative.spec_info.SpeculativeAlgorithm.create_worker": "self, server_args",
     "sglang.srt.managers.tokenizer_manager.TokenizerManager._validate_one_request": "self, obj, input_ids",
     "sglang.srt.observability.req_time_stats.APIServerReqTimeStats.__getstate__": "self",
+    "sglang.srt.observability.req_time_stats.DPControllerReqTimeStats.__getstate__": "self",
     f"{_STATE}.__init__": "self, scheduler, record_step_time",
     f"{_STATE}._update_handlers": "self",
     f"{_STATE}._add_speculative": "self, state",

@@ -83,9 +83,13 @@ class Decider:
         return _Slot(policy, policy.start(self.gamma), self.steps)
 
     def switch(self, policy: Policy) -> None:
-        """Make `policy` decide from the next step on (InputError when this server cannot run it)."""
+        """Make `policy` decide from the next step on (InputError when this server cannot run it).
+
+        It ends SGLang's forced budget, which its own control message, numbers only, can set and not take back.
+        """
         check_policy(policy, self.schedule, self.cost, self.gamma)
         self.live = self._slot(policy)
+        self.forced_fraction = None
 
     @property
     def learns(self) -> bool:

@@ -19,8 +19,9 @@ def register() -> None:
     from sglang.srt.arg_groups.resolution_hooks import register_resolution_hook
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
-    from sglang_dspark.serving import control, cpu, flags, startup
+    from sglang_dspark.serving import arrivals, control, cpu, flags, startup
 
+    arrivals.forward_if_asked()
     HookRegistry.register(flags.ADD_TARGET, flags.add_flags, HookType.AFTER)
     HookRegistry.register(flags.READ_TARGET, flags.read_flags, HookType.AROUND)
     HookRegistry.register(WORKER_TARGET, choose_worker, HookType.AFTER)

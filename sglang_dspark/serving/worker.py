@@ -119,6 +119,7 @@ class PolicyWorker(DSparkWorkerV2):
                     limits={
                         "max_running_requests": int(self.model_runner.max_running_requests),
                         "kv_tokens": int(self.model_runner.max_total_num_tokens),
+                        "chunked_prefill_size": int(get_schedule().chunked_prefill_size or -1),
                     },
                 )
             )

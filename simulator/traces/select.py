@@ -88,4 +88,5 @@ def _take(trace: Trace, which: np.ndarray | slice) -> Trace:
         output_length=trace.output_length[which],
         domain=None if trace.domain is None else trace.domain[which],
         request_id=names,
+        cached_length=None if trace.cached_length is None else trace.cached_length[which],
     )

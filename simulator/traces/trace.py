@@ -29,6 +29,7 @@ class Trace:
         domain: int16 [N], index into `domains`, or None if the trace does not say.
         domains: names of the domains.
         request_id: names of the requests [N], or None.
+        cached_length: int64 [N], prompt tokens that the prefix cache holds on arrival, < input_length; None: none.
         source: file name and format.
         notes: what was done to the requests on the way here: jitter, skipped rows, window, rate.
 
@@ -42,6 +43,7 @@ class Trace:
     domain: np.ndarray | None = None
     domains: tuple[str, ...] = ()
     request_id: tuple[str, ...] | None = None
+    cached_length: np.ndarray | None = None
     source: str = ""
     notes: tuple[str, ...] = ()
 
@@ -57,6 +59,15 @@ class Trace:
         if self.domain is not None:
             domain = _integers("domain", self.domain, count, 0, min(len(self.domains), 2**15) - 1)
             _set(self, "domain", _read_only(domain.astype(np.int16)))
+        if self.cached_length is not None:
+            cached = _integers("cached_length", self.cached_length, count, 0, MAX_LENGTH)
+            if (cached >= self.input_length).any():
+                row = int(np.argmax(cached >= self.input_length))
+                raise InputError(
+                    f"trace field cached_length of request {row} is {cached[row]}, "
+                    f"expected 0 .. {self.input_length[row] - 1}"
+                )
+            _set(self, "cached_length", cached)
         if self.request_id is not None:
             _set(self, "request_id", tuple(self.request_id))
             if len(self.request_id) != count:

@@ -132,7 +132,8 @@ def test_cached_prompt_tokens_are_not_prefilled_again():
     request = RequestRecord(rid="a", arrival_time_s=7.0, finish_time_s=9.0, input_length=50, output_length=9,
                             cached_tokens=50)  # fmt: skip
     trace = recorded_trace([request], "x")
-    assert (trace.arrival_s[0], trace.input_length[0], trace.output_length[0]) == (0.0, 1, 9)
+    assert (trace.arrival_s[0], trace.input_length[0], trace.output_length[0]) == (0.0, 50, 9)
+    assert trace.cached_length is not None and trace.cached_length[0] == 49
     assert "98%" in trace.notes[0]
 
 

@@ -14,7 +14,7 @@ from sglang_dspark.records import RecordSet
 from sglang_dspark.records.blocks import uncensored_blocks
 from sglang_dspark.records.episodes import find_episodes
 from simulator import EngineSettings, simulate
-from simulator.recorded_load import load_records
+from simulator.recorded_load import load_records, recorded_settings
 
 MIDDLE = 6
 
@@ -44,7 +44,7 @@ def test_the_middle_load_is_predicted_from_others(
     for name, bound in (("output_throughput", 0.05), ("mean_tpot_ms", 0.05), ("accept_length", 0.02)):
         assert result[name] == pytest.approx(measured[name], rel=bound), name
     assert result["completed"] == len(episode.requests)
-    assert any("stand at unrecorded anchors" in text for text in report["assumptions"])
+    assert any("blocks at unrecorded anchors" in text for text in report["assumptions"])
 
 
 def test_policies_meet_the_recorded_blocks(folders: dict[str, Path]) -> None:
@@ -73,6 +73,33 @@ def test_trimmed_blocks_serve_shorter_windows_only(folders: dict[str, Path]) -> 
         load_records(folders["short"], window=9)
     completed = load_records(folders["short"], complete=True)
     assert completed.blocks.completed > 0 and completed.blocks.gamma == GAMMA
+
+
+def test_full_blocks_that_a_policy_chose_beside_trimmed_ones_are_no_sample(tmp_path: Path) -> None:
+    """They are the blocks with high confidences: simulated from them alone, everything would look accepted."""
+    Load(tmp_path, "threshold:t=0.6", seed=8).closed(1, requests=20).close()
+    with pytest.raises(InputError, match="censored"):
+        load_records(tmp_path)
+    assert len(load_records(tmp_path, complete=True).blocks) > len(uncensored_blocks(RecordSet(tmp_path)))
+
+
+def test_a_window_belongs_to_the_records(folders: dict[str, Path]) -> None:
+    with pytest.raises(InputError, match="gamma=3 is refused, these records were loaded with 4 positions"):
+        simulate(load_records(folders["middle"]), str(folders["others"]), ["fixed:k=3"], gamma=3)
+
+
+def test_settings_are_read_as_sglang_means_them() -> None:
+    found = recorded_settings({"loop": "normal", "dp_size": 2, "chunked_prefill_size": -1, "kv_tokens": 5000})
+    assert (found.schedule, found.replicas, found.chunked_prefill_size, found.kv_tokens) == (
+        "no-overlap", 2, 1 << 20, 5000,
+    )  # fmt: skip
+    assert recorded_settings({"loop": "overlap", "dp_size": 1}) == EngineSettings()
+
+
+def test_damaged_and_empty_records_are_named(tmp_path: Path) -> None:
+    (tmp_path / "broken.dspark").write_bytes(b"nothing of ours")
+    with pytest.raises(InputError, match="broken.dspark"):
+        load_records(tmp_path)
 
 
 def test_the_servers_own_settings_hold_until_flags_say_otherwise(

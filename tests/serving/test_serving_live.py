@@ -163,7 +163,7 @@ def test_metrics_are_exported(server) -> None:
         assert f"sglang:dspark_{name}" in text
 
 
-def test_sglangs_forced_budget_still_works(server, prompts) -> None:
+def test_sglangs_forced_budget_works_until_the_next_switch(server, prompts) -> None:
     server.switch("fixed:k=0")
     forced = {"server_args": {"dspark_force_budget_frac": 1.0}}
     assert server.http.post("/set_internal_state", json=forced).status_code == 200
@@ -172,3 +172,6 @@ def test_sglangs_forced_budget_still_works(server, prompts) -> None:
     after = server.counters()
     assert after["steps_by_reason"]["forced"] > before["steps_by_reason"]["forced"]
     assert after["verified_tokens"] - before["verified_tokens"] == 7 * (after["anchors"] - before["anchors"])
+    server.switch("fixed:k=0")
+    server.generate(prompts[0], 16, ignore_eos=True)
+    assert server.counters()["verified_tokens"] == after["verified_tokens"]

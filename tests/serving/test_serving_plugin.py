@@ -80,16 +80,23 @@ def test_the_mode_is_chosen_unless_the_user_did(monkeypatch, capsys) -> None:
 
 
 def test_requests_carry_their_arrival_to_the_scheduler(monkeypatch) -> None:
-    from sglang.srt.observability.req_time_stats import APIServerReqTimeStats, SchedulerReqTimeStats
+    from sglang.srt.observability.req_time_stats import (
+        APIServerReqTimeStats,
+        DPControllerReqTimeStats,
+        SchedulerReqTimeStats,
+    )
 
-    monkeypatch.setattr(APIServerReqTimeStats, "__getstate__", APIServerReqTimeStats.__getstate__)  # put back later
+    monkeypatch.delenv("SGLANG_DSPARK_CARRY_ARRIVALS", raising=False)
+    for stats in (APIServerReqTimeStats, DPControllerReqTimeStats):
+        monkeypatch.setattr(stats, "__getstate__", stats.__getstate__)  # put back later
     here = APIServerReqTimeStats()
     here.set_created_time(123.5)
     assert SchedulerReqTimeStats.new_from_obj(pickle.loads(pickle.dumps(here))).created_time == 0.0
     for _ in range(2):
         arrivals.forward()
-    there = SchedulerReqTimeStats.new_from_obj(pickle.loads(pickle.dumps(here)))
-    assert there.created_time == 123.5
+    between = DPControllerReqTimeStats.new_from_obj(pickle.loads(pickle.dumps(here)))
+    for carried in (here, between):
+        assert SchedulerReqTimeStats.new_from_obj(pickle.loads(pickle.dumps(carried))).created_time == 123.5
 
 
 def test_another_sglang_is_refused(monkeypatch, capsys) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from simulated_worlds import FewOrMany, Spy, finished, flat_cost, setting_of, trace_of
+from simulated_worlds import FewOrMany, Spy, check_books, finished, flat_cost, setting_of, trace_of
 
 from sglang_dspark.cost import load_profile
 from sglang_dspark.errors import InputError
@@ -68,6 +68,27 @@ def test_a_closed_loop_fills_a_slot_after_the_steps_that_a_live_server_takes(sch
     assert kinds.count("prefill") == 2
     last = next(number for number, step in enumerate(steps) if step.end_s == run.recorder.finish_s[0])
     assert kinds.index("prefill", 1) - last == steps_between + 1
+
+
+def test_a_full_engine_refills_a_slot_one_step_after_a_sure_end() -> None:
+    """The batch after that step was chosen while the request still held its slot."""
+    setting = setting_of(trace_of([(5, 4), (5, 40), (5, 4)]), schedule="overlapped", max_running_requests=2)
+    run, steps = finished(setting, make_policy("none"))
+    ended = next(number for number, step in enumerate(steps) if step.end_s == run.recorder.finish_s[0])
+    assert [step.kind for step in steps[ended + 1 : ended + 3]] == ["decode", "prefill"]
+    assert [step.batch for step in steps[ended : ended + 2]] == [2, 1]
+
+
+def test_cached_prompt_tokens_are_context_but_no_prefill() -> None:
+    plain = trace_of([(1000, 20), (1000, 20)])
+    cached = replace(plain, cached_length=np.array([0, 999]))
+    runs = [finished(setting_of(trace), make_policy("fixed:k=7"), check_books) for trace in (plain, cached)]
+    prefilled = [sum(step.tokens for step in steps if step.kind == "prefill") for _, steps in runs]
+    assert prefilled == [2000, 1001]
+    held = [max(step.kv for step in steps) for _, steps in runs]
+    assert held[0] == held[1] > 2000
+    with pytest.raises(InputError, match="cached_length of request 1 is 1000, expected 0 .. 999"):
+        replace(plain, cached_length=np.array([0, 1000]))
 
 
 def test_a_late_request_costs_verified_tokens_but_commits_none() -> None:

@@ -1,11 +1,12 @@
 """A batch of requests on a real pair in plain PyTorch, decided by a policy: where, and how far, its output is biased.
 
-SGLang judges the draft token after the last admitted one as well: its row of target logits is there, so the token that
-ends a block is that draft token, accepted or replaced from the residual. Position j of a block therefore always follows
-K(. | draft token j) where j - 1 tokens were admitted and accepted. Where the decision cuts before it, the position is
-drafted again and follows the target's p. The mean of K over the draft's own law is p, so the bias of a token is exactly
-the mean of 1{cut before it} (p - K), which is far less noisy than counting simulated tokens. A block's first token is
-never cut: no leak can bias it.
+SGLang's accept kernels judge the draft token after the last admitted one as well: its row of target logits is there,
+so the token that ends a block is that draft token, accepted or replaced from the residual. Position j of a block thus
+always follows K(. | draft token j) where j - 1 tokens were admitted and accepted. Where the decision cuts before it,
+the position is drafted again and follows the target's p. The mean of K over the draft's own law is p, so the bias of a
+token is exactly the mean of 1{cut before it} (p - K), which is far less noisy than counting simulated tokens. A block's
+first token is never cut: no leak can bias it. (Our own rejection kernel, where it is chosen on a GPU, draws that last
+token afresh: a leak then shows one position earlier.)
 """
 
 from __future__ import annotations
