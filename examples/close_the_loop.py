@@ -20,6 +20,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
+from typing import Any
 
 from sglang_dspark.client import Server, read_prompts, run_closed_loop
 from sglang_dspark.errors import InputError
@@ -28,8 +30,9 @@ LOADS = (2, 4, 8)  # low, middle, high
 REPETITIONS = 3
 REQUESTS_EACH = 12  # requests of a repetition, per request in flight
 TOKENS = 128
-CANDIDATES = ("fixed:k=7", "fixed:k=3", "hull", "argmax:lag=2")
-NEW_POLICY = "argmax:lag=2"
+OLD = "fixed:k=7"
+SWITCHES = ("argmax:lag=2", "fixed:k=3")
+CANDIDATES = (OLD, "hull", *SWITCHES)
 PAUSE_S = 2.0  # repetitions are told apart by the idle time between them
 
 
@@ -82,8 +85,8 @@ def wait_until_up(found: Server, process: subprocess.Popen, log: Path) -> None:
     sys.exit(f"the server did not come up in ten minutes, see {log}")
 
 
-def load(found: Server, prompts: list[str], concurrency: int, tokens: int) -> None:
-    """A closed loop, and a pause after it."""
+def load(found: Server, prompts: list[str], concurrency: int, tokens: int) -> float:
+    """A closed loop, and a pause after it; returns tokens per second."""
     sampling = {"max_new_tokens": tokens, "temperature": 1.0, "ignore_eos": True}
     bodies = [{"text": text, "sampling_params": sampling} for text in prompts[: concurrency * REQUESTS_EACH]]
     begun = time.perf_counter()
@@ -92,6 +95,7 @@ def load(found: Server, prompts: list[str], concurrency: int, tokens: int) -> No
     done = sum(answer.meta["completion_tokens"] for answer in answers)
     print(f"{concurrency} in flight, {found.policy()}: {done / seconds:.1f} tokens/s", flush=True)
     time.sleep(PAUSE_S)
+    return done / seconds
 
 
 def record_loads(found: Server, prompts: list[str], tokens: int) -> None:
@@ -100,11 +104,11 @@ def record_loads(found: Server, prompts: list[str], tokens: int) -> None:
     Shorter windows tell the price of a request from that of a token; the middle load is left to the prediction.
     """
     for _ in range(REPETITIONS):
-        for policy, length in (("fixed:k=7", tokens), ("fixed:k=3", tokens // 4), ("fixed:k=0", tokens // 4)):
+        for policy, length in ((OLD, tokens), ("fixed:k=3", tokens // 4), ("fixed:k=0", tokens // 4)):
             found.switch(policy)
-            for concurrency in LOADS if policy == "fixed:k=7" else (LOADS[0], LOADS[-1]):
+            for concurrency in LOADS if policy == OLD else (LOADS[0], LOADS[-1]):
                 load(found, prompts, concurrency, length)
-    found.switch("fixed:k=7")
+    found.switch(OLD)
 
 
 def demo_prompts(pair: Path) -> list[str]:
@@ -129,35 +133,46 @@ def main() -> None:
     prompts, records, profile = demo_prompts(pair), work / "records", work / "profile.json"
     middle = LOADS[1]
 
-    with server(pair, options.port, work / "profile.log", "--speculative-dspark-policy", "fixed:k=7") as found:
+    with server(pair, options.port, work / "profile.log", "--speculative-dspark-policy", OLD) as found:
         sizes = "/".join(map(str, LOADS))
         measured = ("--batches", sizes, "--contexts", 64, "--windows", 3)
         run("dspark", "profile", "--url", found.url, "--out", profile, *measured)
 
-    flags = ("--speculative-dspark-profile", profile, "--speculative-dspark-policy", "fixed:k=7",
+    flags = ("--speculative-dspark-profile", profile, "--speculative-dspark-policy", OLD,
              "--speculative-dspark-record", records)  # fmt: skip
     with server(pair, options.port, work / "server.log", *flags) as found:
         record_loads(found, prompts, options.tokens)
         run("dspark", "calibrate", records, "--out", work / "sts.json")
-        kept = ("--fit", records, "--concurrency", middle, "--under", "fixed:k=7")
+        kept = ("--fit", records, "--concurrency", middle, "--under", OLD)
         run("dspark", "compare", records, *kept)
         policies = [word for policy in CANDIDATES for word in ("--policy", policy)]
         costs = ("--profile", records, "--policy-profile", profile)  # what a step costs here, and what policies believe
         run("simulate", "--trace", records, *costs, "--concurrency", middle, *policies)
-        told = json.loads(run("dspark", "compare", records, *kept, "--policy", NEW_POLICY, "--json", show=False))
-        run("dspark", "policy", NEW_POLICY, "--url", found.url)
+        told = {
+            policy: json.loads(run("dspark", "compare", records, *kept, "--policy", policy, "--json", show=False))
+            for policy in (OLD, *SWITCHES)
+        }
+        made: dict[str, list[float]] = {policy: [] for policy in told}
         for _ in range(REPETITIONS):
-            load(found, prompts, middle, options.tokens)
-        after = ("--fit", records, "--concurrency", middle, "--under", NEW_POLICY, "--complete")
-        made = json.loads(run("dspark", "compare", records, *after, "--json", show=False))
+            for policy, rates in made.items():
+                run("dspark", "policy", policy, "--url", found.url, show=False)
+                rates.append(load(found, prompts, middle, options.tokens))
+        after = ("--fit", records, "--concurrency", middle, "--complete", "--json", "--under")
+        seen = {policy: json.loads(run("dspark", "compare", records, *after, policy, show=False)) for policy in SWITCHES}
+    print_switches(told, made, seen)
 
-    print(f"\nswitching from fixed:k=7 to {NEW_POLICY} at {middle} in flight: predicted before, measured after")
-    print(f"{'figure':20} {'before':>10} {'predicted':>10} {'measured':>10} {'error':>8} {'spread':>8}")
-    for name in ("output_throughput", "mean_tpot_ms", "mean_ttft_ms", "accept_length"):
-        predicted, measured = told[name]["predicted"], made[name]["measured"]
-        error, spread = predicted / measured - 1, made[name]["spread"]
-        before = told[name]["measured"]
-        print(f"{name:20} {before:10.4g} {predicted:10.4g} {measured:10.4g} {error:+8.1%} {spread:8.1%}")
+
+def print_switches(told: dict[str, Any], made: dict[str, list[float]], seen: dict[str, Any]) -> None:
+    """What was predicted before the switches, and what they brought; gains are taken round by round."""
+    print(f"\nswitching from {OLD}: told before, then made in turn in {REPETITIONS} rounds")
+    columns = f"{'throughput: told':>17} {'made':>7}  {'in each round':24} {'accept length: told':>19} {'made':>6}"
+    print(f"{'policy':14} {columns}")
+    for policy in SWITCHES:
+        gain = told[policy]["output_throughput"]["predicted"] / told[OLD]["output_throughput"]["predicted"] - 1
+        gains = [new / old - 1 for new, old in zip(made[policy], made[OLD], strict=True)]
+        each = ", ".join(f"{one:+.1%}" for one in gains)
+        lengths = told[policy]["accept_length"]["predicted"], seen[policy]["accept_length"]["measured"]
+        print(f"{policy:14} {gain:+17.1%} {median(gains):+7.1%}  {each:24} {lengths[0]:19.3f} {lengths[1]:6.3f}")
 
 
 if __name__ == "__main__":
