@@ -158,7 +158,7 @@ def main() -> None:
                 run("dspark", "policy", policy, "--url", found.url, show=False)
                 rates.append(load(found, prompts, middle, options.tokens))
         after = ("--fit", records, "--concurrency", middle, "--complete", "--json", "--under")
-        seen = {policy: json.loads(run("dspark", "compare", records, *after, policy, show=False)) for policy in SWITCHES}
+        seen = {new: json.loads(run("dspark", "compare", records, *after, new, show=False)) for new in SWITCHES}
     print_switches(told, made, seen)
 
 
