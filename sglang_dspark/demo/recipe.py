@@ -47,8 +47,8 @@ PROMPTS_PER_DOMAIN = 64
 SIZES = {
     "default": Size(
         hidden=192, layers=4, draft_layers=2, rank=48, vocab_size=1024, structured_documents=150, python_files=None,
-        anchors=48, own_rows=128, own_tokens=128,
-        target=Schedule(680, 6, 128, 5e-3, long_every=4), draft=Schedule(680, 2, 384, 5e-3), sample=Sample(6, 64),
+        anchors=48, own_rows=96, own_tokens=128,
+        target=Schedule(560, 6, 128, 5e-3, long_every=4), draft=Schedule(560, 2, 384, 5e-3), sample=Sample(6, 64),
     ),
     "ci": Size(
         hidden=128, layers=3, draft_layers=1, rank=32, vocab_size=1024, structured_documents=80, python_files=300,
