@@ -21,6 +21,7 @@ from sglang_dspark.policies import Decision, LiveBlock, Outcome, Past, SurvivalR
 from sglang_dspark.policies.arithmetic import Ints
 from simulator.admission import Chunk, Memory, Waiting, next_chunk
 from simulator.batch import DecodeBatch
+from simulator.departures import Departures
 from simulator.model import EngineModel
 from simulator.recorder import Gaps, Recorder, StepView
 from simulator.settings import OVERLAPPED_LAG
@@ -68,8 +69,7 @@ class Engine:
         self._overlap = model.schedule != "no-overlap"
         self._slots = model.cost.captured_requests or (1 << 30)
         self._closed = False  # SGLang's batch_is_full: nobody new enters until a request leaves
-        self._leaving: deque[tuple[int, int]] = deque()  # (step, slot) of finished requests that are still in the batch
-        self._sure: set[int] = set()  # slots of those whose end the host foresaw in the step before
+        self._leaving = Departures(self._overlap)
         self._steps = self._decode_steps = 0
         self._wake: simpy.Event | None = None
 
@@ -117,10 +117,10 @@ class Engine:
     def prefill_next(self) -> Chunk | None:
         """The prefill step that goes next, or None; requests that the host knows to be finished leave first."""
         if self._leaving:
-            self._let_go()
+            self._leave(self._leaving.take_known(self._steps))
         chunk = self._choose()
-        if chunk is None and self._sure:
-            self._skip_sure()
+        if chunk is None and self._leaving:
+            self._leave(self._leaving.take_foreseen())
             if not self.batch.size:
                 return self._choose()  # nothing to decode either: the host looks again
         return chunk
@@ -247,9 +247,7 @@ class Engine:
         batch = self.batch
         for index in rows:
             request, slot = int(batch.request[index]), int(batch.slot[index])
-            self._leaving.append((self._steps, slot))
-            if committed[index] == 1:
-                self._sure.add(slot)
+            self._leaving.add(slot, self._steps, sure=bool(committed[index] == 1))
             self.recorder.left(request, self._decode_steps - int(batch.joined[index]))
             self._finish(request, self.env.now)
 
@@ -257,26 +255,15 @@ class Engine:
         self.recorder.finished(request, now)
         self.on_finish(request)
 
-    def _let_go(self) -> None:
-        """Requests leave the batch and free their memory once the host knows that they ended."""
-        known = self._steps - self._overlap
-        while self._leaving and self._leaving[0][0] <= known:
-            self._leave(self._leaving.popleft()[1])
-
-    def _skip_sure(self) -> None:
-        """A decode step leaves out the requests whose end was sure; until it was chosen they kept their place."""
-        self._leaving = deque(entry for entry in self._leaving if entry[1] not in self._sure)
-        for slot in tuple(self._sure):
-            self._leave(slot)
-
-    def _leave(self, slot: int) -> None:
+    def _leave(self, slots: list[int]) -> None:
+        """Finished requests leave the batch and free their memory."""
         batch, recorder = self.batch, self.recorder
-        self._sure.discard(slot)
-        index = batch.index_of[slot]
-        request = int(batch.request[index])
-        self.memory.context -= int(recorder.input_length[request] + recorder.output_length[request])
-        batch.remove(index)
-        self._closed = False
+        for slot in slots:
+            index = batch.index_of[slot]
+            request = int(batch.request[index])
+            self.memory.context -= int(recorder.input_length[request] + recorder.output_length[request])
+            batch.remove(index)
+            self._closed = False
 
     def _make_room(self) -> None:
         """Retract until the next decode step fits; the last request always fits, or the router had refused it."""
@@ -306,9 +293,7 @@ class Engine:
             self._gaps.retracted(request)
             self.queue.append(Waiting(request, context, int(generated[index]), left))
         else:
-            slot = int(batch.slot[index])
-            self._leaving = deque(entry for entry in self._leaving if entry[1] != slot)
-            self._sure.discard(slot)
+            self._leaving.forget(int(batch.slot[index]))
         batch.remove(index)
 
     def _watch(self, kind: str, seconds: float, tokens: int, committed: int, kv: int) -> None:
