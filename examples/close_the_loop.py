@@ -1,6 +1,6 @@
 """Record, calibrate, predict, switch, compare: the whole loop on the demo pair, on any machine, in one script.
 
-    python examples/close_the_loop.py --work /tmp/loop
+    python examples/close_the_loop.py --work loop
 
 It starts its own server on this machine (extra `serve`), trains the demo pair if `--pair` has none, and prints what
 every step of the guided path prints: about ten minutes on four quiet cores. `examples/README.md` shows the output of
