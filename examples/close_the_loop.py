@@ -23,8 +23,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from sglang_dspark.client import Server, read_prompts, run_closed_loop
 from sglang_dspark.errors import InputError
+from sglang_dspark.live.client import Server, read_prompts, run_closed_loop
 
 LOADS = (2, 4, 8)  # low, middle, high
 REPETITIONS = 3

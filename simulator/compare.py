@@ -15,11 +15,11 @@ import numpy as np
 
 from sglang_dspark.cost import StepCost
 from sglang_dspark.errors import InputError
-from sglang_dspark.fit import FittedCost, StepTimes, fit_times
 from sglang_dspark.policies import Decision, LiveBlock, Past, Policy, make_policy, policy_to_string
 from sglang_dspark.records import RecordSet
 from sglang_dspark.records.blocks import Blocks, uncensored_blocks
 from sglang_dspark.records.episodes import Episode, find_episodes
+from sglang_dspark.records.fit import FittedCost, StepTimes, fit_times
 from simulator.metrics import Figures
 from simulator.random import stream
 from simulator.recorded_load import RecordedLoad, stated_blocks

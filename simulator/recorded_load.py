@@ -11,9 +11,9 @@ import numpy as np
 
 from sglang_dspark.cost import StepCost
 from sglang_dspark.errors import InputError
-from sglang_dspark.fit import fit_step_cost
 from sglang_dspark.records import SUFFIX, Header, RecordSet, RequestRecord
 from sglang_dspark.records.blocks import Blocks, uncensored_blocks
+from sglang_dspark.records.fit import fit_step_cost
 from simulator.drafters import Drafter
 from simulator.recorded import RecordedAcceptance, recorded_trace
 from simulator.settings import EngineSettings

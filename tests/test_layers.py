@@ -12,26 +12,21 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-CORE = {"calibration", "client", "cores", "cost", "errors", "fit", "policies", "records", "replay"}
+CORE = {"calibration", "cores", "cost", "errors", "policies", "records"}
 ALLOWED: dict[str, set[str]] = {
     "sglang_dspark": set(),
     "sglang_dspark.cores": set(),
     "sglang_dspark.errors": set(),
-    "sglang_dspark.client": {"errors"},
     "sglang_dspark.cost": {"errors"},
     "sglang_dspark.policies": {"cost", "errors"},
     "sglang_dspark.records": {"policies", "cost", "errors"},
     "sglang_dspark.calibration": {"records", "policies", "cost", "errors"},
-    "sglang_dspark.fit": {"records", "cost", "errors"},
-    "sglang_dspark.replay": {"records", "policies", "cost", "errors"},
     "sglang_dspark.demo": {"errors"},
     "sglang_dspark.audit": CORE | {"demo"},
-    "sglang_dspark.ab": CORE,
-    "sglang_dspark.evaluate": CORE,
-    "sglang_dspark.profiling": CORE,
-    "sglang_dspark.cli": CORE | {"ab", "audit", "demo", "evaluate", "profiling", "simulator", "sglang_dspark"},
-    "sglang_dspark.serving": CORE | {"profiling", "demo", "dspark_kernels", "sglang_dspark"},
-    "simulator": (CORE - {"client"}) | {"cli"},
+    "sglang_dspark.live": CORE,
+    "sglang_dspark.cli": CORE | {"audit", "demo", "live", "simulator", "sglang_dspark"},
+    "sglang_dspark.serving": CORE | {"live", "demo", "dspark_kernels", "sglang_dspark"},
+    "simulator": CORE | {"cli"},
     "dspark_kernels": set(),
     "dspark_profiles": set(),
 }

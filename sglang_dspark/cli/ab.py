@@ -28,8 +28,8 @@ def ab(
     """
     from rich.console import Console
 
-    from sglang_dspark.ab import Block, compare_live
-    from sglang_dspark.client import Server
+    from sglang_dspark.live.ab import Block, compare_live
+    from sglang_dspark.live.client import Server
     from sglang_dspark.policies import make_policy, policy_to_string
 
     if len(policy) != 2:

@@ -42,7 +42,7 @@ def compare(
     """
     from sglang_dspark.policies import make_policy
     from sglang_dspark.records import RecordSet
-    from sglang_dspark.replay import replay
+    from sglang_dspark.records.replay import replay
 
     if not fit:
         idle = {"acceptance": acceptance, "concurrency": concurrency, "under": under, "policy": policy}

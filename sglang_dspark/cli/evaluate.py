@@ -15,7 +15,7 @@ from sglang_dspark.cli import app
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from sglang_dspark.evaluate import Evaluation
+    from sglang_dspark.live.evaluate import Evaluation
 
 
 @app.command("eval")
@@ -42,10 +42,10 @@ def evaluate(
     from rich.console import Console
     from rich.progress import Progress
 
-    from sglang_dspark.client import Server
     from sglang_dspark.cost import write_atomically
-    from sglang_dspark.evaluate import EvalSettings
-    from sglang_dspark.evaluate import evaluate as run
+    from sglang_dspark.live.client import Server
+    from sglang_dspark.live.evaluate import EvalSettings
+    from sglang_dspark.live.evaluate import evaluate as run
 
     server = Server(url, api_key) if api_key else Server(url)
     settings = EvalSettings(concurrency, max_new_tokens, temperature, limit=limit)

@@ -12,8 +12,8 @@ from sglang_dspark.cli import app
 from sglang_dspark.errors import InputError
 
 if TYPE_CHECKING:
-    from sglang_dspark.client import Server
-    from sglang_dspark.profiling import Cell
+    from sglang_dspark.live.client import Server
+    from sglang_dspark.live.profiling import Cell
 
 
 @app.command("profile")
@@ -36,9 +36,9 @@ def profile(
     """
     from rich.console import Console
 
-    from sglang_dspark.client import Server
     from sglang_dspark.cost import write_table
-    from sglang_dspark.profiling import ProfilePlan, measure, table_of
+    from sglang_dspark.live.client import Server
+    from sglang_dspark.live.profiling import ProfilePlan, measure, table_of
 
     server = Server(url, api_key) if api_key else Server(url)
     plan = ProfilePlan(

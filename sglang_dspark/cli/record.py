@@ -12,7 +12,7 @@ from sglang_dspark.cli import app
 from sglang_dspark.errors import InputError
 
 if TYPE_CHECKING:
-    from sglang_dspark.client import Server
+    from sglang_dspark.live.client import Server
     from sglang_dspark.records import RecordWriter
 
 _KEPT = (
@@ -34,7 +34,7 @@ def record(
 
     A server of ours records by itself, exactly: --speculative-dspark-record DIR.
     """
-    from sglang_dspark.client import Server
+    from sglang_dspark.live.client import Server
 
     drain = _Drain(Server(url, api_key) if api_key else Server(url), out, clear)
     end = time.monotonic() + duration

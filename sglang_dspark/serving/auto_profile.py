@@ -1,7 +1,8 @@
 """`--speculative-dspark-profile auto`: measure this machine's step costs once, and find them again.
 
-Before the server starts, a server of the same command line runs for a short profile (`sglang_dspark.profiling`) and is
-ended; the table is kept by hardware, models, dtype, parallelism and versions, so that the next start finds it at once.
+Before the server starts, a server of the same command line runs for a short profile (`sglang_dspark.live.profiling`)
+and is ended; the table is kept by hardware, models, dtype, parallelism and versions, so that the next start finds it
+at once.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from sglang_dspark.client import Server
 from sglang_dspark.cost import write_table
 from sglang_dspark.errors import InputError
-from sglang_dspark.profiling import ProfilePlan, measure, table_of
+from sglang_dspark.live.client import Server
+from sglang_dspark.live.profiling import ProfilePlan, measure, table_of
 
 AUTO = "auto"
 

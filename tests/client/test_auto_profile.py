@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import pytest
 from fake_server import FakeServer
 
-from sglang_dspark import profiling
-from sglang_dspark.client import Server
 from sglang_dspark.cost import load_profile
 from sglang_dspark.errors import InputError
+from sglang_dspark.live import profiling
+from sglang_dspark.live.client import Server
 from sglang_dspark.serving import auto_profile
 from sglang_dspark.serving.auto_profile import find_or_measure, key_of, short_command
 

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from fake_server import GAMMA, FakeServer
 
-from sglang_dspark import ab, profiling
-from sglang_dspark.ab import compare_live
 from sglang_dspark.calibration.quality import quality
-from sglang_dspark.client import Server, read_prompts, run_closed_loop
 from sglang_dspark.cost import load_profile
 from sglang_dspark.errors import InputError
-from sglang_dspark.evaluate import EvalSettings, evaluate
-from sglang_dspark.profiling import ProfilePlan, measure, table_of
+from sglang_dspark.live import ab, profiling
+from sglang_dspark.live.ab import compare_live
+from sglang_dspark.live.client import Server, read_prompts, run_closed_loop
+from sglang_dspark.live.evaluate import EvalSettings, evaluate
+from sglang_dspark.live.profiling import ProfilePlan, measure, table_of
 from sglang_dspark.records import ROUNDED, Header, RecordSet, RecordWriter, StepRecord
 
 
@@ -171,7 +171,7 @@ def test_eval_reads_positions_from_the_server_s_records(fake, tmp_path, monkeypa
         return original(path, body)
 
     server.post = post
-    monkeypatch.setattr("sglang_dspark.evaluate._FLUSH_S", 0.0)
+    monkeypatch.setattr("sglang_dspark.live.evaluate._FLUSH_S", 0.0)
     [result] = evaluate(Server(server.url), [prompts(tmp_path)], EvalSettings(), folder)
     assert result.quality.blocks == 20 and result.quality.accept_length == 3.0
     assert result.quality.survival == [1.0, 0.5, 0.5, 0.0]

@@ -7,7 +7,7 @@ import pytest
 from synthetic_records import synthetic_steps
 
 from sglang_dspark.errors import InputError
-from sglang_dspark.fit import StepTimes, fit_step_cost, fit_times, non_negative_least_squares
+from sglang_dspark.records.fit import StepTimes, fit_step_cost, fit_times, non_negative_least_squares
 
 
 def times(count=4000, seed=0, noise=0.0, tiers=None, most=16):

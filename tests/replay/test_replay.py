@@ -7,7 +7,7 @@ from synthetic_records import header_of, synthetic_steps
 
 from sglang_dspark.errors import InputError
 from sglang_dspark.records import ROUNDED, RecordSet, RecordWriter
-from sglang_dspark.replay import replay
+from sglang_dspark.records.replay import replay
 
 POLICIES = [
     "argmax:lag=2", "argmax:lag=1,pricing=floor", "argmax:lag=4,cold=prior", "hull:fill=true", "hull:fill=false",

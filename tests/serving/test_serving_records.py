@@ -15,7 +15,7 @@ from live_server import LiveServer, write_profile  # noqa: E402
 from sglang_dspark.errors import InputError  # noqa: E402
 from sglang_dspark.records import ROUNDED, RecordSet  # noqa: E402
 from sglang_dspark.records.blocks import uncensored_blocks  # noqa: E402
-from sglang_dspark.replay import replay  # noqa: E402
+from sglang_dspark.records.replay import replay  # noqa: E402
 
 pytestmark = pytest.mark.engine
 

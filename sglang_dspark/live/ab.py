@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sglang_dspark.client import Server
 from sglang_dspark.errors import InputError
+from sglang_dspark.live.client import Server
 
 MIN_STEPS = 20
 """A block with fewer timed decode steps says nothing about its policy; its pair is repeated."""

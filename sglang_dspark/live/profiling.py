@@ -2,7 +2,7 @@
 
 Every cell keeps `batch` requests decoding, has the server verify exactly B tokens a step (policy `tetris:capacity=B`,
 `fixed:k=0` for B = batch), and reads the worker's own step times over several windows. The model is that of
-`sglang_dspark.fit`; the file is SGLang's additive table, which plain SGLang loads too.
+`sglang_dspark.records.fit`; the file is SGLang's additive table, which plain SGLang loads too.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from sglang_dspark.client import Server, run_closed_loop
 from sglang_dspark.cost import SpsAdditiveCostTable
 from sglang_dspark.cost.curves import Curve
 from sglang_dspark.errors import InputError
-from sglang_dspark.fit import StepTimes, fit_times
+from sglang_dspark.live.client import Server, run_closed_loop
+from sglang_dspark.records.fit import StepTimes, fit_times
 
 _SETTLE_S = 0.3
 _TRIES = 8

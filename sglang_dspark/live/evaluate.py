@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from sglang_dspark.calibration.quality import Quality, quality
-from sglang_dspark.client import Answer, Server, read_prompts, run_closed_loop
 from sglang_dspark.errors import InputError
+from sglang_dspark.live.client import Answer, Server, read_prompts, run_closed_loop
 from sglang_dspark.records import RecordSet, StepRecord
 from sglang_dspark.records.upstream import upstream_infos, upstream_steps
 

@@ -1,0 +1,1 @@
+"""What talks to a running server: its client, and what is measured, compared and judged through it."""
