@@ -14,8 +14,8 @@ from itertools import product
 
 import numpy as np
 
-from simulator.acceptance import centres
-from simulator.drafters import DRAFTERS
+from simulator.blocks.acceptance import centres
+from simulator.blocks.drafters import DRAFTERS
 
 SAMPLES = 40_000
 

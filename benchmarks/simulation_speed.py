@@ -32,10 +32,11 @@ import simpy
 
 from sglang_dspark.cost import load_profile
 from sglang_dspark.policies import LiveBlock, Past, Policy, SurvivalRing, make_policy
-from simulator.acceptance import BlockTable, StatisticalAcceptance
-from simulator.drafters import DRAFTERS
-from simulator.run import Setting, run_once
-from simulator.settings import EngineSettings
+from simulator.blocks.acceptance import BlockTable, StatisticalAcceptance
+from simulator.blocks.drafters import DRAFTERS
+from simulator.engine.run import Setting
+from simulator.engine.settings import EngineSettings
+from simulator.results.run import run_once
 from simulator.traces import Trace, load_trace
 
 PROFILE = "vllm-b300-dsv4-flash"

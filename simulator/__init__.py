@@ -5,10 +5,11 @@ result = simulate("trace.csv", "vllm-b300-dsv4-flash", ["fixed:k=7", "hull", "ar
 print(result.best().policy)
 """
 
-from simulator.acceptance import Confidence
-from simulator.drafters import DRAFTERS
-from simulator.settings import EngineSettings
-from simulator.simulate import Comparison, Paired, PolicyResult, simulate
+from simulator.blocks.acceptance import Confidence
+from simulator.blocks.drafters import DRAFTERS
+from simulator.engine.settings import EngineSettings
+from simulator.results.comparison import Comparison, Paired, PolicyResult
+from simulator.simulate import simulate
 from simulator.traces import Trace, load_trace, write_trace
 
 __all__ = [

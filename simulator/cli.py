@@ -15,11 +15,12 @@ from sglang_dspark.cost import TERMS, write_atomically
 from sglang_dspark.errors import InputError
 from sglang_dspark.policies import make_policy
 from simulator import options
-from simulator.drafters import DEFAULT_DRAFTER, DRAFTERS
-from simulator.report import json_lines, json_report, print_report
-from simulator.settings import ROUTERS, SCHEDULES
-from simulator.simulate import Comparison, compare_policies, prepare
-from simulator.timeline import write_timeline
+from simulator.blocks.drafters import DEFAULT_DRAFTER, DRAFTERS
+from simulator.engine.settings import ROUTERS, SCHEDULES
+from simulator.results.comparison import Comparison
+from simulator.results.report import json_lines, json_report, print_report
+from simulator.results.timeline import write_timeline
+from simulator.simulate import compare_policies, prepare
 from simulator.traces import TRACE_FORMATS
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

@@ -10,10 +10,10 @@ from pathlib import Path
 from sglang_dspark.cost import TERMS, StepCost
 from sglang_dspark.errors import InputError
 from sglang_dspark.policies import Policy
-from simulator.acceptance import Confidence
-from simulator.drafters import DEFAULT_DRAFTER, DOMAINS, find_drafter
-from simulator.recorded_load import RecordedLoad, holds_records, load_records
-from simulator.settings import EngineSettings
+from simulator.blocks.acceptance import Confidence
+from simulator.blocks.drafters import DEFAULT_DRAFTER, DOMAINS, find_drafter
+from simulator.engine.recorded_load import RecordedLoad, holds_records, load_records
+from simulator.engine.settings import EngineSettings
 from simulator.simulate import find_cost
 from simulator.traces import Trace, example_trace, first_requests, load_trace, scale_rate, window
 

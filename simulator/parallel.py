@@ -13,8 +13,9 @@ from typing import Any
 from sglang_dspark.cores import available_cores
 from sglang_dspark.errors import InputError
 from sglang_dspark.policies import Policy
-from simulator.metrics import Figures
-from simulator.run import Setting, run_once
+from simulator.engine.run import Setting
+from simulator.results.metrics import Figures
+from simulator.results.run import run_once
 
 _POLL_S = 0.2
 _worker: dict[str, Any] = {}

@@ -143,7 +143,7 @@ def python(code: str) -> str:
 
 def test_the_core_imports_where_the_heavy_packages_are_missing() -> None:
     names = [name for name, _ in modules() if is_core(name)]
-    assert "sglang_dspark.policies.base" in names and "simulator.engine" in names
+    assert "sglang_dspark.policies.base" in names and "simulator.engine.replica" in names
     block = f"import sys; sys.modules.update(dict.fromkeys({sorted(HEAVY)}))"
     listed = ", ".join(name for name in names if not name.endswith("__main__"))
     assert python(f"{block}; import {listed}; print('ok')") == "ok"

@@ -13,7 +13,7 @@ from sglang_dspark.cli import app
 from sglang_dspark.errors import InputError
 
 if TYPE_CHECKING:
-    from simulator.compare import Prediction
+    from simulator.results.prediction import Prediction
 
 
 @app.command("compare")
@@ -53,7 +53,7 @@ def compare(
     problems = [str(problem) for problem in measured.summary.problems]
     prediction = None
     if fit:
-        from simulator.compare import predict
+        from simulator.results.prediction import predict
 
         other = RecordSet(acceptance) if acceptance else None
         prediction = predict(
@@ -96,7 +96,7 @@ def _print(prediction: Prediction) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from simulator.compare import BOUNDS
+    from simulator.results.prediction import BOUNDS
 
     table = Table(box=box.SIMPLE)
     for name in ("figure", "predicted", "measured", "error", "spread", "bound"):

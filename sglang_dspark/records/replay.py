@@ -1,6 +1,7 @@
 """Decision replay (teacher-forced): every recorded step's inputs are given to the policy, which must decide the same.
 
-Prediction is another thing (`simulator.compare`): there the simulator runs freely and only the workload is recorded.
+Prediction is another thing (`simulator.results.prediction`): there the simulator runs freely and only the workload is
+recorded.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Request traces: readers with automatic detection, selection, rates, and the project's own format."""
 
-from .formats import TRACE_FORMATS
-from .load import example_trace, load_trace
-from .select import first_requests, scale_rate, window, with_poisson_arrivals
-from .trace import Trace
-from .write import write_trace
+from simulator.traces.formats import TRACE_FORMATS
+from simulator.traces.load import example_trace, load_trace
+from simulator.traces.select import first_requests, scale_rate, window, with_poisson_arrivals
+from simulator.traces.trace import Trace
+from simulator.traces.write import write_trace
 
 __all__ = [
     "TRACE_FORMATS",

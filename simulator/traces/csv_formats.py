@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .raw import RawRequests
-from .source import Lines
-from .trace import MAX_ARRIVAL_S, MAX_LENGTH
+from simulator.traces.raw import RawRequests
+from simulator.traces.source import Lines
+from simulator.traces.trace import MAX_ARRIVAL_S, MAX_LENGTH
 
 #: Rows converted at a time: large enough for NumPy, small enough that no long trace is held as text.
 _ROWS_AT_ONCE = 1 << 16

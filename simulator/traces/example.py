@@ -13,10 +13,9 @@ from typing import NamedTuple
 import numpy as np
 
 from sglang_dspark.errors import InputError
-
-from ..random import stream
-from .trace import Trace
-from .write import write_trace
+from simulator.blocks.random import stream
+from simulator.traces.trace import Trace
+from simulator.traces.write import write_trace
 
 _SEED = 2026
 _COUNT = 600

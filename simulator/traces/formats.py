@@ -40,11 +40,10 @@ from __future__ import annotations
 from typing import Protocol
 
 from sglang_dspark.errors import InputError
-
-from .csv_formats import DATES, SECONDS, CsvFormat, header_names
-from .json_formats import BailianFormat, MooncakeFormat, OwnFormat, json_keys
-from .raw import RawRequests
-from .source import Lines, quoted
+from simulator.traces.csv_formats import DATES, SECONDS, CsvFormat, header_names
+from simulator.traces.json_formats import BailianFormat, MooncakeFormat, OwnFormat, json_keys
+from simulator.traces.raw import RawRequests
+from simulator.traces.source import Lines, quoted
 
 
 class TraceReader(Protocol):

@@ -10,10 +10,9 @@ import msgspec
 import numpy as np
 
 from sglang_dspark.errors import InputError
-
-from .raw import RawRequests
-from .source import Lines
-from .trace import MAX_ARRIVAL_S, MAX_LENGTH
+from simulator.traces.raw import RawRequests
+from simulator.traces.source import Lines
+from simulator.traces.trace import MAX_ARRIVAL_S, MAX_LENGTH
 
 FORMAT_NAME = "sglang-dspark-trace"
 FORMAT_VERSION = 1

@@ -8,13 +8,12 @@ import os
 import numpy as np
 
 from sglang_dspark.errors import InputError
-
-from ..random import stream
-from .formats import detect_format, find_format
-from .raw import RawRequests
-from .select import check_limit, first_requests, scale_rate, window, with_poisson_arrivals
-from .source import open_lines, printable, short_name
-from .trace import Trace
+from simulator.blocks.random import stream
+from simulator.traces.formats import detect_format, find_format
+from simulator.traces.raw import RawRequests
+from simulator.traces.select import check_limit, first_requests, scale_rate, window, with_poisson_arrivals
+from simulator.traces.source import open_lines, printable, short_name
+from simulator.traces.trace import Trace
 
 #: Fewer gaps between stamps than this say nothing about a grid.
 _MIN_GAPS = 4

@@ -8,9 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from sglang_dspark.errors import InputError
-
-from ..random import stream
-from .trace import MAX_ARRIVAL_S, Trace
+from simulator.blocks.random import stream
+from simulator.traces.trace import MAX_ARRIVAL_S, Trace
 
 
 def window(trace: Trace, start_s: float | None = None, end_s: float | None = None) -> Trace:

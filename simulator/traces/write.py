@@ -14,10 +14,9 @@ import msgspec
 import zstandard
 
 from sglang_dspark.errors import InputError
-
-from .json_formats import FORMAT_NAME, FORMAT_VERSION, OwnHeader, OwnRow
-from .source import printable
-from .trace import Trace
+from simulator.traces.json_formats import FORMAT_NAME, FORMAT_VERSION, OwnHeader, OwnRow
+from simulator.traces.source import printable
+from simulator.traces.trace import Trace
 
 _encode = msgspec.json.Encoder().encode
 

@@ -13,9 +13,10 @@ from sglang_dspark.policies import make_policy
 from sglang_dspark.records import RecordSet, RequestRecord
 from sglang_dspark.records.blocks import uncensored_blocks
 from sglang_dspark.records.episodes import closed_loop, find_episodes
-from simulator.acceptance import BlockTable
-from simulator.compare import predict
-from simulator.recorded import RecordedAcceptance, recorded_trace
+from simulator.blocks.acceptance import BlockTable
+from simulator.blocks.recorded import RecordedAcceptance
+from simulator.engine.recorded_load import recorded_trace
+from simulator.results.prediction import predict
 
 
 @pytest.fixture(scope="module")

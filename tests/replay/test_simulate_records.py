@@ -14,7 +14,7 @@ from sglang_dspark.records import RecordSet
 from sglang_dspark.records.blocks import uncensored_blocks
 from sglang_dspark.records.episodes import find_episodes
 from simulator import EngineSettings, simulate
-from simulator.recorded_load import load_records, recorded_settings
+from simulator.engine.recorded_load import load_records, recorded_settings
 
 MIDDLE = 6
 

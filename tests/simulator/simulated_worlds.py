@@ -14,9 +14,9 @@ from sglang_dspark.cost.curves import Curve
 from sglang_dspark.policies import BudgetRule, LengthRule, LiveBlock, Outcome, Past, Policy
 from sglang_dspark.policies.arithmetic import Ints
 from simulator import EngineSettings, Trace
-from simulator.drafters import find_drafter
-from simulator.recorder import StepView
-from simulator.run import Assembly, Setting, assemble
+from simulator.blocks.drafters import find_drafter
+from simulator.engine.recorder import StepView
+from simulator.engine.run import Assembly, Setting, assemble
 
 ROOM = 1_000_000  # KV tokens that never run out here
 

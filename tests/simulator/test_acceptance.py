@@ -11,9 +11,9 @@ from simulated_worlds import finished, flat_cost, setting_of
 from sglang_dspark.errors import InputError
 from sglang_dspark.policies import SCALE, make_policy, survival_units
 from simulator import Confidence, Trace
-from simulator.acceptance import BlockTable, StatisticalAcceptance, normal_quantiles
-from simulator.drafters import DOMAINS, DRAFTERS, Drafter, find_drafter
-from simulator.run import run_once
+from simulator.blocks.acceptance import BlockTable, StatisticalAcceptance, normal_quantiles
+from simulator.blocks.drafters import DOMAINS, DRAFTERS, Drafter, find_drafter
+from simulator.results.run import run_once
 
 # DeepSeek's DSpark paper, Table 1, Qwen3-4B: mean accepted length (bonus included) of three data sets a domain.
 TABLE_1 = {

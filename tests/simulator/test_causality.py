@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from simulated_worlds import FewOrMany, Spy, finished, flat_cost, setting_of, trace_of
 
 from sglang_dspark.policies import SCALE, Decision, LiveBlock, Past, Policy, make_policy
-from simulator.acceptance import BlockTable, Confidence, StatisticalAcceptance
-from simulator.engine import Engine
-from simulator.run import Assembly, Setting, assemble
-from simulator.settings import OVERLAPPED_LAG
+from simulator.blocks.acceptance import BlockTable, Confidence, StatisticalAcceptance
+from simulator.engine.replica import Engine
+from simulator.engine.run import Assembly, Setting, assemble
+from simulator.engine.settings import OVERLAPPED_LAG
 
 LENGTHS = [(5, 40), (9, 25), (3, 60), (7, 1), (5, 33), (8, 50), (2, 44), (6, 20)]
 Seen = dict[tuple[int, int], tuple[tuple[int, ...], int]]

@@ -10,10 +10,10 @@ from simulated_worlds import check_books, check_end, finished, setting_of, setti
 
 from sglang_dspark.errors import InputError
 from sglang_dspark.policies import make_policy
-from simulator.acceptance import BlockTable, Confidence, StatisticalAcceptance
-from simulator.batch import DecodeBatch
-from simulator.drafters import find_drafter
-from simulator.run import Setting
+from simulator.blocks.acceptance import BlockTable, Confidence, StatisticalAcceptance
+from simulator.blocks.drafters import find_drafter
+from simulator.engine.batch import DecodeBatch
+from simulator.engine.run import Setting
 from simulator.traces import Trace
 
 POLICIES = ("none", "fixed:k=0", "fixed:k=1", "hull", "argmax:lag=2", "argmax:lag=1", "early-stop", "goodput", "tetris")

@@ -13,10 +13,11 @@ from sglang_dspark.cost import load_profile
 from sglang_dspark.errors import InputError
 from sglang_dspark.policies import POLICIES, make_policy
 from simulator import EngineSettings
-from simulator.admission import Memory, Waiting, next_chunk
-from simulator.model import EngineModel
-from simulator.recorder import StepView
-from simulator.run import Assembly, run_once
+from simulator.engine.admission import Memory, Waiting, next_chunk
+from simulator.engine.model import EngineModel
+from simulator.engine.recorder import StepView
+from simulator.engine.run import Assembly
+from simulator.results.run import run_once
 
 
 @pytest.mark.parametrize("schedule", ["overlapped", "synchronous", "no-overlap"])

@@ -11,9 +11,10 @@ from sglang_dspark.cost import load_profile
 from sglang_dspark.errors import InputError
 from sglang_dspark.policies import make_policy
 from simulator import EngineSettings
-from simulator.drafters import find_drafter
-from simulator.recorder import StepView
-from simulator.run import Setting, run_once
+from simulator.blocks.drafters import find_drafter
+from simulator.engine.recorder import StepView
+from simulator.engine.run import Setting
+from simulator.results.run import run_once
 from simulator.traces import example_trace, first_requests
 
 RANKS = 3

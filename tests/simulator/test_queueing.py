@@ -11,9 +11,10 @@ import simpy
 from simulated_worlds import finished, flat_cost, setting_of, trace_of
 
 from sglang_dspark.policies import make_policy
-from simulator.engine import Engine
-from simulator.recorder import StepView
-from simulator.run import Assembly, Setting, assemble, run_once
+from simulator.engine.recorder import StepView
+from simulator.engine.replica import Engine
+from simulator.engine.run import Assembly, Setting, assemble
+from simulator.results.run import run_once
 from simulator.traces import scale_rate
 
 SERVICE_S = 0.02

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from simulator import EngineSettings, simulate
-from simulator.drafters import DOMAINS, DRAFTERS
-from simulator.report import json_lines
+from simulator.blocks.drafters import DOMAINS, DRAFTERS
+from simulator.results.report import json_lines
 from simulator.traces import load_trace
 
 DATA = Path(__file__).parents[3] / "shared" / "data"

@@ -19,11 +19,11 @@ import simulator
 from sglang_dspark.errors import InputError
 from sglang_dspark.policies import BudgetRule, Past, make_policy
 from simulator import EngineSettings, simulate
-from simulator.metrics import _spread
-from simulator.report import json_lines
-from simulator.run import run_once
-from simulator.simulate import _T975, paired
-from simulator.timeline import write_timeline
+from simulator.results.comparison import _T975, paired
+from simulator.results.metrics import _spread
+from simulator.results.report import json_lines
+from simulator.results.run import run_once
+from simulator.results.timeline import write_timeline
 from simulator.traces import example_trace, first_requests
 
 POLICIES = ["fixed:k=7", "hull", "argmax:lag=2"]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator.random import Streams, stream
+from simulator.blocks.random import Streams, stream
 
 WORDS = st.integers(0, 2**64 - 1)
 
@@ -42,7 +42,7 @@ def test_streams_beside_each_other_are_uncorrelated():
 
 
 def test_another_process_gives_the_same_numbers():
-    code = "from simulator.random import stream; print(stream(7, 'lengths', 1, 2).random(3).tolist())"
+    code = "from simulator.blocks.random import stream; print(stream(7, 'lengths', 1, 2).random(3).tolist())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(stream(7, "lengths", 1, 2).random(3).tolist())
 

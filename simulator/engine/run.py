@@ -1,4 +1,4 @@
-"""One run: a trace through engine replicas under one policy, and its figures."""
+"""One run: a trace through engine replicas under one policy."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ import simpy
 from sglang_dspark.cost import StepCost
 from sglang_dspark.errors import InputError
 from sglang_dspark.policies import Policy, policy_to_string
-from simulator.acceptance import AcceptanceSource, Confidence, StatisticalAcceptance
-from simulator.drafters import DOMAINS, Drafter
-from simulator.engine import Engine
-from simulator.lockstep import LockStep
-from simulator.metrics import Figures, figures
-from simulator.model import EngineModel, kv_reserve
-from simulator.random import stream
-from simulator.recorded_load import RecordedLoad
-from simulator.recorder import Recorder, StepView
-from simulator.router import Router
-from simulator.settings import EngineSettings
+from simulator.blocks.acceptance import AcceptanceSource, Confidence, StatisticalAcceptance
+from simulator.blocks.drafters import DOMAINS, Drafter
+from simulator.blocks.random import stream
+from simulator.engine.lockstep import LockStep
+from simulator.engine.model import EngineModel, kv_reserve
+from simulator.engine.recorded_load import RecordedLoad
+from simulator.engine.recorder import Recorder, StepView
+from simulator.engine.replica import Engine
+from simulator.engine.router import Router
+from simulator.engine.settings import EngineSettings
 from simulator.traces import Trace, with_poisson_arrivals
 
 EVEN_MIX = dict.fromkeys(DOMAINS, 1 / len(DOMAINS))
@@ -82,24 +81,6 @@ class Setting:
                 )
 
 
-def run_once(
-    setting: Setting,
-    policy: Policy,
-    replication: int = 0,
-    *,
-    on_step: Callable[[StepView], None] | None = None,
-    on_progress: Callable[[int], None] | None = None,
-) -> tuple[Figures, Recorder]:
-    """Simulate one policy on one set of draws.
-
-    replication: names the draws; the same for every policy that is compared. on_step sees every engine step as it
-    ended; on_progress the number of completed requests. Errors: InputError.
-    """
-    run = assemble(setting, policy, replication, on_step=on_step, on_progress=on_progress)
-    run.env.run(until=run.router.done)
-    return figures(run.trace, run.recorder, run.router, run.model), run.recorder
-
-
 @dataclass(frozen=True)
 class Assembly:
     """The parts of one run, ready to go: `env.run(until=router.done)`."""
@@ -120,7 +101,7 @@ def assemble(
     on_step: Callable[[StepView], None] | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> Assembly:
-    """See `run_once`."""
+    """A run of one policy on one set of draws, ready to go; see `results.run.run_once`."""
     setting.check(policy)
     seed = setting.seed + (replication << 32)
     trace = setting.trace

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from simulator.simulate import Comparison, Paired, PolicyResult, paired
+from simulator.results.comparison import Comparison, Paired, PolicyResult, paired
 
 
 def print_report(comparison: Comparison, console: Console) -> None:

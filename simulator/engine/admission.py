@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from simulator.batch import DecodeBatch
+from simulator.engine.batch import DecodeBatch
 
 # managers/scheduler_components/new_token_ratio_tracker.py and environ.py:646-649
 _RATIO_START, _RATIO_LEAST, _RATIO_STEPS, _RETRACT_STEPS = 0.7, 0.7 * 0.14, 600, 20

@@ -26,7 +26,7 @@ class EngineSettings:
     max_running_requests: 48 is what SGLang resolves for DSPARK. chunked_prefill_size: SGLang's for 80-160 GB GPUs.
     schedule: None takes overlapped where the policy allows it and synchronous where it does not. Mixed prefill and
     decode steps are off, as SGLang has them by default. kv_tokens: None takes the profile's. dp_attention: the replicas
-    are ranks of one model that step together (`simulator.lockstep`) instead of independent engines.
+    are ranks of one model that step together (`simulator.engine.lockstep`) instead of independent engines.
     """
 
     max_running_requests: int = 48

@@ -12,7 +12,7 @@ from typing import Any
 
 import simpy
 
-from simulator.engine import Engine, Step
+from simulator.engine.replica import Engine, Step
 
 
 class LockStep:

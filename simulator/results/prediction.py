@@ -20,11 +20,12 @@ from sglang_dspark.records import RecordSet
 from sglang_dspark.records.blocks import Blocks, uncensored_blocks
 from sglang_dspark.records.episodes import Episode, find_episodes
 from sglang_dspark.records.fit import FittedCost, StepTimes, fit_times
-from simulator.metrics import Figures
-from simulator.random import stream
-from simulator.recorded_load import RecordedLoad, stated_blocks
-from simulator.run import Setting, run_once
-from simulator.settings import EngineSettings
+from simulator.blocks.random import stream
+from simulator.engine.recorded_load import RecordedLoad, stated_blocks
+from simulator.engine.run import Setting
+from simulator.engine.settings import EngineSettings
+from simulator.results.metrics import Figures
+from simulator.results.run import run_once
 
 COMPARED = ("output_throughput", "mean_tpot_ms", "mean_ttft_ms", "accept_length")
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import simpy
 
-from simulator.admission import Waiting
-from simulator.engine import Engine
-from simulator.recorder import Recorder
+from simulator.engine.admission import Waiting
+from simulator.engine.recorder import Recorder
+from simulator.engine.replica import Engine
 from simulator.traces import Trace
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sglang_dspark.cost import provenance
-from simulator.run import Setting
+from simulator.engine.run import Setting
 
 
 def stated_assumptions(setting: Setting) -> tuple[str, ...]:

@@ -14,9 +14,9 @@ from sglang_dspark.errors import InputError
 from sglang_dspark.records import SUFFIX, Header, RecordSet, RequestRecord
 from sglang_dspark.records.blocks import Blocks, uncensored_blocks
 from sglang_dspark.records.fit import fit_step_cost
-from simulator.drafters import Drafter
-from simulator.recorded import RecordedAcceptance, recorded_trace
-from simulator.settings import EngineSettings
+from simulator.blocks.drafters import Drafter
+from simulator.blocks.recorded import RecordedAcceptance
+from simulator.engine.settings import EngineSettings
 from simulator.traces import Trace
 
 _SETTINGS = ("max_running_requests", "chunked_prefill_size", "max_prefill_tokens", "kv_tokens")
@@ -68,6 +68,31 @@ class RecordedLoad:
         reached = [(self.blocks.depth >= j).sum() for j in range(self.blocks.gamma + 1)]
         kept = tuple(float(more / max(here, 1)) for here, more in zip(reached, reached[1:], strict=False))
         return Drafter("recorded", {"recorded": kept}, 1.0, True, stated_blocks(self.blocks))
+
+
+def recorded_trace(requests: Sequence[RequestRecord], source: str, empty: int = 0) -> Trace:
+    """Arrivals and lengths of recorded requests, and the prompt tokens that the prefix cache held.
+
+    requests: in order of arrival, each with tokens. empty: requests without any that are left out.
+    """
+    arrival = np.array([request.arrival_time_s for request in requests])
+    cached = np.array([min(request.cached_tokens, request.input_length - 1) for request in requests], dtype=np.int64)
+    prompt = np.array([request.input_length for request in requests], dtype=np.int64)
+    notes = []
+    if cached.any():
+        share = cached.sum() / prompt.sum()
+        notes.append(f"{share:.0%} of the prompt tokens were in the prefix cache and are not prefilled")
+    if empty:
+        notes.append(f"{empty} recorded requests got no token and are left out")
+    return Trace(
+        arrival - arrival[0],
+        prompt,
+        np.array([request.output_length for request in requests], dtype=np.int64),
+        request_id=tuple(request.rid for request in requests),
+        cached_length=cached,
+        source=source,
+        notes=tuple(notes),
+    )
 
 
 def stated_blocks(blocks: Blocks) -> tuple[str, ...]:

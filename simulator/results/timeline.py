@@ -13,8 +13,9 @@ import numpy as np
 
 from sglang_dspark.cost import write_atomically
 from sglang_dspark.policies import Policy, policy_to_string
-from simulator.recorder import Recorder, StepView
-from simulator.run import Setting, run_once
+from simulator.engine.recorder import Recorder, StepView
+from simulator.engine.run import Setting
+from simulator.results.run import run_once
 
 
 def write_timeline(path: Path, setting: Setting, policies: list[Policy]) -> None:

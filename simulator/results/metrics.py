@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.recorder import Recorder
+from simulator.engine.recorder import Recorder
 from simulator.traces import Trace
 
 if TYPE_CHECKING:
-    from simulator.model import EngineModel
-    from simulator.router import Router
+    from simulator.engine.model import EngineModel
+    from simulator.engine.router import Router
 
 Figures = dict[str, float]
 """Name to value; milliseconds where the name says `_ms`, seconds, counts or tokens per second elsewhere."""

@@ -19,12 +19,12 @@ import simpy
 
 from sglang_dspark.policies import Decision, LiveBlock, Outcome, Past, SurvivalRing
 from sglang_dspark.policies.arithmetic import Ints
-from simulator.admission import Chunk, Memory, Waiting, next_chunk
-from simulator.batch import DecodeBatch
-from simulator.departures import Departures
-from simulator.model import EngineModel
-from simulator.recorder import Gaps, Recorder, StepView
-from simulator.settings import OVERLAPPED_LAG
+from simulator.engine.admission import Chunk, Memory, Waiting, next_chunk
+from simulator.engine.batch import DecodeBatch
+from simulator.engine.departures import Departures
+from simulator.engine.model import EngineModel
+from simulator.engine.recorder import Gaps, Recorder, StepView
+from simulator.engine.settings import OVERLAPPED_LAG
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""Acceptance and trace from records of a live server.
+"""Acceptance from records of a live server.
 
 A request's block at an anchor that was recorded is that block. At any other anchor it is one of the `NEAREST` recorded
 blocks of the same request around that anchor, drawn by counter; a request without any draws first a request of its
@@ -8,7 +8,7 @@ what was recorded; always taking the next recorded block would not: short blocks
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +17,8 @@ from sglang_dspark.errors import InputError
 from sglang_dspark.policies import survival_units
 from sglang_dspark.records.blocks import Blocks
 from sglang_dspark.records.schema import RequestRecord
-from simulator.acceptance import BlockTable
-from simulator.random import Streams
-from simulator.traces import Trace
+from simulator.blocks.acceptance import BlockTable
+from simulator.blocks.random import Streams
 
 Ints = NDArray[np.int64]
 
@@ -103,28 +102,3 @@ def _pools(
             alike = alike if alike.any() else np.ones(len(numbers), dtype=bool)
             found[key] = starts[alike], counts[alike]
     return [found[request.domain, request.temperature] for request in requests]
-
-
-def recorded_trace(requests: Sequence[RequestRecord], source: str, empty: int = 0) -> Trace:
-    """Arrivals and lengths of recorded requests, and the prompt tokens that the prefix cache held.
-
-    requests: in order of arrival, each with tokens. empty: requests without any that are left out.
-    """
-    arrival = np.array([request.arrival_time_s for request in requests])
-    cached = np.array([min(request.cached_tokens, request.input_length - 1) for request in requests], dtype=np.int64)
-    prompt = np.array([request.input_length for request in requests], dtype=np.int64)
-    notes = []
-    if cached.any():
-        share = cached.sum() / prompt.sum()
-        notes.append(f"{share:.0%} of the prompt tokens were in the prefix cache and are not prefilled")
-    if empty:
-        notes.append(f"{empty} recorded requests got no token and are left out")
-    return Trace(
-        arrival - arrival[0],
-        prompt,
-        np.array([request.output_length for request in requests], dtype=np.int64),
-        request_id=tuple(request.rid for request in requests),
-        cached_length=cached,
-        source=source,
-        notes=tuple(notes),
-    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.acceptance import AcceptanceSource, BlockTable
+from simulator.blocks.acceptance import AcceptanceSource, BlockTable
 
 Ints = NDArray[np.int64]
 

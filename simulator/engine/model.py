@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from sglang_dspark.cost import StepCost
 from sglang_dspark.policies import Policy
-from simulator.acceptance import AcceptanceSource
-from simulator.settings import EngineSettings
+from simulator.blocks.acceptance import AcceptanceSource
+from simulator.engine.settings import EngineSettings
 
 
 def kv_reserve(policy: Policy, gamma: int) -> int:

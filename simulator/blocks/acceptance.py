@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from sglang_dspark.errors import InputError
 from sglang_dspark.policies import SCALE
-from simulator.drafters import DOMAINS, Drafter
-from simulator.random import Streams, stream
+from simulator.blocks.drafters import DOMAINS, Drafter
+from simulator.blocks.random import Streams, stream
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

@@ -1,0 +1,1 @@
+"""Where drafted blocks come from: drawn from statistics or recorded, by drafters and counted random streams."""

@@ -1,0 +1,1 @@
+"""A SimPy model of SGLang's loop: replicas, admission, the decode batch, and the router in front of them."""

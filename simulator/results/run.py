@@ -1,0 +1,28 @@
+"""One run and its figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sglang_dspark.policies import Policy
+from simulator.engine.recorder import Recorder, StepView
+from simulator.engine.run import Setting, assemble
+from simulator.results.metrics import Figures, figures
+
+
+def run_once(
+    setting: Setting,
+    policy: Policy,
+    replication: int = 0,
+    *,
+    on_step: Callable[[StepView], None] | None = None,
+    on_progress: Callable[[int], None] | None = None,
+) -> tuple[Figures, Recorder]:
+    """Simulate one policy on one set of draws.
+
+    replication: names the draws; the same for every policy that is compared. on_step sees every engine step as it
+    ended; on_progress the number of completed requests. Errors: InputError.
+    """
+    run = assemble(setting, policy, replication, on_step=on_step, on_progress=on_progress)
+    run.env.run(until=run.router.done)
+    return figures(run.trace, run.recorder, run.router, run.model), run.recorder
