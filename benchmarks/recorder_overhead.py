@@ -16,9 +16,9 @@ from types import SimpleNamespace
 import numpy as np
 
 from sglang_dspark.cost import load_profile
-from sglang_dspark.serving.decider import BatchView, StepDecision
-from sglang_dspark.serving.recorder import Recorder, start
-from sglang_dspark.serving.steps import SamplingView, StepRecord
+from sglang_dspark.serving.base.steps import SamplingView, StepRecord
+from sglang_dspark.serving.loop.decider import BatchView, StepDecision
+from sglang_dspark.serving.recording.recorder import Recorder, start
 
 GAMMA, STEPS = 7, 2000
 

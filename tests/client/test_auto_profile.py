@@ -11,8 +11,8 @@ from sglang_dspark.cost import load_profile
 from sglang_dspark.errors import InputError
 from sglang_dspark.live import profiling
 from sglang_dspark.live.client import Server
-from sglang_dspark.serving import auto_profile
-from sglang_dspark.serving.auto_profile import find_or_measure, key_of, short_command
+from sglang_dspark.serving.plugin import auto_profile
+from sglang_dspark.serving.plugin.auto_profile import find_or_measure, key_of, short_command
 
 COMMAND = [
     "/usr/bin/python", "-m", "sglang.launch_server", "--model-path", "m", "--speculative-dspark-profile", "auto",

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from sglang_dspark.serving.drift import WINDOW, DriftWatch
+from sglang_dspark.serving.feedback.drift import WINDOW, DriftWatch
 
 
 def feed(watch, ratio, windows=1, noise=0.0, seed=0):

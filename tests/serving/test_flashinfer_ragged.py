@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sglang_dspark.serving.flashinfer_ragged.plan import GHOST_SLOT, plan_ragged_verify
+from sglang_dspark.serving.gpu.flashinfer_ragged.plan import GHOST_SLOT, plan_ragged_verify
 
 NO_SGLANG = "needs the extra `serve`"
 
@@ -107,7 +107,7 @@ class Translator:
 def ragged():
     pytest.importorskip("torch", reason=NO_SGLANG)
     pytest.importorskip("sglang", reason=NO_SGLANG)
-    from sglang_dspark.serving.flashinfer_ragged import backend
+    from sglang_dspark.serving.gpu.flashinfer_ragged import backend
 
     return backend
 
@@ -283,8 +283,8 @@ def test_upstream_is_what_was_overridden(ragged):
     from sglang.srt.layers.attention import flashinfer_backend
     from sglang.srt.speculative import dflash_utils
 
-    from sglang_dspark.serving.contract import moved
-    from sglang_dspark.serving.flashinfer_ragged.contract import ATTRIBUTES, CALLS, WRAPPER_ATTRIBUTES
+    from sglang_dspark.serving.base.contract import moved
+    from sglang_dspark.serving.gpu.flashinfer_ragged.contract import ATTRIBUTES, CALLS, WRAPPER_ATTRIBUTES
 
     assert moved(CALLS) == []
     set_by_upstream = set(flashinfer_backend.FlashInferAttnBackend.__init__.__code__.co_names)
@@ -306,7 +306,7 @@ def test_register_replaces_the_backend_once(monkeypatch):
     pytest.importorskip("sglang", reason=NO_SGLANG)
     from sglang.srt.layers.attention import attention_registry
 
-    from sglang_dspark.serving.flashinfer_ragged import register
+    from sglang_dspark.serving.gpu.flashinfer_ragged import register
 
     monkeypatch.setattr(attention_registry, "ATTENTION_BACKENDS", {"flashinfer": lambda runner: "upstream's"})
     register()
@@ -325,7 +325,7 @@ def test_a_captured_graph_attends_as_the_reference():
     pytest.importorskip("sglang", reason=NO_SGLANG)
     from sglang.srt.speculative.ragged_verify import RaggedVerifyLayout
 
-    from sglang_dspark.serving.flashinfer_ragged import backend as ragged
+    from sglang_dspark.serving.gpu.flashinfer_ragged import backend as ragged
 
     torch.manual_seed(0)
     heads, kv_heads, dim, tier, slots = 8, 2, 128, 16, 4

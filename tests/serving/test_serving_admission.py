@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch", reason="admission on a device is torch code")
 
 from sglang_dspark.policies import Plan, allocate, survival_units  # noqa: E402
-from sglang_dspark.serving.admission import allocate_on_device, planned_lengths, survival_units_on_device  # noqa: E402
+from sglang_dspark.serving.base.admission import allocate_on_device, planned_lengths, survival_units_on_device  # noqa: E402
 
 CONFIDENCES = st.one_of(st.sampled_from([0.0, 1.0, 0.5, np.float32(1 - 2**-24)]), st.floats(0, 1, width=32))
 

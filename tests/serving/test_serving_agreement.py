@@ -11,9 +11,9 @@ torch = pytest.importorskip("torch", reason="ranks agree over torch.distributed"
 from serving_support import flat_cost  # noqa: E402
 
 from sglang_dspark.policies import make_policy  # noqa: E402
-from sglang_dspark.serving.agreement import Agreement  # noqa: E402
-from sglang_dspark.serving.engine import PolicyEngine  # noqa: E402
-from sglang_dspark.serving.options import Resolved  # noqa: E402
+from sglang_dspark.serving.base.options import Resolved  # noqa: E402
+from sglang_dspark.serving.loop.agreement import Agreement  # noqa: E402
+from sglang_dspark.serving.loop.engine import PolicyEngine  # noqa: E402
 
 GAMMA, REQUESTS, STEPS = 4, 3, 12
 

@@ -4,7 +4,7 @@ import pytest
 
 pytest.importorskip("sglang", reason="needs the extra `serve`")
 
-from sglang_dspark.serving import contract  # noqa: E402
+from sglang_dspark.serving.base import contract  # noqa: E402
 
 
 def test_sglang_is_the_one_that_was_overridden() -> None:
@@ -22,6 +22,6 @@ def test_a_difference_is_named() -> None:
 def test_ragged_backends_exist() -> None:
     from sglang.srt.layers.attention.attention_registry import ATTENTION_BACKENDS
 
-    from sglang_dspark.serving.startup import RAGGED_BACKENDS
+    from sglang_dspark.serving.plugin.startup import RAGGED_BACKENDS
 
     assert set(RAGGED_BACKENDS) <= set(ATTENTION_BACKENDS)

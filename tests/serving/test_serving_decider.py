@@ -5,9 +5,9 @@ import pytest
 from serving_support import flat_cost
 
 from sglang_dspark.policies import allocate, make_policy, survival_units
-from sglang_dspark.serving.decider import BatchView, Decider
-from sglang_dspark.serving.options import Resolved
-from sglang_dspark.serving.publishes import Publishes
+from sglang_dspark.serving.base.options import Resolved
+from sglang_dspark.serving.feedback.publishes import Publishes
+from sglang_dspark.serving.loop.decider import BatchView, Decider
 
 GAMMA = 5
 

@@ -10,10 +10,10 @@ torch = pytest.importorskip("torch", reason="the engine hands tensors on")
 from serving_support import flat_cost  # noqa: E402
 
 from sglang_dspark.policies import make_policy, survival_units  # noqa: E402
-from sglang_dspark.serving.agreement import Agreement  # noqa: E402
-from sglang_dspark.serving.engine import PolicyEngine  # noqa: E402
-from sglang_dspark.serving.options import Resolved  # noqa: E402
-from sglang_dspark.serving.steps import StepRecord  # noqa: E402
+from sglang_dspark.serving.base.options import Resolved  # noqa: E402
+from sglang_dspark.serving.base.steps import StepRecord  # noqa: E402
+from sglang_dspark.serving.loop.agreement import Agreement  # noqa: E402
+from sglang_dspark.serving.loop.engine import PolicyEngine  # noqa: E402
 
 GAMMA = 3
 
@@ -103,11 +103,11 @@ def test_records_come_in_order_with_everything() -> None:
 
 
 def test_the_shadow_is_logged(monkeypatch, caplog) -> None:
-    from sglang_dspark.serving.counters import ShadowLog
+    from sglang_dspark.serving.feedback.counters import ShadowLog
 
     monkeypatch.setattr(ShadowLog, "EVERY", 3)
     engine, _ = make_engine("fixed:k=1", shadow="fixed:k=3")
-    with caplog.at_level("INFO", logger="sglang_dspark.serving.counters"):
+    with caplog.at_level("INFO", logger="sglang_dspark.serving.feedback.counters"):
         for _ in range(7):
             step(engine, torch.full((2, GAMMA), 0.5), [0, 0])
     lines = [record.getMessage() for record in caplog.records]

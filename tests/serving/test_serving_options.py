@@ -5,7 +5,7 @@ from serving_support import flat_cost
 
 from sglang_dspark.errors import InputError
 from sglang_dspark.policies import POLICIES, make_policy
-from sglang_dspark.serving.options import Resolved, ServingOptions, check_policy, needs_prices, resolve
+from sglang_dspark.serving.base.options import Resolved, ServingOptions, check_policy, needs_prices, resolve
 
 
 def test_no_flag_is_not_active() -> None:

@@ -15,8 +15,10 @@ import pytest
 
 pytest.importorskip("sglang", reason="needs the extra `serve`")
 
-from sglang_dspark.serving import arrivals, flags, start_line, startup  # noqa: E402
-from sglang_dspark.serving.options import ServingOptions  # noqa: E402
+from sglang_dspark.serving.base import start_line  # noqa: E402
+from sglang_dspark.serving.base.options import ServingOptions  # noqa: E402
+from sglang_dspark.serving.plugin import flags, startup  # noqa: E402
+from sglang_dspark.serving.recording import arrivals  # noqa: E402
 
 FLAGS = ("policy", "profile", "shadow-policy", "schedule", "allow-foreign-profile", "explore")
 
@@ -147,7 +149,7 @@ def test_a_foreign_profile_needs_permission(monkeypatch) -> None:
     start_line.check_hardware(cost, ServingOptions(profile="x", allow_foreign_profile=True), here)
     start_line.check_hardware(cost, ServingOptions(profile="x"), None)
     from sglang_dspark.policies import make_policy
-    from sglang_dspark.serving.options import Resolved
+    from sglang_dspark.serving.base.options import Resolved
 
     line = start_line.start_line(
         Resolved(make_policy("hull"), None, cost, "synchronous", 0.0), ServingOptions(), "cap-accept", "overlap"

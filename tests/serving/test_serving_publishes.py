@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sglang_dspark.policies import SCALE
-from sglang_dspark.serving.publishes import Published, Publishes
+from sglang_dspark.serving.feedback.publishes import Published, Publishes
 
 SLOTS, GAMMA = 4, 2
 

@@ -17,8 +17,8 @@ from sglang.srt.speculative.dspark_components.dspark_planner import (
 )
 from sglang.srt.speculative.spec_tp_sync import SpecTpSyncSite
 
-from sglang_dspark.serving.decider import StepDecision
-from sglang_dspark.serving.engine import PolicyEngine
+from sglang_dspark.serving.loop.decider import StepDecision
+from sglang_dspark.serving.loop.engine import PolicyEngine
 
 
 class PolicyPlanner(DSparkVerifyPlanner):

@@ -15,9 +15,9 @@ from sglang.srt.speculative.dspark_components.dspark_draft import DraftBlockResu
 from sglang.srt.speculative.ragged_verify import RaggedVerifyLayout
 
 from sglang_dspark.policies import Plan
-from sglang_dspark.serving import admission
-from sglang_dspark.serving.contract import moved
-from sglang_dspark.serving.device_kernels.operations import (
+from sglang_dspark.serving.base import admission
+from sglang_dspark.serving.base.contract import moved
+from sglang_dspark.serving.gpu.device_kernels.operations import (
     ConfidenceOperation,
     MarkovOperation,
     RejectionOperation,
@@ -41,9 +41,9 @@ REPLACED = {
     "sglang.srt.models.dspark.DSparkDraftMixin.compute_confidence": (
         "self, *anchor_tokens, *draft_tokens, *confidence_features"
     ),
-    "sglang_dspark.serving.admission.allocate_on_device": "confidence, plan",
+    "sglang_dspark.serving.base.admission.allocate_on_device": "confidence, plan",
 }
-"""Signatures that ours stand in for, as `sglang_dspark.serving.contract.moved` reads them."""
+"""Signatures that ours stand in for, as `sglang_dspark.serving.base.contract.moved` reads them."""
 
 
 def measure(worker: Any, mode: Mode) -> dict[str, Choice]:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sglang_dspark.policies.arithmetic import Ints
-from sglang_dspark.serving.decider import BatchView, StepDecision
+from sglang_dspark.serving.loop.decider import BatchView, StepDecision
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,9 @@ import torch
 from sglang.srt.layers.attention import flashinfer_backend as upstream
 from sglang.srt.mem_cache.kv_loc_plan import IdSpaceKind
 
-from sglang_dspark.serving.contract import moved
-from sglang_dspark.serving.flashinfer_ragged.contract import CALLS
-from sglang_dspark.serving.flashinfer_ragged.plan import GHOST_SLOT, RaggedPlan, plan_ragged_verify
+from sglang_dspark.serving.base.contract import moved
+from sglang_dspark.serving.gpu.flashinfer_ragged.contract import CALLS
+from sglang_dspark.serving.gpu.flashinfer_ragged.plan import GHOST_SLOT, RaggedPlan, plan_ragged_verify
 
 _STAGES = 2
 

@@ -18,8 +18,8 @@ from sglang_dspark.cost import StepCost
 from sglang_dspark.records import FORCED, Header, Lagged, RecordWriter, Shadow
 from sglang_dspark.records import StepRecord as WrittenStep
 from sglang_dspark.records.costs import cost_to_plain, table_hash
-from sglang_dspark.serving.request_record import GREEDY_TOP_K, LiveRequest, request_record, wanted
-from sglang_dspark.serving.steps import StepRecord
+from sglang_dspark.serving.base.steps import StepRecord
+from sglang_dspark.serving.recording.request_record import GREEDY_TOP_K, LiveRequest, request_record, wanted
 
 _log = logging.getLogger(__name__)
 

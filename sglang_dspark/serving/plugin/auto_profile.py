@@ -81,7 +81,7 @@ def find_or_measure(arguments: Any, command: Sequence[str]) -> str:
 
 def describe(arguments: Any) -> dict[str, Any]:
     """What the step costs depend on, in words; stands in the table's `meta`."""
-    from sglang_dspark.serving.start_line import hardware_name
+    from sglang_dspark.serving.base.start_line import hardware_name
 
     model, draft = (getattr(arguments, name, None) for name in ("model_path", "speculative_draft_model_path"))
     out: dict[str, Any] = {

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from sglang_dspark.serving.decider import REASONS
-from sglang_dspark.serving.steps import StepRecord
+from sglang_dspark.serving.base.steps import StepRecord
+from sglang_dspark.serving.loop.decider import REASONS
 
 _PREFIX = "sglang:dspark_"
 

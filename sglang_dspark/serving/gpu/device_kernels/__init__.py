@@ -4,6 +4,6 @@
 `install` puts the winners in place and returns what undoes it. Call both before the draft's CUDA graphs are captured.
 """
 
-from sglang_dspark.serving.device_kernels.choice import OPERATIONS, install, measure
+from sglang_dspark.serving.gpu.device_kernels.choice import OPERATIONS, install, measure
 
 __all__ = ["OPERATIONS", "install", "measure"]

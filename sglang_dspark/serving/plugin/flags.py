@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from sglang_dspark.serving.options import DEFAULT_POLICY, KERNELS, SCHEDULES, ServingOptions
+from sglang_dspark.serving.base.options import DEFAULT_POLICY, KERNELS, SCHEDULES, ServingOptions
 
 ADD_TARGET = "sglang.srt.server_args.ServerArgs.add_cli_args"
 READ_TARGET = "sglang.srt.server_args.ServerArgs.from_cli_args"
@@ -95,7 +95,7 @@ def read_flags(from_cli_args: Callable[..., Any], cls: type, args: argparse.Name
     options = ServingOptions(**values)
     if options.active:
         setattr(record, ATTRIBUTE, options)
-        from sglang_dspark.serving import startup
+        from sglang_dspark.serving.plugin import startup
 
         startup.prepare(record, options)
     return record
@@ -103,8 +103,8 @@ def read_flags(from_cli_args: Callable[..., Any], cls: type, args: argparse.Name
 
 def _measured_profile(record: Any) -> str:
     from sglang_dspark.errors import InputError
-    from sglang_dspark.serving import startup
-    from sglang_dspark.serving.auto_profile import find_or_measure
+    from sglang_dspark.serving.plugin import startup
+    from sglang_dspark.serving.plugin.auto_profile import find_or_measure
 
     try:
         startup.check_algorithm(record)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sglang_dspark.serving.steps import StepRecord
+from sglang_dspark.serving.base.steps import StepRecord
 
 logger = logging.getLogger(__name__)
 

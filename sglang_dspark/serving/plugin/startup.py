@@ -13,9 +13,9 @@ from importlib.util import find_spec
 from typing import Any
 
 from sglang_dspark.errors import InputError
-from sglang_dspark.serving import arrivals
-from sglang_dspark.serving.contract import SUPPORTED
-from sglang_dspark.serving.options import ServingOptions, resolve
+from sglang_dspark.serving.base.contract import SUPPORTED
+from sglang_dspark.serving.base.options import ServingOptions, resolve
+from sglang_dspark.serving.recording import arrivals
 
 RESOLUTION_STEP = "handle_speculative_decoding"
 logger = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def prepare(record: Any, options: ServingOptions) -> None:
 
 def settle(server_args: Any, previous: Callable[[Any], None]) -> None:
     """Wraps SGLang's speculative step: the mode follows the attention backend, gamma is checked after it."""
-    from sglang_dspark.serving.flags import options_of
+    from sglang_dspark.serving.plugin.flags import options_of
 
     options = options_of(server_args)
     if not options.active:
@@ -65,7 +65,8 @@ def settle(server_args: Any, previous: Callable[[Any], None]) -> None:
     from sglang.srt.arg_groups.model_override_base import use_mla_backend
     from sglang.srt.arg_groups.overrides import attention_backends_of, resolved_view, resolving_view
 
-    from sglang_dspark.serving import http, start_line
+    from sglang_dspark.serving.base import start_line
+    from sglang_dspark.serving.control import http
 
     _, backend = attention_backends_of(resolved_view(server_args))
     if getattr(server_args, _CHOSEN_BY_US, False) and backend is not None:
@@ -98,7 +99,7 @@ def ragged_backends() -> tuple[str, ...]:
     from sglang_dspark.serving import cpu
 
     ours = ("torch_native",) if cpu.activate() is not None else ()
-    if find_spec("sglang_dspark.serving.flashinfer_ragged") is not None:
+    if find_spec("sglang_dspark.serving.gpu.flashinfer_ragged") is not None:
         ours += ("flashinfer",)
     return RAGGED_BACKENDS + ours
 

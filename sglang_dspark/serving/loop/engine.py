@@ -16,17 +16,17 @@ import torch
 
 from sglang_dspark.policies import Outcome, Policy
 from sglang_dspark.policies.budget import carry_as_json
-from sglang_dspark.serving.admission import planned_lengths
-from sglang_dspark.serving.agreement import Agreement
-from sglang_dspark.serving.clock import StepClock
-from sglang_dspark.serving.copies import StepCopy
-from sglang_dspark.serving.counters import Counters, ShadowLog
-from sglang_dspark.serving.decider import BatchView, Decider, StepDecision
-from sglang_dspark.serving.device_kernels.live import LiveDecisions
-from sglang_dspark.serving.drift import DriftWatch
-from sglang_dspark.serving.options import OVERLAPPED_LAG, Kernels, Resolved
-from sglang_dspark.serving.publishes import Publishes
-from sglang_dspark.serving.steps import SamplingView, StepObserver, StepRecord
+from sglang_dspark.serving.base.admission import planned_lengths
+from sglang_dspark.serving.base.options import OVERLAPPED_LAG, Kernels, Resolved
+from sglang_dspark.serving.base.steps import SamplingView, StepObserver, StepRecord
+from sglang_dspark.serving.feedback.clock import StepClock
+from sglang_dspark.serving.feedback.copies import StepCopy
+from sglang_dspark.serving.feedback.counters import Counters, ShadowLog
+from sglang_dspark.serving.feedback.drift import DriftWatch
+from sglang_dspark.serving.feedback.publishes import Publishes
+from sglang_dspark.serving.gpu.device_kernels.live import LiveDecisions
+from sglang_dspark.serving.loop.agreement import Agreement
+from sglang_dspark.serving.loop.decider import BatchView, Decider, StepDecision
 
 
 class PolicyEngine:

@@ -19,14 +19,17 @@ def register() -> None:
     from sglang.srt.arg_groups.resolution_hooks import register_resolution_hook
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
-    from sglang_dspark.serving import arrivals, control, cpu, flags, startup
+    from sglang_dspark.serving import cpu
+    from sglang_dspark.serving.control import switch
+    from sglang_dspark.serving.plugin import flags, startup
+    from sglang_dspark.serving.recording import arrivals
 
     arrivals.forward_if_asked()
     HookRegistry.register(flags.ADD_TARGET, flags.add_flags, HookType.AFTER)
     HookRegistry.register(flags.READ_TARGET, flags.read_flags, HookType.AROUND)
     HookRegistry.register(WORKER_TARGET, choose_worker, HookType.AFTER)
     register_resolution_hook(startup.RESOLUTION_STEP)(startup.settle)
-    control.register(HookRegistry, HookType)
+    switch.register(HookRegistry, HookType)
     if cpu.activate() is not None:
         from sglang_dspark.serving.cpu import gate
 
@@ -38,7 +41,7 @@ WORKER_TARGET = "sglang.srt.speculative.spec_info.SpeculativeAlgorithm.create_wo
 
 def choose_worker(upstream: type, algorithm: Any, server_args: Any) -> type | None:
     """AFTER hook on `SpeculativeAlgorithm.create_worker`: our worker when our flags ask for it."""
-    from sglang_dspark.serving.flags import options_of
+    from sglang_dspark.serving.plugin.flags import options_of
 
     if not algorithm.is_dspark() or not options_of(server_args).active:
         return None
@@ -50,7 +53,7 @@ def choose_worker(upstream: type, algorithm: Any, server_args: Any) -> type | No
             "sglang-dspark: %s: SGLang's own planner stays in place and the DSpark policy flags have no effect", reason
         )
         return None
-    from sglang_dspark.serving.worker import PolicyWorker
+    from sglang_dspark.serving.loop.worker import PolicyWorker
 
     return PolicyWorker
 

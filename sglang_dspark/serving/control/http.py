@@ -6,8 +6,8 @@ from typing import Any
 
 from sglang_dspark.errors import InputError
 from sglang_dspark.policies import POLICIES, Policy, policy_from_json, policy_to_json, policy_to_string
-from sglang_dspark.serving.control import KEY
-from sglang_dspark.serving.options import Resolved, check_policy
+from sglang_dspark.serving.base.options import Resolved, check_policy
+from sglang_dspark.serving.control.switch import KEY
 
 PATH = "/dspark/policy"
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from sglang_dspark.serving.clock import StepClock
-from sglang_dspark.serving.publishes import Published
-from sglang_dspark.serving.steps import StepRecord
+from sglang_dspark.serving.base.steps import StepRecord
+from sglang_dspark.serving.feedback.clock import StepClock
+from sglang_dspark.serving.feedback.publishes import Published
 
 DRAFT, VERIFY = "draft", "verify"
 _INTEGERS = 4  # lengths, accepted, trimmed, prefix lengths

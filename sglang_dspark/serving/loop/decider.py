@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from sglang_dspark.policies import Decision, LiveBlock, Outcome, Past, Plan, Policy, policy_to_string
 from sglang_dspark.policies.arithmetic import Ints
-from sglang_dspark.serving.options import NoPrices, Resolved, check_policy
-from sglang_dspark.serving.publishes import Publishes
+from sglang_dspark.serving.base.options import NoPrices, Resolved, check_policy
+from sglang_dspark.serving.feedback.publishes import Publishes
 
 Reason = Literal["policy", "late", "explore", "forced"]
 REASONS: tuple[Reason, ...] = ("policy", "late", "explore", "forced")

@@ -24,7 +24,7 @@ def register() -> None:
     def create(runner: Any) -> Any:
         if runner.use_mla_backend:
             return upstream(runner)
-        from sglang_dspark.serving.flashinfer_ragged.backend import FlashInferAttnBackend
+        from sglang_dspark.serving.gpu.flashinfer_ragged.backend import FlashInferAttnBackend
 
         return FlashInferAttnBackend(runner, init_new_workspace=runner.init_new_workspace)
 

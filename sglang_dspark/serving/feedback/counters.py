@@ -6,8 +6,8 @@ import logging
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from sglang_dspark.serving.decider import REASONS
-from sglang_dspark.serving.steps import StepRecord
+from sglang_dspark.serving.base.steps import StepRecord
+from sglang_dspark.serving.loop.decider import REASONS
 
 logger = logging.getLogger(__name__)
 

@@ -19,18 +19,20 @@ from sglang.srt.speculative.dspark_components.dspark_observability import InfoSe
 from sglang.srt.speculative.dspark_components.dspark_worker_v2 import DSparkWorkerV2
 
 from sglang_dspark.errors import InputError
-from sglang_dspark.serving import flashinfer_ragged, recorder, start_line
-from sglang_dspark.serving.agreement import Agreement
-from sglang_dspark.serving.contract import WORKER_CALLS, moved
-from sglang_dspark.serving.copies import DRAFT, VERIFY
-from sglang_dspark.serving.device_kernels import install, measure
-from sglang_dspark.serving.engine import PolicyEngine
-from sglang_dspark.serving.flags import options_of
-from sglang_dspark.serving.metrics import PrometheusObserver
-from sglang_dspark.serving.options import Resolved, ServingOptions, resolve
-from sglang_dspark.serving.planner import PolicyPlanner
-from sglang_dspark.serving.startup import leave
-from sglang_dspark.serving.steps import StepObserver
+from sglang_dspark.serving.base import start_line
+from sglang_dspark.serving.base.contract import WORKER_CALLS, moved
+from sglang_dspark.serving.base.options import Resolved, ServingOptions, resolve
+from sglang_dspark.serving.base.steps import StepObserver
+from sglang_dspark.serving.feedback.copies import DRAFT, VERIFY
+from sglang_dspark.serving.feedback.metrics import PrometheusObserver
+from sglang_dspark.serving.gpu import flashinfer_ragged
+from sglang_dspark.serving.gpu.device_kernels import install, measure
+from sglang_dspark.serving.loop.agreement import Agreement
+from sglang_dspark.serving.loop.engine import PolicyEngine
+from sglang_dspark.serving.loop.planner import PolicyPlanner
+from sglang_dspark.serving.plugin.flags import options_of
+from sglang_dspark.serving.plugin.startup import leave
+from sglang_dspark.serving.recording import recorder
 
 logger = logging.getLogger(__name__)
 

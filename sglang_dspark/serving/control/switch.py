@@ -12,7 +12,7 @@ from typing import Any
 
 from sglang_dspark.errors import InputError
 from sglang_dspark.policies import Policy, policy_from_string
-from sglang_dspark.serving.options import check_policy
+from sglang_dspark.serving.base.options import check_policy
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ import torch
 from sglang_dspark.cost import StepCost, provenance
 from sglang_dspark.errors import InputError
 from sglang_dspark.policies import policy_to_string
-from sglang_dspark.serving.options import Resolved, ServingOptions
+from sglang_dspark.serving.base.options import Resolved, ServingOptions
 
 _MODEL_WORD = re.compile(r"[A-Za-z]+\d+\w*|cpu|CPU")
 

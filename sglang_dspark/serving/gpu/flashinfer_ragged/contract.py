@@ -25,7 +25,7 @@ CALLS = {
         "*num_token_blocks, *kv_lens_sum"
     ),
 }
-"""Signatures, as `sglang_dspark.serving.contract.moved` reads them."""
+"""Signatures, as `sglang_dspark.serving.base.contract.moved` reads them."""
 
 ATTRIBUTES = (
     "cuda_graph_kv_indices", "decode_kv_access", "dispatch_reason", "indices_updater_prefill", "kv_index_translator",

@@ -1,0 +1,1 @@
+"""What several rooms of serving need and what needs none of them."""

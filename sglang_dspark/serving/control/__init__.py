@@ -1,0 +1,1 @@
+"""Switching the policy of a running server, and reading it back."""

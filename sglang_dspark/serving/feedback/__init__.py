@@ -1,0 +1,1 @@
+"""What a step leaves behind on its way back: publishes, copies, clocks, counters, drift and metrics."""

@@ -1,0 +1,1 @@
+"""What is written down of a live server: steps, requests, arrivals."""
