@@ -16,8 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from sglang_dspark.cost import load_profile
-from sglang_dspark.serving.base.steps import SamplingView, StepRecord
-from sglang_dspark.serving.loop.decider import BatchView, StepDecision
+from sglang_dspark.serving.base.steps import BatchView, SamplingView, StepDecision, StepRecord
 from sglang_dspark.serving.recording.recorder import Recorder, start
 
 GAMMA, STEPS = 7, 2000

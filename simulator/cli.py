@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from sglang_dspark.cli import run
+from sglang_dspark.command import run
 from sglang_dspark.cost import TERMS, write_atomically
 from sglang_dspark.errors import InputError
 from sglang_dspark.policies import make_policy

@@ -1,36 +1,7 @@
 """The `dspark` command. Each sub-command lives in a module of its own and imports what it needs when it runs."""
 
-import sys
-
-import typer
-
-from sglang_dspark.errors import InputError
-
-app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.split(".")[0]
-)
-audit_app = typer.Typer(no_args_is_help=True, help="Check that policies leave the target's output law as it is.")
-app.add_typer(audit_app, name="audit")
-
-
-def run(command: typer.Typer) -> None:
-    """Run a typer application; bad input becomes one line on stderr and exit status 2."""
-    try:
-        command()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except BrokenPipeError:
-        sys.exit(1)
-
-
-def main() -> None:
-    """Entry point of the `dspark` command."""
-    run(app)
-
-
 # Each module registers its commands on `app` or on one of its groups.
-from sglang_dspark.cli import (  # noqa: E402
+from sglang_dspark.cli import (
     ab,  # noqa: F401
     audit,  # noqa: F401
     audit_live,  # noqa: F401
@@ -43,3 +14,10 @@ from sglang_dspark.cli import (  # noqa: E402
     profiles,  # noqa: F401
     record,  # noqa: F401
 )
+from sglang_dspark.cli.app import app
+from sglang_dspark.command import run
+
+
+def main() -> None:
+    """Entry point of the `dspark` command."""
+    run(app)

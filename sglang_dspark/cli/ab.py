@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from sglang_dspark.cli import app
+from sglang_dspark.cli.app import app
 from sglang_dspark.errors import InputError
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import Progress, TimeElapsedColumn
 from rich.table import Table
 
-from sglang_dspark.cli import audit_app
+from sglang_dspark.cli.app import audit_app
 from sglang_dspark.cores import available_cores
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TaskID, TimeElapsedColumn
 
-from sglang_dspark.cli import audit_app
+from sglang_dspark.cli.app import audit_app
 from sglang_dspark.errors import InputError
 
 if TYPE_CHECKING:

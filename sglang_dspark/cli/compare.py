@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from sglang_dspark.cli import app
+from sglang_dspark.cli.app import app
 from sglang_dspark.errors import InputError
 
 if TYPE_CHECKING:

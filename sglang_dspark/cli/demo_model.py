@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sglang_dspark.cli import app
+from sglang_dspark.cli.app import app
 from sglang_dspark.cores import available_cores
 from sglang_dspark.errors import InputError
 

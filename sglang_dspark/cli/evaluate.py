@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from sglang_dspark.cli import app
+from sglang_dspark.cli.app import app
 
 if TYPE_CHECKING:
     from rich.table import Table

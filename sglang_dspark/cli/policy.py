@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sglang_dspark.cli import app
+from sglang_dspark.cli.app import app
 from sglang_dspark.errors import InputError
 
 _TIMEOUT_S = 30.0

@@ -10,7 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from sglang_dspark.cli import app
+from sglang_dspark.cli.app import app
 
 if TYPE_CHECKING:
     from sglang_dspark.cost import StepCost

@@ -136,7 +136,8 @@ def measure(
     pair: Pair, prompts: dict[str, list[str]], sample: metrics.Sample, seed: int, report: Report
 ) -> dict[str, object]:
     """Acceptance of `pair` at temperatures 0 and 1 on the first prompts of each domain: over all, and by domain."""
-    total, done, result = len(TEMPERATURES) * len(prompts) * sample.prompts, 0, {}
+    total, done = len(TEMPERATURES) * len(prompts) * sample.prompts, 0
+    result: dict[str, object] = {}
     for temperature in TEMPERATURES:
         rounds: dict[str, list[metrics.Round]] = {}
         for domain, texts in prompts.items():

@@ -57,7 +57,7 @@ def held_out_prompts(corpus: Corpus, domain: str, count: int) -> list[str]:
     low, high = _PROMPT_LINES[domain]
     candidates = [text.splitlines() for text in corpus.held_out[domain] if text.isascii()]
     candidates = [lines for lines in candidates if len(lines) > high]
-    prompts = []
+    prompts: list[str] = []
     while len(prompts) < count:
         lines, length = rng.choice(candidates), rng.randrange(low, high)
         start = rng.randrange(len(lines) - length)

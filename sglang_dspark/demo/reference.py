@@ -170,7 +170,8 @@ def generate(
     logits, features = session.forward(prompt)
     session.commit(features, 0)
     anchor = _draw(token_law(logits[-1], temperature), generator)
-    tokens, rounds = [], []
+    tokens: list[int] = []
+    rounds: list[Round] = []
     while len(tokens) + 1 < max_new_tokens and eos not in (anchor, *tokens):
         committed, anchor, record = _one_round(session, anchor, temperature, generator, verify_length)
         tokens += committed

@@ -194,8 +194,9 @@ def draft_losses(
     bce = F.binary_cross_entropy_with_logits(draft.confidence_logits(hidden, previous), accept, reduction="none")
     weight = torch.exp(-torch.arange(gamma) / gamma)
     weight = weight / (weight.sum() * batch * anchors)
-    terms = [(x.view(batch, anchors, gamma) * weight).sum() for x in (nll, distance, bce)]
-    return DraftLosses(*terms, accept)
+    means = ((x.view(batch, anchors, gamma) * weight).sum() for x in (nll, distance, bce))
+    cross_entropy, total_variation, confidence = means
+    return DraftLosses(cross_entropy, total_variation, confidence, accept)
 
 
 def train_draft(

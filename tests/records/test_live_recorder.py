@@ -11,8 +11,7 @@ from sglang_dspark.policies import Argmax, LiveBlock, Past, SurvivalRing
 from sglang_dspark.records import RecordSet
 from sglang_dspark.records.blocks import uncensored_blocks
 from sglang_dspark.records.replay import replay
-from sglang_dspark.serving.base.steps import SamplingView, StepRecord
-from sglang_dspark.serving.loop.decider import BatchView, StepDecision
+from sglang_dspark.serving.base.steps import BatchView, SamplingView, StepDecision, StepRecord
 from sglang_dspark.serving.recording.recorder import start
 
 GAMMA = 4

@@ -6,8 +6,9 @@ from serving_support import flat_cost
 
 from sglang_dspark.policies import allocate, make_policy, survival_units
 from sglang_dspark.serving.base.options import Resolved
+from sglang_dspark.serving.base.steps import BatchView
 from sglang_dspark.serving.feedback.publishes import Publishes
-from sglang_dspark.serving.loop.decider import BatchView, Decider
+from sglang_dspark.serving.loop.decider import Decider
 
 GAMMA = 5
 

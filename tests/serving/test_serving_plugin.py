@@ -16,7 +16,7 @@ import pytest
 pytest.importorskip("sglang", reason="needs the extra `serve`")
 
 from sglang_dspark.serving.base import start_line  # noqa: E402
-from sglang_dspark.serving.base.options import ServingOptions  # noqa: E402
+from sglang_dspark.serving.base.options import ATTRIBUTE, ServingOptions, options_of  # noqa: E402
 from sglang_dspark.serving.plugin import flags, startup  # noqa: E402
 from sglang_dspark.serving.recording import arrivals  # noqa: E402
 
@@ -32,16 +32,16 @@ def test_flags_become_options() -> None:
     flags.add_flags(None, parser)
     arguments = parser.parse_args(["--speculative-dspark-policy", "fixed:k=2", "--speculative-dspark-explore", "0.1"])
     kept = flags.read_flags(lambda cls, args: record(), SimpleNamespace, arguments)
-    assert flags.options_of(kept) == ServingOptions(policy="fixed:k=2", explore=0.1)
-    assert flags.options_of(record()) == ServingOptions()
+    assert options_of(kept) == ServingOptions(policy="fixed:k=2", explore=0.1)
+    assert options_of(record()) == ServingOptions()
 
 
 def test_options_travel_with_sglangs_record() -> None:
     from sglang.srt.server_args import ServerArgs
 
     kept = ServerArgs(model_path="dummy")
-    setattr(kept, flags.ATTRIBUTE, ServingOptions(policy="hull"))
-    assert flags.options_of(pickle.loads(pickle.dumps(kept))).policy == "hull"
+    setattr(kept, ATTRIBUTE, ServingOptions(policy="hull"))
+    assert options_of(pickle.loads(pickle.dumps(kept))).policy == "hull"
 
 
 @pytest.fixture(autouse=True)

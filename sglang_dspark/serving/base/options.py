@@ -21,6 +21,10 @@ OVERLAPPED_LAG = 2
 """Publishes between a survival and its first use when the host runs ahead of the device."""
 
 
+ATTRIBUTE = "_dspark_options"
+"""Underscore attributes pass SGLang's write seal and are pickled with the record to every process."""
+
+
 @dataclass(frozen=True)
 class ServingOptions:
     """The plug-in's flags as given. `None` means not given.
@@ -44,6 +48,11 @@ class ServingOptions:
     def active(self) -> bool:
         """Whether any flag was used; with none of them SGLang's own worker stays."""
         return self != ServingOptions()
+
+
+def options_of(server_args: Any) -> ServingOptions:
+    """The options that travel with a `ServerArgs` record."""
+    return getattr(server_args, ATTRIBUTE, None) or ServingOptions()
 
 
 @dataclass(frozen=True)

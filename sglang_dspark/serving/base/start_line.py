@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 
-import torch
-
 from sglang_dspark.cost import StepCost, provenance
 from sglang_dspark.errors import InputError
 from sglang_dspark.policies import policy_to_string
@@ -16,10 +14,12 @@ _MODEL_WORD = re.compile(r"[A-Za-z]+\d+\w*|cpu|CPU")
 
 def hardware_name() -> str:
     """This process's device in words, as profiles should name it in `meta.hardware`."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
     import platform
 
+    import torch
+
+    if torch.cuda.is_available():
+        return str(torch.cuda.get_device_name())
     return f"cpu ({platform.machine()})"
 
 
@@ -34,6 +34,8 @@ def same_hardware(recorded: str, here: str) -> bool:
 
 def launcher_hardware() -> str | None:
     """The same in the launching process, which must not open a CUDA context; None where that cannot be told."""
+    import torch
+
     if not torch.cuda.is_available():
         return hardware_name()
     try:

@@ -1,22 +1,54 @@
-"""The observer seam of the worker: one `StepRecord` per decode step, as host values.
+"""What a decode step is: the batch it decides on, the decision, and the record that observers get of it as host values.
 
 Anything that wants to see what the engine does (a recorder, counters, metrics) is given to
-`PolicyWorker.add_observer` and implements `StepObserver`. `on_step` is called on the scheduler's thread, in step
+`PolicyEngine.add_observer` and implements `StepObserver`. `on_step` is called on the scheduler's thread, in step
 order, when the step's values have arrived on the host: `visible_lag` steps later under the overlapped schedule, and
-when the engine turns idle or its state is read (`PolicyWorker.settle`). It must return at once; anything slow belongs
+when the engine turns idle or its state is read (`PolicyEngine.settle`). It must return at once; anything slow belongs
 on a thread of the observer. Only rank 0 of a tensor-parallel group has observers.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sglang_dspark.policies import Plan
 from sglang_dspark.policies.arithmetic import Ints
-from sglang_dspark.serving.loop.decider import BatchView, StepDecision
+
+Reason = Literal["policy", "late", "explore", "forced"]
+REASONS: tuple[Reason, ...] = ("policy", "late", "explore", "forced")
+
+
+@dataclass(frozen=True, slots=True)
+class BatchView:
+    """The decode batch as a decision sees it. slots, generation: [R] int64 request slots and their owners."""
+
+    slots: Ints
+    generation: Ints
+    context_tokens: int = 0
+    waiting: int = 0
+
+    @property
+    def num_requests(self) -> int:
+        return int(self.slots.size)
+
+
+@dataclass(frozen=True, slots=True)
+class StepDecision:
+    """What one step verifies.
+
+    total: admitted draft tokens K, or None for "none, verify-all". plan: K, floor and cap fixed before the draft; the
+    live admission order then says which. lengths: [R] decided from this step's survivals. With neither, all.
+    """
+
+    reason: Reason
+    total: int | None
+    plan: Plan | None = None
+    lengths: Ints | None = None
+    predicted_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

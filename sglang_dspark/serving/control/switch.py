@@ -32,7 +32,7 @@ def attach(result: Any, controller: Any, scheduler: Any, *args: Any, **kwargs: A
     engine = _engine(scheduler)
     if engine is None:
         return
-    engine.waiting = lambda: len(scheduler.waiting_queue)
+    engine.reader.waiting = lambda: len(scheduler.waiting_queue)
     on_idle = scheduler.on_idle
 
     def settle_when_idle() -> None:

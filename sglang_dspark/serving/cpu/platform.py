@@ -11,8 +11,8 @@ from sglang.srt.platforms.device_mixin import PlatformEnum
 from sglang.srt.platforms.interface import PlatformCapabilities, SRTPlatform
 
 from sglang_dspark.cores import available_cores
+from sglang_dspark.serving.base.refusal import leave
 from sglang_dspark.serving.cpu import reference_ops
-from sglang_dspark.serving.plugin.startup import leave
 
 ATTENTION_BACKEND = "torch_native"
 SERVED_ALGORITHMS = ("DSPARK",)

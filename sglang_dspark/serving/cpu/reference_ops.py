@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-
-Tensor = torch.Tensor
+from torch import Tensor
 
 
 def packed_cache_locs(
@@ -139,7 +138,7 @@ def install() -> None:
     attention_registry.ATTENTION_BACKENDS["torch_native"] = _reference_attention
     torch.Tensor.record_stream = _without_cpu_streams(torch.Tensor.record_stream)
     # SGLang's debug dump (`dspark record` drains it) copies on a stream of its own.
-    torch.cpu.Stream = HostStream  # type: ignore[misc]
+    torch.cpu.Stream = HostStream
     FutureTensors.device_to_host = classmethod(kept_on_host)
 
 
@@ -186,5 +185,5 @@ def _without_cpu_streams(record_stream: Callable[[Tensor, Any], None]) -> Callab
         if tensor.device.type != "cpu":
             record_stream(tensor, stream)
 
-    wrapped._dspark_cpu = True
+    wrapped._dspark_cpu = True  # type: ignore[attr-defined]
     return wrapped

@@ -6,8 +6,7 @@ import logging
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from sglang_dspark.serving.base.steps import StepRecord
-from sglang_dspark.serving.loop.decider import REASONS
+from sglang_dspark.serving.base.steps import REASONS, StepRecord
 
 logger = logging.getLogger(__name__)
 

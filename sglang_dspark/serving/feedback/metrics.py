@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sglang_dspark.serving.base.steps import StepRecord
-from sglang_dspark.serving.loop.decider import REASONS
+from sglang_dspark.serving.base.steps import REASONS, StepRecord
 
 _PREFIX = "sglang:dspark_"
 

@@ -70,7 +70,7 @@ class Publishes:
 
     def catch_up(self) -> tuple[list[Published], bool]:
         """Take in, in order, what the next step may see. Returns (arrived publishes, whether one is missing)."""
-        arrived = []
+        arrived: list[Published] = []
         while len(self._in_flight) >= self.visible_lag:
             if not self._waits and not self._in_flight[0].ready():
                 return arrived, True

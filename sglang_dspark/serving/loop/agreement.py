@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from sglang_dspark.policies import Plan
-from sglang_dspark.serving.loop.decider import REASONS, StepDecision
+from sglang_dspark.serving.base.steps import REASONS, StepDecision
 
 _HEADER = 6  # step, reason, total, budget, floor, cap; the lengths of a live decision follow
 _NONE = -1

@@ -8,47 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sglang_dspark.policies import Decision, LiveBlock, Outcome, Past, Plan, Policy, policy_to_string
-from sglang_dspark.policies.arithmetic import Ints
 from sglang_dspark.serving.base.options import NoPrices, Resolved, check_policy
+from sglang_dspark.serving.base.steps import BatchView, Reason, StepDecision
 from sglang_dspark.serving.feedback.publishes import Publishes
-
-Reason = Literal["policy", "late", "explore", "forced"]
-REASONS: tuple[Reason, ...] = ("policy", "late", "explore", "forced")
-
-
-@dataclass(frozen=True, slots=True)
-class BatchView:
-    """The decode batch as a decision sees it. slots, generation: [R] int64 request slots and their owners."""
-
-    slots: Ints
-    generation: Ints
-    context_tokens: int = 0
-    waiting: int = 0
-
-    @property
-    def num_requests(self) -> int:
-        return int(self.slots.size)
-
-
-@dataclass(frozen=True, slots=True)
-class StepDecision:
-    """What one step verifies.
-
-    total: admitted draft tokens K, or None for "none, verify-all". plan: K, floor and cap fixed before the draft; the
-    live admission order then says which. lengths: [R] decided from this step's survivals. With neither, all.
-    """
-
-    reason: Reason
-    total: int | None
-    plan: Plan | None = None
-    lengths: Ints | None = None
-    predicted_s: float | None = None
 
 
 @dataclass(slots=True)
@@ -149,7 +117,7 @@ class Decider:
         past = self.past(batch, slot)
         first = self.publishes.visible_lag
         frozen = {lag: past.survival(lag) for lag in range(first, slot.policy.max_lag + 1)}
-        past = replace(past, lagged=lambda lag: tuple(array.copy() for array in frozen[lag]))
+        past = replace(past, lagged=lambda lag: (frozen[lag][0].copy(), frozen[lag][1].copy()))
 
         def decide(confidence: NDArray[np.float32]) -> StepDecision:
             decision = slot.policy.decide(past, LiveBlock.of(confidence))

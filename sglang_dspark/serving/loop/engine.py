@@ -18,15 +18,17 @@ from sglang_dspark.policies import Outcome, Policy
 from sglang_dspark.policies.budget import carry_as_json
 from sglang_dspark.serving.base.admission import planned_lengths
 from sglang_dspark.serving.base.options import OVERLAPPED_LAG, Kernels, Resolved
-from sglang_dspark.serving.base.steps import SamplingView, StepObserver, StepRecord
+from sglang_dspark.serving.base.steps import BatchView, StepDecision, StepObserver, StepRecord
 from sglang_dspark.serving.feedback.clock import StepClock
 from sglang_dspark.serving.feedback.copies import StepCopy
 from sglang_dspark.serving.feedback.counters import Counters, ShadowLog
 from sglang_dspark.serving.feedback.drift import DriftWatch
+from sglang_dspark.serving.feedback.observers import Observers
 from sglang_dspark.serving.feedback.publishes import Publishes
 from sglang_dspark.serving.gpu.device_kernels.live import LiveDecisions
 from sglang_dspark.serving.loop.agreement import Agreement
-from sglang_dspark.serving.loop.decider import BatchView, Decider, StepDecision
+from sglang_dspark.serving.loop.batch_reader import BatchReader
+from sglang_dspark.serving.loop.decider import Decider
 
 
 class PolicyEngine:
@@ -53,22 +55,20 @@ class PolicyEngine:
         publishes = Publishes(generations.shape[0], gamma, visible_lag, waits=synchronous)
         self.decider = Decider(resolved, gamma, publishes, seed)
         self.counters = Counters()
-        self.waiting = lambda: 0
         self._agreement = agreement
-        self._generations = generations
+        self.reader = BatchReader(generations)
         self._device = device
         self._caps_only = caps_only
         self.drift = DriftWatch(lambda: None if self.decider.cost is None else self.decider.cost.name)
-        self._observers: list[StepObserver] = [self.counters, self.drift]
+        self.observers = Observers(self.counters, self.drift)
         if self.decider.shadow is not None:
-            self._observers.append(ShadowLog(self.decider.shadow.text))
+            self.observers.add(ShadowLog(self.decider.shadow.text))
         self._records: deque[tuple[StepRecord, Any]] = deque()
         self._decision: StepDecision | None = None
         self._record: StepRecord | None = None
         self._ticket: Any = None
         self._previous: StepRecord | None = None
         self._prefill_before = False
-        self._sampling: tuple[list[str], SamplingView] | None = None
         self.clock = StepClock(device)
         self.live_decisions = LiveDecisions(device, kernels)
 
@@ -76,20 +76,18 @@ class PolicyEngine:
 
     def add_observer(self, observer: StepObserver) -> None:
         """See `steps`."""
-        self._observers.append(observer)
+        self.observers.add(observer)
 
     def note_prefill(self, reqs: list[Any], num_tokens: int) -> None:
         """A prefill step begins."""
         self._prefill_before = True
         if self._agreement.decides:
-            for observer in self._observers:
-                observer.on_prefill(reqs, num_tokens)
+            self.observers.on_prefill(reqs, num_tokens)
 
     def note_finished(self, rid: str, natural_stop: bool) -> None:
         """A request left the engine."""
         if self._agreement.decides:
-            for observer in self._observers:
-                observer.on_finished(rid, natural_stop)
+            self.observers.on_finished(rid, natural_stop)
 
     def settle(self) -> None:
         """Bring every publish in flight to the host and to the observers; the worker calls it when it turns idle."""
@@ -102,7 +100,7 @@ class PolicyEngine:
         """Overlapped schedule: decide while the device still works on the previous step."""
         if self.decider.schedule != "overlapped":
             return None
-        self._decision = self._agreed(self._view(batch), batch, None)
+        self._decision = self._agreed(self.reader.view(batch), batch, None)
         return self._decision
 
     def enter(self, batch: Any, forward: int) -> None:
@@ -119,7 +117,7 @@ class PolicyEngine:
     def decide(self, confidence: torch.Tensor) -> StepDecision:
         """This step's decision; confidence: [R, gamma] of this step's draft, read only where the policy needs it."""
         if self._decision is None:
-            self._decision = self._agreed(self._view(self._batch), self._batch, confidence)
+            self._decision = self._agreed(self.reader.view(self._batch), self._batch, confidence)
         return self._decision
 
     def lengths(self, confidence: torch.Tensor) -> torch.Tensor | None:
@@ -178,8 +176,7 @@ class PolicyEngine:
     def switch(self, policy: Policy) -> None:
         """Decide with `policy` from the next step on. The caller has asked `can_switch`."""
         self.decider.switch(policy)
-        for observer in self._observers:
-            observer.on_switch(self.decider.live.text, self.decider.live.since_step)
+        self.observers.on_switch(self.decider.live.text, self.decider.live.since_step)
 
     def state(self) -> dict[str, Any]:
         """What /server_info shows: policies, per-rank view and counters; a collective."""
@@ -231,7 +228,7 @@ class PolicyEngine:
             rids=rids,
             batch=view,
             prefix_lengths=np.empty(0, np.int64),
-            sampling=self._sampling_of(batch.reqs, rids),
+            sampling=self.reader.sampling(batch.reqs, rids),
             policy=live.text,
             carry=carry_as_json(live.carry),
             since_step=live.since_step,
@@ -254,27 +251,4 @@ class PolicyEngine:
             self.decider.learn(Outcome(published.units, published.lengths, published.accepted))
         if shadow is not None:
             record.shadow = shadow(published.confidence)
-        for observer in self._observers:
-            observer.on_step(record)
-
-    def _view(self, batch: Any) -> BatchView:
-        slots = batch.req_pool_indices_cpu
-        if slots is None:
-            slots = batch.req_pool_indices.to("cpu")
-        slots = slots.to(torch.int64)
-        context = batch.seq_lens_sum
-        if context is None:
-            context = sum(len(req.origin_input_ids) + len(req.output_ids) for req in batch.reqs)
-        return BatchView(slots.numpy().copy(), self._generations[slots].numpy(), int(context), self.waiting())
-
-    def _sampling_of(self, reqs: list[Any], rids: list[str]) -> SamplingView:
-        """Sampling parameters by row; they change only with the batch."""
-        if self._sampling is None or self._sampling[0] != rids:
-            rows = [req.sampling_params for req in reqs]
-            view = SamplingView(
-                np.array([row.temperature for row in rows], np.float32),
-                np.array([row.top_p for row in rows], np.float32),
-                np.array([row.top_k for row in rows], np.int64),
-            )
-            self._sampling = (rids, view)
-        return self._sampling[1]
+        self.observers.on_step(record)

@@ -17,7 +17,7 @@ from sglang.srt.speculative.dspark_components.dspark_planner import (
 )
 from sglang.srt.speculative.spec_tp_sync import SpecTpSyncSite
 
-from sglang_dspark.serving.loop.decider import StepDecision
+from sglang_dspark.serving.base.steps import StepDecision
 from sglang_dspark.serving.loop.engine import PolicyEngine
 
 

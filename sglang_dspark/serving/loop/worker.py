@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -21,7 +21,8 @@ from sglang.srt.speculative.dspark_components.dspark_worker_v2 import DSparkWork
 from sglang_dspark.errors import InputError
 from sglang_dspark.serving.base import start_line
 from sglang_dspark.serving.base.contract import WORKER_CALLS, moved
-from sglang_dspark.serving.base.options import Resolved, ServingOptions, resolve
+from sglang_dspark.serving.base.options import Resolved, ServingOptions, options_of, resolve
+from sglang_dspark.serving.base.refusal import leave
 from sglang_dspark.serving.base.steps import StepObserver
 from sglang_dspark.serving.feedback.copies import DRAFT, VERIFY
 from sglang_dspark.serving.feedback.metrics import PrometheusObserver
@@ -30,8 +31,6 @@ from sglang_dspark.serving.gpu.device_kernels import install, measure
 from sglang_dspark.serving.loop.agreement import Agreement
 from sglang_dspark.serving.loop.engine import PolicyEngine
 from sglang_dspark.serving.loop.planner import PolicyPlanner
-from sglang_dspark.serving.plugin.flags import options_of
-from sglang_dspark.serving.plugin.startup import leave
 from sglang_dspark.serving.recording import recorder
 
 logger = logging.getLogger(__name__)
@@ -66,7 +65,7 @@ class PolicyWorker(DSparkWorkerV2):
             self._resolved = self._resolve()
         except InputError as error:
             raise leave(error) from None
-        self._observers = StepTap(self._observers, self)
+        self._observers: Any = StepTap(self._observers, self)
 
     def _resolve(self) -> Resolved:
         """Rank 0's reading of the flags, on every rank: files may differ between nodes."""
@@ -147,12 +146,16 @@ class PolicyWorker(DSparkWorkerV2):
         self._kernels = install(self, choices)
         logger.info("sglang-dspark kernels: %s", "; ".join(str(choice) for choice in choices.values()))
 
-    def forward_batch_generation(self, batch: Any, on_publish: Any = None, grammar_barrier: Any = None, **kwargs: Any):
+    def forward_batch_generation(
+        self, batch: Any, on_publish: Any = None, grammar_barrier: Any = None, **kwargs: Any
+    ) -> Any:
         if batch.forward_mode.is_extend() or batch.is_extend_in_batch:
             self.policy_engine.note_prefill(list(batch.reqs), int(batch.extend_num_tokens or 0))
         return super().forward_batch_generation(batch, on_publish, grammar_barrier, **kwargs)
 
-    def _forward_decode(self, batch: Any, on_publish: Any, grammar_barrier: Any = None, coordination_plan: Any = None):
+    def _forward_decode(
+        self, batch: Any, on_publish: Any, grammar_barrier: Any = None, coordination_plan: Any = None
+    ) -> Any:
         if not batch.forward_mode.is_idle():
             self.policy_engine.enter(batch, int(batch.forward_iter))
         return super()._forward_decode(batch, on_publish, grammar_barrier, coordination_plan)
@@ -186,7 +189,7 @@ class StepTap:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._upstream, name)
 
-    def segment(self, name: Any) -> AbstractContextManager[None]:
+    def segment(self, name: Any) -> ExitStack:
         """Time upstream's segment with ours around it."""
         stack = ExitStack()
         ours = _SEGMENTS.get(name)

@@ -41,7 +41,7 @@ WORKER_TARGET = "sglang.srt.speculative.spec_info.SpeculativeAlgorithm.create_wo
 
 def choose_worker(upstream: type, algorithm: Any, server_args: Any) -> type | None:
     """AFTER hook on `SpeculativeAlgorithm.create_worker`: our worker when our flags ask for it."""
-    from sglang_dspark.serving.plugin.flags import options_of
+    from sglang_dspark.serving.base.options import options_of
 
     if not algorithm.is_dspark() or not options_of(server_args).active:
         return None

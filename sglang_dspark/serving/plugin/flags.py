@@ -7,12 +7,11 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from sglang_dspark.serving.base.options import DEFAULT_POLICY, KERNELS, SCHEDULES, ServingOptions
+from sglang_dspark.serving.base.options import ATTRIBUTE, DEFAULT_POLICY, KERNELS, SCHEDULES, ServingOptions
+from sglang_dspark.serving.base.refusal import leave
 
 ADD_TARGET = "sglang.srt.server_args.ServerArgs.add_cli_args"
 READ_TARGET = "sglang.srt.server_args.ServerArgs.from_cli_args"
-ATTRIBUTE = "_dspark_options"
-"""Underscore attributes pass SGLang's write seal and are pickled with the record to every process."""
 
 _PREFIX = "speculative_dspark_"
 _FIELDS = {
@@ -110,9 +109,4 @@ def _measured_profile(record: Any) -> str:
         startup.check_algorithm(record)
         return find_or_measure(record, sys.orig_argv)
     except InputError as error:
-        raise startup.leave(error) from None
-
-
-def options_of(server_args: Any) -> ServingOptions:
-    """The options that travel with a `ServerArgs` record."""
-    return getattr(server_args, ATTRIBUTE, None) or ServingOptions()
+        raise leave(error) from None

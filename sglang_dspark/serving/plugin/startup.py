@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from collections.abc import Callable
-from importlib.util import find_spec
 from typing import Any
 
 from sglang_dspark.errors import InputError
 from sglang_dspark.serving.base.contract import SUPPORTED
-from sglang_dspark.serving.base.options import ServingOptions, resolve
+from sglang_dspark.serving.base.options import ServingOptions, options_of, resolve
+from sglang_dspark.serving.base.refusal import leave
 from sglang_dspark.serving.recording import arrivals
 
 RESOLUTION_STEP = "handle_speculative_decoding"
@@ -27,12 +26,6 @@ _CHOSEN_BY_US = "_dspark_chose_mode"
 
 RAGGED_BACKENDS = ("fa3", "fa4", "trtllm_mha", "trtllm_mla", "dsv4")
 """Attention backends of SGLang that verify ragged blocks in graphs; `ragged_backends` adds what this machine has."""
-
-
-def leave(error: Exception | str) -> SystemExit:
-    """An exit that SGLang's `except Exception` around plug-ins does not swallow."""
-    print(f"sglang-dspark: {error}", file=sys.stderr, flush=True)
-    return SystemExit(2)
 
 
 def prepare(record: Any, options: ServingOptions) -> None:
@@ -56,8 +49,6 @@ def prepare(record: Any, options: ServingOptions) -> None:
 
 def settle(server_args: Any, previous: Callable[[Any], None]) -> None:
     """Wraps SGLang's speculative step: the mode follows the attention backend, gamma is checked after it."""
-    from sglang_dspark.serving.plugin.flags import options_of
-
     options = options_of(server_args)
     if not options.active:
         previous(server_args)
@@ -98,10 +89,8 @@ def ragged_backends() -> tuple[str, ...]:
     """Attention backends that serve compact verification here."""
     from sglang_dspark.serving import cpu
 
-    ours = ("torch_native",) if cpu.activate() is not None else ()
-    if find_spec("sglang_dspark.serving.gpu.flashinfer_ragged") is not None:
-        ours += ("flashinfer",)
-    return RAGGED_BACKENDS + ours
+    on_cpu = ("torch_native",) if cpu.activate() is not None else ()
+    return (*RAGGED_BACKENDS, *on_cpu, "flashinfer")
 
 
 def check_draft(draft_path: str | None, sts_path: str | None, gamma: int) -> None:

@@ -100,9 +100,9 @@ def _unused() -> None:
 
 def _markov(worker: Any) -> MarkovOperation:
     module = worker.draft_model.markov_head
-    return MarkovOperation.of(
-        dspark_draft.draft_markov_block, module, screened=markov_head_of(module).kind == "vanilla"
-    )
+    head = markov_head_of(module)
+    assert head is not None, "_markov_refusal comes first"
+    return MarkovOperation.of(dspark_draft.draft_markov_block, module, screened=head.kind == "vanilla")
 
 
 def _rejection(worker: Any) -> RejectionOperation:

@@ -43,7 +43,7 @@ class LiveAdmission:
         """
         tables = self._tables_of(policy, past)
         units = survival_units(confidence.to(torch.float32).contiguous())
-        found = admit(units, floor=policy.floor, cap=policy.cap, **tables)  # type: ignore[arg-type]
+        found = admit(units, floor=policy.floor, cap=policy.cap, **tables)
         host = torch.cat([found.lengths, found.total]).cpu().numpy().astype(np.int64)
         return Decision(host[:-1], int(host[-1]))
 

@@ -29,7 +29,8 @@ def markov_head_of(module: Any) -> MarkovHead | None:
     if name not in _PROJECTIONS or getattr(module, "vocab_shard", None) is not None:
         return None
     kinds = {"VanillaMarkov": "vanilla", "GatedMarkovHead": "gated", "RNNHead": "rnn"}
-    projection = None if _PROJECTIONS[name] is None else getattr(module, _PROJECTIONS[name])
+    projects = _PROJECTIONS[name]
+    projection = None if projects is None else getattr(module, projects)
     weights = (None, None) if projection is None else (projection.weight.data, projection.bias.data)
     return MarkovHead(kinds[name], module.markov_w1.weight.data, module.markov_w2.weight.data, *weights)
 

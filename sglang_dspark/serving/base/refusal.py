@@ -1,0 +1,11 @@
+"""How our part of a server refuses to start."""
+
+from __future__ import annotations
+
+import sys
+
+
+def leave(error: Exception | str) -> SystemExit:
+    """An exit that SGLang's `except Exception` around plug-ins does not swallow."""
+    print(f"sglang-dspark: {error}", file=sys.stderr, flush=True)
+    return SystemExit(2)
