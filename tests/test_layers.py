@@ -1,138 +1,195 @@
-"""Imports point one way, and the core imports without torch and sglang."""
+"""The layout: who may import whom, no circle of files, and what imports without torch and sglang.
+
+`MAY_IMPORT` is the one place where the layout is written down; docs/architecture.md draws it.
+"""
 
 from __future__ import annotations
 
 import ast
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-
-CORE = {"calibration", "cores", "cost", "errors", "policies", "records"}
-ALLOWED: dict[str, set[str]] = {
-    "sglang_dspark": set(),
-    "sglang_dspark.cores": set(),
-    "sglang_dspark.errors": set(),
-    "sglang_dspark.cost": {"errors"},
-    "sglang_dspark.policies": {"cost", "errors"},
-    "sglang_dspark.records": {"policies", "cost", "errors"},
-    "sglang_dspark.calibration": {"records", "policies", "cost", "errors"},
-    "sglang_dspark.demo": {"errors"},
-    "sglang_dspark.audit": CORE | {"demo"},
-    "sglang_dspark.live": CORE,
-    "sglang_dspark.cli": CORE | {"audit", "demo", "live", "simulator", "sglang_dspark"},
-    "sglang_dspark.serving": CORE | {"live", "demo", "dspark_kernels", "sglang_dspark"},
-    "simulator": CORE | {"cli"},
-    "dspark_kernels": set(),
-    "dspark_profiles": set(),
-}
-"""Layer -> layers that it may import (prefix sglang_dspark. left out); none may import one that imports it."""
-
-HEAVY = {"torch", "triton", "sglang", "transformers", "tokenizers", "safetensors", "flashinfer"}
-NEEDS_MORE = "sglang_dspark.audit.live"  # talks to a live server: httpx and a tokenizer come with extra `serve`
-MAY_BE_HEAVY = {"sglang_dspark.serving", "sglang_dspark.demo", "dspark_kernels"}
 FOLDERS = {"sglang_dspark": "sglang_dspark", "simulator": "simulator", "dspark_kernels": "kernels/dspark_kernels"}
 
+D, S = "sglang_dspark", "sglang_dspark.serving"
+BASICS = {f"{D}.errors", f"{D}.cores", f"{D}.cost", f"{D}.policies"}
+MAY_IMPORT: dict[str, set[str]] = {
+    D: set(),
+    f"{D}.errors": set(),
+    f"{D}.cores": set(),
+    f"{D}.command": {f"{D}.errors"},
+    f"{D}.cost": {f"{D}.errors"},
+    f"{D}.policies": {f"{D}.errors", f"{D}.cost"},
+    f"{D}.records": BASICS,
+    f"{D}.calibration": {*BASICS, f"{D}.records"},
+    f"{D}.demo": {f"{D}.errors"},
+    f"{D}.audit": BASICS,
+    f"{D}.audit.live": {*BASICS, f"{D}.demo"},
+    f"{D}.live": {*BASICS, f"{D}.records", f"{D}.calibration"},
+    "simulator.blocks": {*BASICS, f"{D}.records"},
+    "simulator.traces": {*BASICS, "simulator.blocks"},
+    "simulator.engine": {*BASICS, f"{D}.records", "simulator.blocks", "simulator.traces"},
+    "simulator.results": {*BASICS, f"{D}.records", "simulator.blocks", "simulator.traces", "simulator.engine"},
+    "simulator": {
+        *BASICS, f"{D}.command", f"{D}.records", "simulator.blocks", "simulator.traces", "simulator.engine",
+        "simulator.results",
+    },
+    f"{D}.cli": {
+        *BASICS, D, f"{D}.command", f"{D}.records", f"{D}.calibration", f"{D}.demo", f"{D}.audit", f"{D}.audit.live",
+        f"{D}.live", "simulator", "simulator.results",
+    },
+    "dspark_kernels": set(),
+    S: set(),
+    f"{S}.base": BASICS,
+    f"{S}.cpu": {*BASICS, f"{S}.base"},
+    f"{S}.gpu": {*BASICS, f"{S}.base", "dspark_kernels"},
+    f"{S}.feedback": {*BASICS, f"{S}.base"},
+    f"{S}.recording": {*BASICS, D, f"{D}.records", f"{D}.calibration", f"{S}.base"},
+    f"{S}.control": {*BASICS, f"{S}.base"},
+    f"{S}.loop": {*BASICS, f"{S}.base", f"{S}.cpu", f"{S}.gpu", f"{S}.feedback", f"{S}.recording", f"{S}.control"},
+    f"{S}.plugin": {
+        *BASICS, f"{D}.live", f"{S}.base", f"{S}.cpu", f"{S}.gpu", f"{S}.feedback", f"{S}.recording", f"{S}.control",
+        f"{S}.loop",
+    },
+}  # fmt: skip
+"""Room -> rooms that it may import. A room is a folder or a file; a module belongs to the longest name that fits."""
 
-def layer_of(module: str) -> str:
-    parts = module.split(".")
-    return ".".join(parts[:2]) if parts[0] == "sglang_dspark" else parts[0]
+HEAVY = {"torch", "triton", "sglang", "transformers", "tokenizers", "safetensors", "flashinfer"}
+MAY_BE_HEAVY = (
+    "dspark_kernels", f"{D}.demo", f"{D}.audit.live", f"{S}.cpu", f"{S}.gpu", f"{S}.base.admission",
+    f"{S}.feedback.clock", f"{S}.feedback.copies", f"{S}.loop.batch_reader", f"{S}.loop.engine", f"{S}.loop.planner",
+    f"{S}.loop.worker",
+)  # fmt: skip
+"""Modules (with all below them) that import torch or sglang when they are imported; nothing else does."""
 
 
-def modules() -> Iterator[tuple[str, Path]]:
-    """(module name, file) of everything that is installed."""
+def modules(root: Path = ROOT) -> dict[str, Path]:
+    """Module name -> file of everything that is installed."""
+    found = {}
     for package, folder in FOLDERS.items():
-        for file in sorted((ROOT / folder).rglob("*.py")):
-            parts = file.relative_to(ROOT / folder).with_suffix("").parts
-            name = ".".join((package, *(part for part in parts if part != "__init__")))
-            yield name, file
+        for file in sorted((root / folder).rglob("*.py")):
+            parts = file.relative_to(root / folder).with_suffix("").parts
+            found[".".join((package, *(part for part in parts if part != "__init__")))] = file
+    return found
 
 
-def is_core(name: str) -> bool:
-    return layer_of(name) not in MAY_BE_HEAVY and not name.startswith(NEEDS_MORE)
+def within(name: str, room: str) -> bool:
+    return name == room or name.startswith(f"{room}.")
 
 
-def imports(tree: ast.AST, name: str, file: Path) -> Iterator[tuple[str, int]]:
-    """(imported module, line) anywhere below a node of module `name`; relative names are resolved."""
+def room_of(name: str) -> str:
+    return max((room for room in MAY_IMPORT if within(name, room)), key=len)
+
+
+def imported(tree: ast.AST, name: str, file: Path, known: set[str]) -> Iterator[tuple[str, int]]:
+    """(imported module, line) anywhere below a node of module `name`, lazy and TYPE_CHECKING imports included."""
     package = name.split(".") if file.name == "__init__.py" else name.split(".")[:-1]
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            if node.level:
-                base = package[: len(package) - node.level + 1]
-                yield ".".join([*base, node.module] if node.module else base), node.lineno
-            elif node.module == "sglang_dspark":
-                named = {alias.name for alias in node.names} - {"__version__"}
-                yield from ((f"sglang_dspark.{part}", node.lineno) for part in named)
-            elif node.module:
-                yield node.module, node.lineno
+            above = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*above, node.module] if node.module else above)
+            for alias in node.names:
+                inner = f"{base}.{alias.name}"
+                yield (inner if inner in known else base), node.lineno
 
 
-def runs_at_import(tree: ast.Module) -> Iterator[ast.stmt]:
-    """Statements outside functions, classes' methods and TYPE_CHECKING blocks."""
-    todo: list[ast.stmt] = list(tree.body)
-    while todo:
-        node = todo.pop()
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            continue
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            continue
-        inner = [child for child in ast.iter_child_nodes(node) if isinstance(child, ast.stmt)]
-        todo.extend(inner)
-        if not inner:
-            yield node
+def arrows(root: Path = ROOT) -> Iterator[tuple[str, str, str]]:
+    """(importing module, imported module, place) of all imports inside the project."""
+    files = modules(root)
+    for name, file in files.items():
+        for target, line in imported(ast.parse(file.read_text()), name, file, set(files)):
+            if target in files and target != name:
+                yield name, target, f"{file.relative_to(root)}:{line}"
 
 
-@pytest.mark.parametrize("layer", sorted({layer_of(name) for name, _ in modules()}))
-def test_a_layer_imports_only_what_lies_below(layer: str) -> None:
-    assert layer in ALLOWED, f"say in ALLOWED what the new layer {layer} may import"
-    allowed = {layer, *(name if name in ALLOWED else f"sglang_dspark.{name}" for name in ALLOWED[layer])}
-    found = []
-    for name, file in modules():
-        if layer_of(name) != layer:
-            continue
-        for imported, line in imports(ast.parse(file.read_text()), name, file):
-            target = layer_of(imported)
-            if target in ALLOWED and target not in allowed:
-                found.append(f"{file.relative_to(ROOT)}:{line} imports {imported}")
-    assert not found, "\n".join(found)
+def forbidden(root: Path = ROOT) -> list[str]:
+    """Imports that the table does not allow."""
+    return [
+        f"{place} imports {target}: {room_of(name)} may not import {room_of(target)}"
+        for name, target, place in arrows(root)
+        if room_of(name) != room_of(target) and room_of(target) not in MAY_IMPORT[room_of(name)]
+    ]
 
 
-def test_the_layers_have_no_cycle() -> None:
-    below = {
-        layer: {name if name in ALLOWED else f"sglang_dspark.{name}" for name in names}
-        for layer, names in ALLOWED.items()
-    }
-    lazily = {
-        ("sglang_dspark.cli", "simulator")
-    }  # `dspark tune` runs the simulator, which borrows the cli's error exit
-
-    def reach(layer: str, path: tuple[str, ...]) -> None:
-        assert layer not in path, f"cycle: {' -> '.join((*path, layer))}"
-        for lower in below[layer]:
-            if (layer, lower) not in lazily:
-                reach(lower, (*path, layer))
-
-    for layer in below:
-        reach(layer, ())
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """A circle of the graph, or nothing."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
 
 
-def test_heavy_packages_are_imported_at_the_edge() -> None:
-    """Outside serving, demo and the kernels nothing heavy is imported when a module is."""
-    found = []
-    for name, file in modules():
-        if not is_core(name):
-            continue
-        for statement in runs_at_import(ast.parse(file.read_text())):
-            for imported, line in imports(statement, name, file):
-                if imported.split(".")[0] in HEAVY:
-                    found.append(f"{file.relative_to(ROOT)}:{line} imports {imported}")
-    assert not found, "\n".join(found)
+def circle_of_files(root: Path = ROOT) -> list[str]:
+    graph: dict[str, set[str]] = {name: set() for name in modules(root)}
+    for name, target, _ in arrows(root):
+        graph[name].add(target)
+    return circle(graph)
+
+
+def test_a_room_imports_only_what_lies_below() -> None:
+    assert not forbidden(), "\n".join(forbidden())
+
+
+def test_no_circle_of_files() -> None:
+    assert not circle_of_files()
+
+
+def test_the_table_names_rooms_that_exist_and_goes_one_way() -> None:
+    names = set(modules())
+    listed = set(MAY_IMPORT) | set().union(*MAY_IMPORT.values())
+    assert listed <= names, f"no such rooms: {sorted(listed - names)}"
+    assert set().union(*MAY_IMPORT.values()) <= set(MAY_IMPORT), "every room that may be imported has a row"
+    assert not circle(MAY_IMPORT)
+    assert set(MAY_BE_HEAVY) <= names
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    for folder in FOLDERS.values():
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
+
+
+def plant(root: Path, name: str, line: str) -> None:
+    file = modules(root)[name]
+    file.write_text(file.read_text() + f"\n{line}\n")
+
+
+@pytest.mark.parametrize(
+    "name, line",
+    [
+        (f"{D}.policies.guard", "from simulator.engine import settings"),
+        (f"{D}.cost.model", "def late():\n    from sglang_dspark.policies import Past"),
+        (f"{S}.base.steps", "if TYPE_CHECKING:\n    from sglang_dspark.serving.loop.decider import Decider"),
+        ("simulator.cli", "import sglang_dspark.cli"),
+        (f"{S}.feedback.drift", "from ..loop import decider"),
+    ],
+)
+def test_a_planted_import_is_found(copy: Path, name: str, line: str) -> None:
+    plant(copy, name, line)
+    (found,) = forbidden(copy)
+    assert modules(copy)[name].name in found
+
+
+def test_a_planted_circle_is_found(copy: Path) -> None:
+    plant(copy, f"{D}.cost.curves", "def late():\n    from sglang_dspark.cost.profiles import load_profile")
+    found = circle_of_files(copy)
+    assert {f"{D}.cost.curves", f"{D}.cost.profiles"} <= set(found)
+    assert not forbidden(copy), "within a room every import is allowed, a circle is not"
+
+
+def is_light(name: str) -> bool:
+    return not any(within(name, heavy) for heavy in MAY_BE_HEAVY)
 
 
 def python(code: str) -> str:
@@ -141,9 +198,9 @@ def python(code: str) -> str:
     return result.stdout.strip()
 
 
-def test_the_core_imports_where_the_heavy_packages_are_missing() -> None:
-    names = [name for name, _ in modules() if is_core(name)]
-    assert "sglang_dspark.policies.base" in names and "simulator.engine.replica" in names
+def test_all_but_the_listed_modules_import_where_the_heavy_packages_are_missing() -> None:
+    names = [name for name in modules() if is_light(name)]
+    assert {f"{D}.policies.base", f"{S}.base.options", f"{S}.loop.decider", "simulator.engine.replica"} <= set(names)
     block = f"import sys; sys.modules.update(dict.fromkeys({sorted(HEAVY)}))"
     listed = ", ".join(name for name in names if not name.endswith("__main__"))
     assert python(f"{block}; import {listed}; print('ok')") == "ok"
