@@ -22,12 +22,14 @@ class Curve:
     """Seconds at probes; `floor` reads the probe below (SGLang's 1-D table), else linear; both clamp at the ends.
 
     probes: [P] strictly increasing. seconds: [P], or [C, P] when measured at `contexts` [C] tokens per request.
+    measured_to: where measurement ends, if before the last probe (a straight line goes on to that one).
     """
 
     probes: Floats
     seconds: Floats
     contexts: Floats | None = None
     floor: bool = False
+    measured_to: int | None = None
 
     def at(self, points: Floats | int, context: float = 0.0) -> Floats:
         """Seconds at `points` for a mean context of `context` tokens per request (clamped to the measured ones)."""
@@ -36,6 +38,11 @@ class Curve:
             index = np.searchsorted(self.probes, points, side="right") - 1
             return seconds[np.clip(index, 0, seconds.size - 1)]
         return np.asarray(np.interp(points, self.probes, seconds))
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """(least, most) that was measured; outside, `at` clamps or goes on with a line."""
+        return int(self.probes[0]), int(self.probes[-1]) if self.measured_to is None else self.measured_to
 
     @property
     def knows_context(self) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 
 from sglang_dspark.cost.curves import Curve, Floats
 from sglang_dspark.cost.prices import StepPrices
+from sglang_dspark.cost.probed import Probed, probed
 from sglang_dspark.errors import InputError
 
 CONTEXT_STEP = 256
@@ -51,10 +52,13 @@ class StepCost:
     terms: dict[str, float] = field(default_factory=dict)
     assumptions: tuple[str, ...] = ()
     meta: dict[str, Any] = field(default_factory=dict)
+    _probed: Probed = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         # Prices are shared by every step with the same batch; the cache belongs to the model.
         object.__setattr__(self, "_prices", lru_cache(maxsize=1024)(self._make_prices))
+        spans = probed(self.form, self.draft, self.verify, self.eager, self.captured, self.captured_requests)
+        object.__setattr__(self, "_probed", spans)
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "_prices"}
@@ -67,6 +71,34 @@ class StepCost:
     def last_captured(self) -> float:
         """The largest verified-token count with a graph (inf without padding)."""
         return float("inf") if self.captured is None else float(self.captured[-1])
+
+    @property
+    def measured_requests(self) -> tuple[int, int]:
+        """(least, most) requests of a measured step; a table by tokens alone holds every batch that its tokens hold."""
+        return self._probed.requests
+
+    @property
+    def measured_tokens(self) -> tuple[int, int]:
+        """(least, most) verified tokens B whose executed size was measured, in graphs or eager."""
+        graph, eager = self._probed.tokens, self._probed.eager
+        return (min(graph[0], eager[0]), max(graph[1], eager[1]))
+
+    @property
+    def measured_contexts(self) -> tuple[int, int] | None:
+        """(least, most) mean context tokens per request that every curve was measured at; None: at one or unknown."""
+        grids = [c.contexts for c in (self.draft, self.verify, self.eager) if c is not None and c.knows_context]
+        ends = [(int(grid[0]), int(grid[-1])) for grid in grids if grid is not None]
+        return (max(low for low, _ in ends), min(high for _, high in ends)) if ends else None
+
+    def beyond_probes(self, num_requests: int, num_tokens: int) -> bool:
+        """Whether the price of a step with `num_tokens` verified tokens (anchors included) is a guess.
+
+        True below the first and above the last probe by requests or by executed tokens, where curves clamp. Cheap.
+        """
+        last_captured, slots, (fewest, most), (low, high), eager = self._probed
+        if num_tokens > last_captured or num_requests > slots:
+            low, high = eager
+        return num_tokens < low or num_tokens > high or num_requests < fewest or num_requests > most
 
     def executed_tokens(self, num_tokens: Floats) -> Floats:
         """What is executed for B verified tokens: the graph tier above, or B itself when eager."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -114,6 +114,8 @@ def _from_additive(table: SpsAdditiveCostTable, name: str, meta: dict[str, Any])
     smallest = table.bias_seconds + float(alpha.seconds.min()) + float(theta.seconds.min())
     if smallest <= 0:
         raise InputError(f"profile {name}: its smallest step takes {smallest} s, expected positive seconds")
+    alpha = _measured_to(alpha, meta, "requests", name)
+    theta = _measured_to(theta, meta, "tokens", name)
     captured, slots = _graphs(meta, name)
     terms, stated = _terms({}, theta, name, table.bias_seconds)
     if captured is None:
@@ -145,6 +147,9 @@ def _from_tiered(tiered: Tiered, name: str, meta: dict[str, Any]) -> StepCost:
         )
     captured = _captured(tiered.captured_tokens, name)
     slots = _captured_requests(tiered.captured_requests, name)
+    if not np.any((captured >= verify.span[0]) & (captured <= verify.span[1])):
+        low, high = map(int, verify.span)
+        raise InputError(f"profile {name}: no captured_tokens lie in the measured {low}..{high}, expected some")
     terms, stated = _terms(tiered.terms, eager or verify, name, float(verify.at(1)))
     if eager is None:
         stated += (
@@ -163,7 +168,19 @@ def _graphs(meta: dict[str, Any], name: str) -> tuple[np.ndarray[Any, np.dtype[n
     return (None if captured is None else _captured(captured, name)), slots
 
 
-def _is_count(value: Any) -> bool:
+def _measured_to(curve: Curve, meta: dict[str, Any], axis: str, name: str) -> Curve:
+    """The curve, whose last probes may lie beyond what `meta.measured_to` says was measured (`dspark profile`)."""
+    ends = meta.get("measured_to")
+    if ends is None:
+        return curve
+    end = ends.get(axis) if isinstance(ends, dict) else None
+    low, high = curve.span
+    if not _is_count(end) or not low <= end <= high:
+        raise InputError(f"profile {name}: meta.measured_to={ends!r} is refused, expected {axis} in {low}..{high}")
+    return replace(curve, measured_to=end)
+
+
+def _is_count(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 2**31
 
 

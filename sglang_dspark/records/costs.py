@@ -56,17 +56,21 @@ def cost_from_plain(plain: dict[str, Any]) -> StepCost:
 
 
 def table_hash(cost: StepCost) -> str:
-    """16 hexadecimal digits over everything that prices a step; name, assumptions and provenance do not count."""
+    """16 hexadecimal digits over everything that prices a step; what only says where it comes from does not count."""
     plain = cost_to_plain(cost)
     for key in ("name", "assumptions", "meta"):
         del plain[key]
+    for key in ("draft", "verify", "eager"):
+        if plain[key] is not None:
+            del plain[key]["measured_to"]
     return hashlib.sha256(msgspec.msgpack.encode(plain, order="deterministic")).hexdigest()[:16]
 
 
 def _curve_to_plain(curve: Curve) -> dict[str, Any]:
     contexts = None if curve.contexts is None else curve.contexts.tolist()
     return {
-        "probes": curve.probes.tolist(), "seconds": curve.seconds.tolist(), "contexts": contexts, "floor": curve.floor
+        "probes": curve.probes.tolist(), "seconds": curve.seconds.tolist(), "contexts": contexts, "floor": curve.floor,
+        "measured_to": curve.measured_to,
     }  # fmt: skip
 
 
@@ -77,4 +81,5 @@ def _curve_from_plain(plain: dict[str, Any]) -> Curve:
         np.asarray(plain["seconds"], dtype=np.float64),
         None if contexts is None else np.asarray(contexts, dtype=np.float64),
         bool(plain["floor"]),
+        plain.get("measured_to"),  # files of before the field have none
     )

@@ -183,7 +183,8 @@ def _extended(knots: Floats, seconds: Floats) -> Curve:
         return Curve(knots, seconds)
     slope = (seconds[-1] - seconds[0]) / (knots[-1] - knots[0])
     far = 8.0 * knots[-1]
-    return Curve(np.append(knots, far), np.append(seconds, seconds[-1] + slope * (far - knots[-1])))
+    longer = np.append(seconds, seconds[-1] + slope * (far - knots[-1]))
+    return Curve(np.append(knots, far), longer, measured_to=int(knots[-1]))
 
 
 def _ramps(values: Floats, knots: Floats) -> Floats:

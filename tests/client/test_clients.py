@@ -93,6 +93,7 @@ def test_a_profile_is_measured_and_loads(fake, tmp_path):
 
     write_table(tmp_path / "p.json", table_of(cells * 4, {"hardware": "cpu (test)"}))
     cost = load_profile(str(tmp_path / "p.json"))
+    assert cost.measured_requests == (1, 4) and cost.measured_tokens == (1, 20)
     for requests, tokens in [(1, 1), (2, 10), (4, 12)]:
         seconds = cost.draft_s(requests) + float(cost.verify_s(requests, tokens))
         assert seconds == pytest.approx(server.step_seconds(requests, tokens), rel=0.05)

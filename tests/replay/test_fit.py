@@ -74,6 +74,8 @@ def test_curves_go_on_beyond_the_data():
     assert float(cost.verify_s(16, 256)) > float(cost.verify_s(16, 128)) * 1.3
     assert cost.draft_s(64) > 2 * cost.draft_s(16)
     assert any("beyond" in text for text in cost.assumptions)
+    assert cost.measured_requests == (1, 16) and cost.measured_tokens[1] == 128, "the line beyond is no measurement"
+    assert not cost.beyond_probes(16, 128) and cost.beyond_probes(17, 100) and cost.beyond_probes(16, 129)
 
 
 def test_prefills_are_fitted():
@@ -115,6 +117,7 @@ def test_the_model_is_a_step_cost():
     from sglang_dspark.records.costs import cost_from_plain, cost_to_plain, table_hash
 
     cost = fit_times(times()).cost
-    assert table_hash(cost_from_plain(cost_to_plain(cost))) == table_hash(cost)
+    other = cost_from_plain(cost_to_plain(cost))
+    assert table_hash(other) == table_hash(cost) and other.measured_tokens == cost.measured_tokens
     prices = dataclasses.replace(cost).prices(8, 7, 8000.0)
     assert (prices.inverse > 0).all() and (np.diff(prices.seconds) >= 0).all()
