@@ -50,6 +50,11 @@ def command(
     format: Annotated[
         str | None, typer.Option(help=f"trace format: {', '.join(TRACE_FORMATS)} (default: detected)")
     ] = None,
+    time_unit: Annotated[str | None, typer.Option(help="unit of numeric stamps: s, ms (default: the format's)")] = None,
+    jitter: Annotated[
+        bool | None,
+        typer.Option("--jitter/--no-jitter", help="spread stamps on a regular grid (default: if it is at most 1 s)"),
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="first so many requests")] = None,
     start: Annotated[float | None, typer.Option(help="time window of the trace, seconds")] = None,
     end: Annotated[float | None, typer.Option(help="end of the window, seconds")] = None,
@@ -80,15 +85,15 @@ def command(
 ) -> None:
     """Serve a request trace under several verification policies and compare them on the same draws."""
     options.refuse_idle_flags(
-        concurrency=concurrency, rate_scale=rate_scale, request_rate=request_rate, replicas=replicas, router=router,
-        kv_tokens=kv_tokens, cost=cost, output=output, timeline=timeline,
+        concurrency=concurrency, rate_scale=rate_scale, request_rate=request_rate, jitter=jitter, replicas=replicas,
+        router=router, kv_tokens=kv_tokens, cost=cost, output=output, timeline=timeline,
     )  # fmt: skip
     for path in (output, timeline):
         _check_target(path)
     load = options.load(
-        trace, seed, gamma, complete=complete, format=format, drafter=drafter, domains=domains, confidence=confidence
-    )
-    load = options.selected(load, start, end, limit, rate_scale)
+        trace, seed, gamma, complete=complete, format=format, time_unit=time_unit, jitter=jitter, start_s=start,
+        end_s=end, limit=limit, rate_scale=rate_scale, drafter=drafter, domains=domains, confidence=confidence,
+    )  # fmt: skip
     options.refuse_idle_force([profile, policy_profile], force_diagonal=force_diagonal)
     terms = options.key_values("--cost", cost, TERMS)
     model = options.cost_model(profile, terms, force_diagonal=force_diagonal)

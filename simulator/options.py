@@ -40,33 +40,48 @@ def key_values(flag: str, text: str | None, known: Mapping[str, object] | tuple[
     return out
 
 
-def load(trace: str, seed: int, gamma: int | None, *, complete: bool, **flags: str | None) -> Trace | RecordedLoad:
-    """The requests of `--trace`, before any selection; of records with their acceptance.
-
-    flags: format, and those that say what records say themselves.
-    """
-    format = flags["format"]
+def load(
+    trace: str,
+    seed: int,
+    gamma: int | None,
+    *,
+    complete: bool,
+    format: str | None,
+    time_unit: str | None,
+    jitter: bool | None,
+    start_s: float | None,
+    end_s: float | None,
+    limit: int | None,
+    rate_scale: float | None,
+    **said_by_records: str | None,
+) -> Trace | RecordedLoad:
+    """The requests of `--trace`: first the window, then the limit, then the rate; of records with their acceptance."""
+    of_files = {"format": format, "time-unit": time_unit, "no-jitter" if jitter is False else "jitter": jitter}
     if trace != "example" and holds_records(trace):
-        for flag, value in flags.items():
+        for flag, value in (of_files | said_by_records).items():
             if value is not None:
                 raise InputError(f"--{flag} does nothing with records, which say it themselves")
-        return load_records(trace, window=gamma, complete=complete, seed=seed)
+        records = load_records(trace, window=gamma, complete=complete, seed=seed)
+        return replace(records, trace=selected(records.trace, start_s, end_s, limit, rate_scale))
     if complete:
         raise InputError(f"--complete does nothing with {trace}: only records have trimmed blocks")
     if trace != "example":
-        return load_trace(trace, format=format, seed=seed)
-    if format is not None:
-        raise InputError("--format does nothing with the embedded example")
-    return example_trace()
+        return load_trace(
+            trace, format=format, seed=seed, limit=limit, start_s=start_s, end_s=end_s, time_unit=time_unit,
+            jitter=jitter, rate_scale=rate_scale,
+        )  # fmt: skip
+    for flag, value in of_files.items():
+        if value is not None:
+            raise InputError(f"--{flag} does nothing with the embedded example")
+    return selected(example_trace(), start_s, end_s, limit, rate_scale)
 
 
 def selected(
-    load: Trace | RecordedLoad, start_s: float | None, end_s: float | None, limit: int | None, rate: float | None
-) -> Trace | RecordedLoad:
+    trace: Trace, start_s: float | None, end_s: float | None, limit: int | None, rate: float | None
+) -> Trace:
     """First the window, then the limit, then the rate."""
-    trace = first_requests(window(_trace(load), start_s, end_s), limit)
-    trace = trace if rate is None else scale_rate(trace, rate)
-    return replace(load, trace=trace) if isinstance(load, RecordedLoad) else trace
+    trace = first_requests(window(trace, start_s, end_s), limit)
+    return trace if rate is None else scale_rate(trace, rate)
 
 
 def engine_settings(load: Trace | RecordedLoad, **flags: int | str | bool | None) -> EngineSettings:
@@ -119,6 +134,7 @@ def refuse_idle_flags(
     concurrency: int | None,
     rate_scale: float | None,
     request_rate: float | None,
+    jitter: bool | None,
     replicas: int,
     router: str | None,
     kv_tokens: int | None,
@@ -134,6 +150,9 @@ def refuse_idle_flags(
         raise InputError(
             "--rate-scale does nothing with --request-rate, which draws its own arrivals: give one of them"
         )
+    if jitter is not None and (concurrency is not None or request_rate is not None):
+        flags = "--jitter" if jitter else "--no-jitter", "--request-rate" if concurrency is None else "--concurrency"
+        raise InputError(f"{flags[0]} does nothing with {flags[1]}, which ignores the trace's stamps: give one of them")
     if router is not None and replicas == 1:
         raise InputError("--router does nothing with one replica: give --replicas 2 or more")
     if kv_tokens is not None and "kv_tokens" in key_values("--cost", cost, TERMS):

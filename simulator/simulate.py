@@ -77,6 +77,7 @@ def prepare(
     cost = find_cost(profile)
     load = _as_load(trace, seed, gamma)
     recorded = load if isinstance(load, RecordedLoad) else None
+    _check_stamps(load.trace if isinstance(load, RecordedLoad) else load, concurrency, request_rate)
     if recorded is not None and gamma not in (None, recorded.blocks.gamma):
         raise InputError(f"gamma={gamma} is refused, these records were loaded with {recorded.blocks.gamma} positions")
     for name, value in {"drafter": drafter, "confidence": confidence, "domain_mix": domain_mix}.items():
@@ -142,6 +143,11 @@ def _check(policies: Sequence[Policy], replications: int, jobs: int | None) -> N
         raise InputError(f"replications={replications} is refused, expected 1..1000")
     if jobs is not None and not 1 <= jobs <= 1024:
         raise InputError(f"jobs={jobs} is refused, expected 1..1024")
+
+
+def _check_stamps(trace: Trace, concurrency: int | None, request_rate: float | None) -> None:
+    if not trace.stamped and concurrency is None and request_rate is None:
+        raise InputError(f"{trace.source} has no stamps for an open loop: give --request-rate or --concurrency")
 
 
 def _as_load(trace: str | Path | Trace | RecordedLoad, seed: int, window: int | None) -> Trace | RecordedLoad:

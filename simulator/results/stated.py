@@ -6,6 +6,7 @@ from typing import Any
 
 from sglang_dspark.cost import provenance
 from simulator.engine.run import Setting
+from simulator.traces import trace_facts
 
 
 def stated_assumptions(setting: Setting) -> tuple[str, ...]:
@@ -52,7 +53,7 @@ def stated_setting(setting: Setting, replications: int) -> dict[str, Any]:
     return {
         "trace": trace.source,
         "requests": len(trace),
-        "trace_notes": list(trace.notes),
+        "trace_notes": [*trace.notes, *trace_facts(trace)],
         "profile": setting.cost.name,
         "profile_provenance": provenance(setting.cost),
         "policy_profile": setting.belief.name,

@@ -1,5 +1,6 @@
 """Request traces: readers with automatic detection, selection, rates, and the project's own format."""
 
+from simulator.traces.facts import trace_facts
 from simulator.traces.formats import TRACE_FORMATS
 from simulator.traces.load import example_trace, load_trace
 from simulator.traces.select import first_requests, scale_rate, window, with_poisson_arrivals
@@ -13,6 +14,7 @@ __all__ = [
     "first_requests",
     "load_trace",
     "scale_rate",
+    "trace_facts",
     "window",
     "with_poisson_arrivals",
     "write_trace",

@@ -14,25 +14,34 @@ bailian
     Qwen-Bailian (JSONL): ``chat_id``, ``parent_chat_id``, ``timestamp`` in seconds, ``input_length``,
     ``output_length``, ``type``, ``turn``, ``hash_ids``. The chat id becomes the request id.
 own
-    The project's own (JSONL). First line: ``{"format": "sglang-dspark-trace", "version": 1}`` and optionally
+    The project's own (JSONL). First line: ``{"format": "sglang-dspark-trace", "version": 2}`` and optionally
     ``requests`` (how many follow; fewer or more are an error), ``domains`` (names; their order gives the
-    index), ``source`` and ``notes``. Then one object a request, in order of arrival: ``arrival_s``,
-    ``input_length``, ``output_length`` (both at least 1) and, for all requests or for none, ``domain`` and
-    ``request_id``.
+    index), ``source`` and ``notes``. Then one object a request, in order of arrival: ``input_length``,
+    ``output_length`` (both at least 1) and, for all requests or for none, ``arrival_s``, ``domain``,
+    ``request_id`` and ``cached_length`` (prompt tokens in the prefix cache, fewer than ``input_length``).
+    Version 1 is read as well: it always has ``arrival_s`` and never ``cached_length``.
 
 Any of them may be packed with gzip or zstd. Columns and keys that are not read may be there, except in `own`,
-where an unknown key is an error. Lengths are integers 0 .. 2**31 - 1, stamps 0 .. 1e10 seconds.
+where an unknown key is an error. Lengths are integers 0 .. 2**31 - 1, also written 655.0; stamps 0 .. 1e10 seconds.
+
+The stamps' column or key may be missing altogether: such a trace (`Trace.stamped` is false) has lengths and an
+order only, enough for a closed loop or for Poisson arrivals. `time_unit` says in what a format's numeric stamps
+count if not in the unit above. A rate that no server is offered (`simulator.traces.clock`) gives a warning then.
 
 What is done to a foreign trace, each stated in `Trace.notes` where it happens:
 
 - Requests with 0 prompt or 0 generated tokens are skipped: there is nothing to serve.
 - Requests that are not in order of arrival are sorted.
 - Stamps are shifted so that the first request arrives at 0.
-- Where requests share stamps and the stamps lie on a regular grid (3 s in Mooncake's conversation trace,
-  1 s in busy parts of BurstGPT), a stamp only says in which bucket a request arrived: each request is moved, by a
-  seeded uniform draw, within its bucket. File order is kept.
+- Then the window is taken, then the limit: what follows looks at the chosen requests alone.
+- Where requests share stamps that lie on a regular grid of at most about a second (busy parts of BurstGPT), the
+  stamp is a coarse clock and says only in which tick a request arrived: each request is moved, by a seeded uniform
+  draw, within its tick. File order is kept.
+- A coarser grid (3 s in Mooncake's conversation trace) stays: no logger rounds to that, so the bursts are data.
+  `jitter=True` spreads any regular grid, `jitter=False` none.
 
-The `own` format is taken as it is: its clock may begin before the first request; nothing is skipped or moved.
+The `own` format is taken as it is: its clock may begin before the first request; nothing is skipped, and moved only
+if `jitter=True` asks for it.
 """
 
 from __future__ import annotations
@@ -40,10 +49,14 @@ from __future__ import annotations
 from typing import Protocol
 
 from sglang_dspark.errors import InputError
-from simulator.traces.csv_formats import DATES, SECONDS, CsvFormat, header_names
-from simulator.traces.json_formats import BailianFormat, MooncakeFormat, OwnFormat, json_keys
+from simulator.traces.csv_formats import CsvFormat, header_names
+from simulator.traces.json_formats import BailianRow, JsonFormat, MooncakeRow
+from simulator.traces.json_lines import json_keys
+from simulator.traces.own_format import OwnFormat
 from simulator.traces.raw import RawRequests
 from simulator.traces.source import Lines, quoted
+
+_GIT_LFS = "version https://git-lfs.github.com/"
 
 
 class TraceReader(Protocol):
@@ -53,51 +66,65 @@ class TraceReader(Protocol):
     def about(self) -> str:
         """The schema in a few words, for messages."""
 
+    @property
+    def time_unit(self) -> str | None:
+        """Unit of its stamps if they are numbers whose unit the file does not say, else None."""
+
     def recognises(self, first_line: str) -> bool:
         """Whether a file that begins with this line is in this format."""
 
-    def read(self, lines: Lines) -> RawRequests:
-        """Read all requests. Raises InputError that names file, line and column."""
+    def read(self, lines: Lines, time_unit: str | None) -> RawRequests:
+        """Read all requests. time_unit: None only where the format has none. InputError names file, line and column."""
 
 
 TRACE_FORMATS: dict[str, TraceReader] = {
     "azure": CsvFormat(
         "CSV with TIMESTAMP, ContextTokens, GeneratedTokens",
         "TIMESTAMP",
-        DATES,
+        None,
         "ContextTokens",
         "GeneratedTokens",
     ),
     "burstgpt": CsvFormat(
         "CSV with Timestamp, Request tokens, Response tokens",
         "Timestamp",
-        SECONDS,
+        "s",
         "Request tokens",
         "Response tokens",
     ),
     "vidur": CsvFormat(
         "CSV with arrived_at, num_prefill_tokens, num_decode_tokens",
         "arrived_at",
-        SECONDS,
+        "s",
         "num_prefill_tokens",
         "num_decode_tokens",
     ),
-    "mooncake": MooncakeFormat(),
-    "bailian": BailianFormat(),
+    "bailian": JsonFormat(
+        "JSON lines with chat_id, timestamp (s), input_length, output_length", BailianRow, "s", name="chat_id"
+    ),
+    "mooncake": JsonFormat("JSON lines with timestamp (ms), input_length, output_length", MooncakeRow, "ms"),
     "own": OwnFormat(),
 }
+"""Asked in this order; the first that recognises a file reads it."""
 
 
-def find_format(name: str) -> TraceReader:
-    """Return the reader of a format; InputError that lists the known ones if there is none of that name."""
-    if name not in TRACE_FORMATS:
+def format_of(lines: Lines, name: str | None) -> str:
+    """Return the name of a file's format, as given or told from its first line, which is not taken.
+
+    Raises:
+        InputError: if no format has that name, if none fits, or if the file is only Git LFS's pointer to a trace.
+    """
+    if name is not None and name not in TRACE_FORMATS:
         raise InputError(f"trace format {quoted(name)} is unknown, expected one of {', '.join(TRACE_FORMATS)}")
-    return TRACE_FORMATS[name]
-
-
-def detect_format(lines: Lines) -> str:
-    """Return the name of the format of a file, told from its first line, which is not taken."""
     first = lines.first()
+    if first.startswith(_GIT_LFS):
+        raise InputError(
+            f"{lines.name} is a Git LFS pointer, not the trace itself: expected the file that `git lfs pull` fetches"
+        )
+    return name or _detected(lines, first)
+
+
+def _detected(lines: Lines, first: str) -> str:
     for name, reader in TRACE_FORMATS.items():
         if reader.recognises(first):
             return name

@@ -1,26 +1,20 @@
-"""From a file to the requests that a simulation serves: stamps put right, window, limit, rate."""
+"""From a file to the requests that a simulation serves: stamps put right, window, limit, coarse clock, rate."""
 
 from __future__ import annotations
 
 import importlib.resources
 import os
+from dataclasses import replace
 
 import numpy as np
 
 from sglang_dspark.errors import InputError
-from simulator.blocks.random import stream
-from simulator.traces.formats import detect_format, find_format
-from simulator.traces.raw import RawRequests
+from simulator.traces.clock import doubt_rate, settle_clock
+from simulator.traces.formats import TRACE_FORMATS, format_of
+from simulator.traces.raw import TIME_UNITS, RawRequests
 from simulator.traces.select import check_limit, first_requests, scale_rate, window, with_poisson_arrivals
-from simulator.traces.source import open_lines, printable, short_name
+from simulator.traces.source import open_lines, printable, quoted, short_name
 from simulator.traces.trace import Trace
-
-#: Fewer gaps between stamps than this say nothing about a grid.
-_MIN_GAPS = 4
-
-#: How far a gap between stamps may be from whole buckets, in buckets; what share of the gaps must be so.
-_GRID_TOLERANCE = 0.1
-_GRID_SHARE = 0.9
 
 
 def load_trace(
@@ -31,39 +25,55 @@ def load_trace(
     limit: int | None = None,
     start_s: float | None = None,
     end_s: float | None = None,
+    time_unit: str | None = None,
+    jitter: bool | None = None,
     rate_scale: float | None = None,
     request_rate: float | None = None,
 ) -> Trace:
-    """Read a request trace; then first the window is taken, then the limit, then the rate changed.
+    """Read a request trace; first the window is taken, then the limit, then a coarse clock spread, the rate changed.
+
+    So a part of a file means the same as a file that holds only that part, on the same clock.
 
     Args:
         path: the file, plain, gzip or zstd.
         format: a name in `TRACE_FORMATS`; None tells it from the first line.
         seed: of everything that is drawn: jitter within buckets, and the arrivals of `request_rate`.
         limit: keep the first so many requests of the window.
-        start_s, end_s: keep the arrivals in start_s <= t < end_s, in seconds of the trace; start_s becomes 0.
+        start_s, end_s: keep the stamps in start_s <= t < end_s, in seconds of the trace; start_s becomes 0.
+        time_unit: unit of numeric stamps, "s" or "ms"; None: the format's, with a warning if the rate is odd.
+        jitter: True spreads stamps on any regular grid within its steps, False none; None only the clock of a foreign
+            trace with ticks of at most about a second, while bursts further apart are kept.
         rate_scale: multiply the arrival rate: 2 halves every gap.
         request_rate: replace the arrivals by a Poisson process of so many requests per second; infinity
-            lets all arrive at 0. Not together with `rate_scale`.
+            lets all arrive at 0. Not together with `rate_scale` or `jitter`.
 
     Raises:
         InputError: if the file cannot be read as its format says (names file, line, column and what was
-            expected), or an argument is out of range or leaves no request.
+            expected), or an argument is out of range, does nothing, or leaves no request.
     """
-    if rate_scale is not None and request_rate is not None:
+    if request_rate is not None and rate_scale is not None:
         raise InputError("rate_scale and request_rate both set the arrival rate: give one of them")
+    if request_rate is not None and jitter is not None:
+        raise InputError("jitter does nothing with request_rate, which draws its own arrivals: give one of them")
+    if time_unit is not None and time_unit not in TIME_UNITS:
+        raise InputError(f"time unit {quoted(time_unit)} is unknown, expected {' or '.join(TIME_UNITS)}")
     check_limit(limit)
     with open_lines(path) as lines:
-        name = detect_format(lines) if format is None else format
-        requests = find_format(name).read(lines)
-    trace = _put_right(requests, printable(os.fspath(path)), f"{short_name(path)} ({name})", seed)
-    trace = window(trace, start_s, end_s)
-    trace = first_requests(trace, limit)
-    if rate_scale is not None:
-        trace = scale_rate(trace, rate_scale)
+        name = format_of(lines, format)
+        reader = TRACE_FORMATS[name]
+        if time_unit is not None and reader.time_unit is None:
+            raise InputError(f"--time-unit does nothing with {lines.name}: the stamps of format {name} have their unit")
+        requests = reader.read(lines, time_unit or reader.time_unit)
+    trace = _put_right(requests, printable(os.fspath(path)), f"{short_name(path)} ({name})")
+    if time_unit is not None:
+        trace = _with_unit(trace, time_unit)
+    trace = first_requests(window(trace, start_s, end_s), limit)
+    if time_unit is None and reader.time_unit is not None:
+        trace = doubt_rate(trace, reader.time_unit)
     if request_rate is not None:
-        trace = with_poisson_arrivals(trace, request_rate, seed)
-    return trace
+        return with_poisson_arrivals(trace, request_rate, seed)
+    trace = settle_clock(trace, jitter, seed, foreign=requests.foreign)
+    return trace if rate_scale is None else scale_rate(trace, rate_scale)
 
 
 def example_trace() -> Trace:
@@ -73,10 +83,10 @@ def example_trace() -> Trace:
         return load_trace(path, format="own")
 
 
-def _put_right(requests: RawRequests, name: str, source: str, seed: int) -> Trace:
+def _put_right(requests: RawRequests, name: str, source: str) -> Trace:
     """Turn a file's rows into a trace; `formats` says what is done to a foreign one."""
-    order = np.arange(len(requests.stamp_s))
-    stamp_s, notes = requests.stamp_s, list(requests.notes)
+    order = np.arange(len(requests.input_length))
+    stamp, notes = requests.stamp, list(requests.notes)
     if requests.foreign:
         served = (requests.input_length > 0) & (requests.output_length > 0)
         if not served.any():
@@ -84,54 +94,34 @@ def _put_right(requests: RawRequests, name: str, source: str, seed: int) -> Trac
         if not served.all():
             notes.append(f"skipped: {len(order) - served.sum()} of {len(order)} requests have 0 tokens")
         order = order[served]
-        if (np.diff(stamp_s[order]) < 0).any():
-            order = order[np.argsort(stamp_s[order], kind="stable")]
+        if stamp is not None and (np.diff(stamp[order]) < 0).any():
+            order = order[np.argsort(stamp[order], kind="stable")]
             notes.append("sorted: the file is not in order of arrival")
-        stamp_s = stamp_s[order]
-        if stamp_s[0] > 0:
-            notes.append(f"shifted: the file's first request arrives at {stamp_s[0]:g} s")
-            stamp_s = stamp_s - stamp_s[0]
-        stamp_s, jitter_note = _spread_in_buckets(stamp_s, seed)
-        notes += jitter_note
+    if stamp is None:
+        arrival_s = np.zeros(len(order))
+    else:
+        zero = stamp[order[0]] if requests.foreign else 0
+        arrival_s = (stamp[order] - zero) / requests.per_second
+        if zero > 0 and not requests.dated:
+            notes.append(f"shifted: the file's first request arrives at {zero / requests.per_second:g} s")
     if requests.origin:
         notes.insert(0, f"made from: {requests.origin}")
     ids = requests.request_id
     return Trace(
-        arrival_s=stamp_s,
+        arrival_s=arrival_s,
         input_length=requests.input_length[order],
         output_length=requests.output_length[order],
         domain=None if requests.domain is None else requests.domain[order],
         domains=requests.domains,
         request_id=None if ids is None else tuple(ids[index] for index in order),
+        cached_length=None if requests.cached_length is None else requests.cached_length[order],
         source=source,
         notes=tuple(notes),
+        stamped=stamp is not None,
     )
 
 
-def _spread_in_buckets(stamp_s: np.ndarray, seed: int) -> tuple[np.ndarray, list[str]]:
-    """Move stamps that name a bucket uniformly within it, in file order; return them and a note on it."""
-    starts, bucket, counts = np.unique(stamp_s, return_inverse=True, return_counts=True)
-    width = _bucket_width(starts, len(stamp_s))
-    if width is None:
-        return stamp_s, []
-    room = np.append(np.minimum(np.diff(starts), width), width)
-    draws = stream(seed, "jitter").random(len(stamp_s))
-    draws = draws[np.lexsort((draws, bucket))]  # increasing within each bucket
-    moved = np.minimum(starts[bucket] + draws * room[bucket], np.append(starts[1:], np.inf)[bucket])
-    note = (
-        f"jitter: arrivals come in buckets of {width:.3f} s ({len(starts)} stamps for {len(stamp_s)} "
-        f"requests, up to {counts.max()} each); each moved uniformly within its bucket, seed {seed}"
-    )
-    return moved, [note]
-
-
-def _bucket_width(starts: np.ndarray, count: int) -> float | None:
-    """Return the width, in seconds, of the grid on which the stamps [S] of `count` requests lie, if any."""
-    gaps = np.diff(starts)
-    if len(gaps) < _MIN_GAPS or 2 * len(starts) > count:
-        return None
-    unit = float(np.quantile(gaps, 0.05, method="lower"))
-    steps = gaps / unit
-    if np.mean(np.abs(steps - np.round(steps)) <= _GRID_TOLERANCE) < _GRID_SHARE:
-        return None
-    return float(np.median(gaps[np.round(steps) == 1]))
+def _with_unit(trace: Trace, time_unit: str) -> Trace:
+    if not trace.stamped:
+        raise InputError(f"--time-unit does nothing with {trace.source}: it has no stamps")
+    return replace(trace, notes=(*trace.notes, f"time unit: the stamps are read as {time_unit}, as asked"))

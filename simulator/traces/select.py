@@ -21,6 +21,8 @@ def window(trace: Trace, start_s: float | None = None, end_s: float | None = Non
     if not 0 <= low < high:
         raise InputError(f"time window {low} .. {high} s: expected 0 <= start_s < end_s")
     inside = (trace.arrival_s >= low) & (trace.arrival_s < high)
+    if not trace.stamped:
+        raise InputError(f"time window {low} .. {high} s needs stamps, {trace.source} has none: expected a limit instead")
     if not inside.any():
         raise InputError(
             f"time window {low} .. {high} s holds no request of {trace.source}: "
@@ -44,6 +46,8 @@ def scale_rate(trace: Trace, factor: float) -> Trace:
     """Return the trace with its arrival rate multiplied by `factor`: every stamp is divided by it."""
     if not (factor > 0 and math.isfinite(factor)):
         raise InputError(f"rate_scale is {factor}, expected a finite number above 0")
+    if not trace.stamped:
+        raise InputError(f"rate_scale needs stamps, {trace.source} has none: expected a request rate instead")
     with np.errstate(over="ignore"):  # checked below
         arrival_s = trace.arrival_s / factor
     if arrival_s[-1] > MAX_ARRIVAL_S:
@@ -61,13 +65,13 @@ def with_poisson_arrivals(trace: Trace, request_rate: float, seed: int) -> Trace
         raise InputError(f"request_rate is {request_rate}, expected a number above 0 or infinity")
     if math.isinf(request_rate):
         note = "arrivals: all at 0"
-        return replace(trace, arrival_s=np.zeros(len(trace)), notes=(*trace.notes, note))
+        return replace(trace, arrival_s=np.zeros(len(trace)), stamped=True, notes=(*trace.notes, note))
     with np.errstate(over="ignore"):  # checked below
         arrival_s = np.cumsum(stream(seed, "arrivals").exponential(1.0, len(trace))) / request_rate
     if not arrival_s[-1] <= MAX_ARRIVAL_S:
         raise InputError(f"request_rate is {request_rate}, which stretches the trace beyond {MAX_ARRIVAL_S:g} seconds")
     note = f"arrivals: Poisson at {request_rate} requests per second, seed {seed}"
-    return replace(trace, arrival_s=arrival_s, notes=(*trace.notes, note))
+    return replace(trace, arrival_s=arrival_s, stamped=True, notes=(*trace.notes, note))
 
 
 def check_limit(limit: int | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,6 +33,7 @@ class Trace:
         cached_length: int64 [N], prompt tokens that the prefix cache holds on arrival, < input_length; None: none.
         source: file name and format.
         notes: what was done to the requests on the way here: jitter, skipped rows, window, rate.
+        stamped: whether the requests have arrivals; if not, `arrival_s` is 0 and only their order is known.
 
     Raises:
         InputError: if a field breaks what is said above; the sentence names the field and the request.
@@ -46,12 +48,15 @@ class Trace:
     cached_length: np.ndarray | None = None
     source: str = ""
     notes: tuple[str, ...] = ()
+    stamped: bool = True
 
     def __post_init__(self) -> None:
         count = len(self.arrival_s)
         if count == 0:
             raise InputError(f"trace {self.source or '(in memory)'} is empty: expected at least one request")
         _set(self, "arrival_s", _arrivals(self.arrival_s))
+        if not self.stamped and self.arrival_s.any():
+            raise InputError("trace field arrival_s of a trace without stamps is not 0, expected 0 or stamped=True")
         _set(self, "input_length", _integers("input_length", self.input_length, count, 1, MAX_LENGTH))
         _set(self, "output_length", _integers("output_length", self.output_length, count, 1, MAX_LENGTH))
         _set(self, "domains", tuple(self.domains))
@@ -80,6 +85,18 @@ class Trace:
     def span_s(self) -> float:
         """Seconds from the first arrival to the last."""
         return float(self.arrival_s[-1] - self.arrival_s[0])
+
+    @property
+    def offered_rate(self) -> float | None:
+        """Requests per second, one over the mean gap; infinite if all arrive at once, None without stamps or gaps."""
+        if not self.stamped or len(self) == 1:
+            return None
+        return (len(self) - 1) / self.span_s if self.span_s > 0 else math.inf
+
+    @property
+    def cached_share(self) -> float:
+        """Share of the prompt tokens that the prefix cache holds on arrival."""
+        return 0.0 if self.cached_length is None else float(self.cached_length.sum() / self.input_length.sum())
 
 
 def _set(trace: Trace, name: str, value: object) -> None:

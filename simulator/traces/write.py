@@ -14,7 +14,7 @@ import msgspec
 import zstandard
 
 from sglang_dspark.errors import InputError
-from simulator.traces.json_formats import FORMAT_NAME, FORMAT_VERSION, OwnHeader, OwnRow
+from simulator.traces.own_format import FORMAT_NAME, FORMAT_VERSION, OwnHeader, OwnRow
 from simulator.traces.source import printable
 from simulator.traces.trace import Trace
 
@@ -74,15 +74,15 @@ def _lines(trace: Trace) -> Iterator[bytes]:
         notes=trace.notes,
     )
     yield _encode(header) + b"\n"
-    count = len(trace)
-    domains = [None] * count if trace.domain is None else [trace.domains[index] for index in trace.domain]
+    none = [None] * len(trace)
     columns = zip(
-        trace.arrival_s.tolist(),
+        trace.arrival_s.tolist() if trace.stamped else none,
         trace.input_length.tolist(),
         trace.output_length.tolist(),
-        domains,
-        trace.request_id or [None] * count,
+        none if trace.domain is None else [trace.domains[index] for index in trace.domain],
+        trace.request_id or none,
+        none if trace.cached_length is None else trace.cached_length.tolist(),
         strict=True,
     )
-    for arrival_s, input_length, output_length, domain, request_id in columns:
-        yield _encode(OwnRow(arrival_s, input_length, output_length, domain, request_id)) + b"\n"
+    for row in columns:
+        yield _encode(OwnRow(**dict(zip(OwnRow.__struct_fields__, row, strict=True)))) + b"\n"
