@@ -78,12 +78,6 @@ def recorded_trace(requests: Sequence[RequestRecord], source: str, empty: int = 
     arrival = np.array([request.arrival_time_s for request in requests])
     cached = np.array([min(request.cached_tokens, request.input_length - 1) for request in requests], dtype=np.int64)
     prompt = np.array([request.input_length for request in requests], dtype=np.int64)
-    notes = []
-    if cached.any():
-        share = cached.sum() / prompt.sum()
-        notes.append(f"{share:.0%} of the prompt tokens were in the prefix cache and are not prefilled")
-    if empty:
-        notes.append(f"{empty} recorded requests got no token and are left out")
     return Trace(
         arrival - arrival[0],
         prompt,
@@ -91,7 +85,7 @@ def recorded_trace(requests: Sequence[RequestRecord], source: str, empty: int = 
         request_id=tuple(request.rid for request in requests),
         cached_length=cached,
         source=source,
-        notes=tuple(notes),
+        notes=(f"{empty} recorded requests got no token and are left out",) if empty else (),
     )
 
 

@@ -156,10 +156,11 @@ def with_draft_scale(cost: StepCost, scale: float) -> StepCost:
 def domains_of(trace: Trace, mix: dict[str, float], seed: int) -> np.ndarray:
     """Index into `DOMAINS` for every request [N]: the trace's own, or drawn from the mix."""
     if trace.domain is not None:
-        unknown = [name for name in trace.domains if name not in DOMAINS]
-        if unknown:
-            raise InputError(f"trace domain '{unknown[0]}' has no acceptance, expected {', '.join(DOMAINS)}")
-        return np.array([DOMAINS.index(name) for name in trace.domains])[trace.domain]
+        domain = np.array([DOMAINS.index(name) if name in DOMAINS else -1 for name in trace.domains])[trace.domain]
+        if (domain < 0).any():  # only what is served counts: the file may name more
+            unknown = trace.domains[trace.domain[np.argmin(domain)]]
+            raise InputError(f"trace domain '{unknown}' has no acceptance, expected {', '.join(DOMAINS)}")
+        return domain
     share = np.array([mix.get(name, 0.0) for name in DOMAINS])
     return np.searchsorted(
         np.cumsum(share / share.sum())[:-1], stream(seed, "domains").random(len(trace)), side="right"

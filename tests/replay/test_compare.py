@@ -17,6 +17,7 @@ from simulator.blocks.acceptance import BlockTable
 from simulator.blocks.recorded import RecordedAcceptance
 from simulator.engine.recorded_load import recorded_trace
 from simulator.results.prediction import predict
+from simulator.traces import trace_facts
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +136,7 @@ def test_cached_prompt_tokens_are_not_prefilled_again():
     trace = recorded_trace([request], "x")
     assert (trace.arrival_s[0], trace.input_length[0], trace.output_length[0]) == (0.0, 50, 9)
     assert trace.cached_length is not None and trace.cached_length[0] == 49
-    assert "98%" in trace.notes[0]
+    assert trace_facts(trace) == ("1 request", "98.0% of the prompt tokens are in the prefix cache and not prefilled")
 
 
 def test_the_command(loads):
