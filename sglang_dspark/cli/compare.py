@@ -115,7 +115,7 @@ def _print(prediction: Prediction) -> None:
         *prediction.notes,
         f"at least {prediction.least_share_drawn:.0%} of the blocks stand at unrecorded anchors and were drawn",
         f"costs from {fitted.steps} steps of other loads ({fitted.left_out} hiccups left out, {fitted.error:.1%} off)",
-        *fitted.cost.assumptions,
+        *(assumption.text for assumption in fitted.cost.assumptions),
     ]
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)

@@ -49,7 +49,7 @@ def _document(name: str, model: StepCost) -> dict[str, Any]:
         "eager_cliff": model.eager is not None,
         "diagonal": model.diagonal,
         "terms": model.terms,
-        "assumptions": list(model.assumptions),
+        "assumptions": [assumption.as_json() for assumption in model.assumptions],
     }
 
 
@@ -59,6 +59,8 @@ def _span(probes: Any) -> dict[str, int]:
 
 def _table(name: str, model: StepCost) -> Table:
     """Two columns: what, and its value."""
+    from sglang_dspark.cost import keys_of
+
     table = Table(title=name, title_justify="left", box=box.SIMPLE, show_header=False)
     table.add_column("what", style="bold", no_wrap=True)
     table.add_column("value", overflow="fold")
@@ -68,11 +70,11 @@ def _table(name: str, model: StepCost) -> Table:
         table.add_row("provenance", "none in the file")
     for what, value in _sizes(model).items():
         table.add_row(what, value)
-    stated = {text.split(" ", 1)[0] for text in model.assumptions}
+    stated = keys_of(model.assumptions)
     measured = [f"{term} = {value:.3g}" for term, value in model.terms.items() if term not in stated]
     if measured:
         table.add_row("terms", "\n".join(measured))
-    table.add_row("assumptions", "\n".join(model.assumptions) or "none")
+    table.add_row("assumptions", "\n".join(assumption.text for assumption in model.assumptions) or "none")
     return table
 
 

@@ -3,7 +3,8 @@
 `load_profile(NAME_OR_FILE)` gives a `StepCost`; policies decide on its `StepPrices`.
 """
 
-from sglang_dspark.cost.model import TERMS, StepCost
+from sglang_dspark.cost.assumptions import Assumption, keys_of
+from sglang_dspark.cost.model import StepCost
 from sglang_dspark.cost.prices import StepPrices
 from sglang_dspark.cost.profiles import load_profile, model_from_table, profile_names, provenance
 from sglang_dspark.cost.tables import (
@@ -17,9 +18,11 @@ from sglang_dspark.cost.tables import (
     write_atomically,
     write_table,
 )
+from sglang_dspark.cost.terms import TERMS
 
 __all__ = [
     "TERMS",
+    "Assumption",
     "MeasuredDraft",
     "MeasuredVerify",
     "SpsAdditiveCostTable",
@@ -29,6 +32,7 @@ __all__ = [
     "Tiered",
     "decode_table",
     "encode_table",
+    "keys_of",
     "load_profile",
     "model_from_table",
     "profile_names",

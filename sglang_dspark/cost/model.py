@@ -8,25 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from sglang_dspark.cost.assumptions import Assumption
 from sglang_dspark.cost.curves import Curve, Floats
 from sglang_dspark.cost.prices import StepPrices
 from sglang_dspark.cost.probed import Probed, probed
-from sglang_dspark.errors import InputError
+from sglang_dspark.cost.terms import TERMS, check_terms
 
 CONTEXT_STEP = 256
 """Policies price the mean context per request in steps of this many tokens, so that prices can be cached."""
-
-TERMS: dict[str, tuple[float, float, str]] = {
-    "host_s": (0.0, 10.0, "host work per step, seconds (hidden under the GPU's when overlapped)"),
-    "copy_s": (0.0, 1.0, "device-to-host copy and launch bubble of a synchronous step, seconds"),
-    "prefill_base_s": (0.0, 10.0, "fixed part of a prefill step, seconds"),
-    "prefill_token_s": (0.0, 1.0, "prefill seconds per prompt token"),
-    "prefill_pair_s": (0.0, 1e-3, "prefill attention: seconds per (new token x context token)"),
-    "context_token_s": (0.0, 1e-3, "verify attention: seconds per context token of the batch"),
-    "draft_context_token_s": (0.0, 1e-3, "draft attention: seconds per context token of the batch"),
-    "kv_tokens": (1.0, 1e12, "KV cache capacity of one replica, tokens"),
-}
-"""Scalar terms with their accepted range and meaning; a profile gives them or they are stated assumptions."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +24,8 @@ class StepCost:
 
     captured: [G] token counts with a CUDA graph (None: tokens execute unpadded); captured_requests: largest batch with
     a graph. bias_s: constant part. terms: see `TERMS`. splits_draft: whether draft and verify were measured apart.
-    diagonal: measured only at B = R (1 + gamma), so that other B are guesses. assumptions: terms that the source does
-    not give, in words, printed with every result.
+    diagonal: measured only at B = R (1 + gamma), so that other B are guesses. assumptions: what the source does not
+    give, printed with every result.
     """
 
     name: str
@@ -50,7 +39,7 @@ class StepCost:
     splits_draft: bool = True
     diagonal: bool = False
     terms: dict[str, float] = field(default_factory=dict)
-    assumptions: tuple[str, ...] = ()
+    assumptions: tuple[Assumption, ...] = ()
     meta: dict[str, Any] = field(default_factory=dict)
     _probed: Probed = field(init=False, repr=False, compare=False)
 
@@ -157,16 +146,11 @@ class StepCost:
         slopes = self.terms["context_token_s"] + self.terms["draft_context_token_s"]
         return slopes > 0 or self.draft.knows_context or self.verify.knows_context
 
-    def with_terms(self, **terms: float) -> StepCost:
-        """The same model with terms overridden, which the assumptions then state."""
-        for key, value in terms.items():
-            if key not in TERMS:
-                raise InputError(f"unknown cost term '{key}', expected one of {', '.join(TERMS)}")
-            low, high, _ = TERMS[key]
-            if not low <= value <= high:
-                raise InputError(f"cost term {key}={value} is refused, expected {low:g}..{high:g}")
-        kept = tuple(text for text in self.assumptions if text.split(" ", 1)[0] not in terms)
-        stated = tuple(f"{key} = {value:g} (set by the user)" for key, value in terms.items())
+    def with_terms(self, source: str = "set by the user", /, **terms: float) -> StepCost:
+        """The same model with terms overridden, which the assumptions then state with their source."""
+        check_terms(terms, f"profile {self.name}")
+        kept = tuple(assumption for assumption in self.assumptions if assumption.key not in terms)
+        stated = tuple(Assumption(key, value, TERMS[key].unit, source) for key, value in terms.items())
         return replace(self, terms={**self.terms, **terms}, assumptions=kept + stated)
 
     def _make_prices(self, num_requests: int, gamma: int, bucket: int) -> StepPrices:

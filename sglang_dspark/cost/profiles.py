@@ -9,19 +9,21 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
+from sglang_dspark.cost.assumptions import Assumption
 from sglang_dspark.cost.curves import Curve, make_curve
-from sglang_dspark.cost.model import TERMS, StepCost
+from sglang_dspark.cost.model import StepCost
 from sglang_dspark.cost.tables import SpsAdditiveCostTable, SpsCostTable, Table, Tiered, decode_table
+from sglang_dspark.cost.terms import filled_terms
 from sglang_dspark.errors import InputError
 
-_ASSUMED: dict[str, tuple[float, str]] = {
-    "host_s": (0.003, "3 ms of scheduler work a step"),
-    "copy_s": (0.0001, "100 us for a device-to-host copy and the launch it delays"),
-    "prefill_pair_s": (0.0, "prefill attention is inside the per-token time"),
-    "context_token_s": (0.0, "the source measured one context length"),
-    "draft_context_token_s": (0.0, "the source measured one context length"),
-    "kv_tokens": (1_000_000.0, "KV capacity is not part of the source"),
-}
+_FORCED = Assumption(
+    "diagonal_forced", None, "", "forced by the user",
+    "off-diagonal prices come from a table measured only at B = R (1 + gamma)",
+)  # fmt: skip
+_NO_EAGER = Assumption(
+    "eager", None, "", "eager steps are not in the source",
+    "beyond the last captured size a step costs what that size costs",
+)  # fmt: skip
 
 
 def profile_names() -> list[str]:
@@ -50,8 +52,7 @@ def model_from_table(table: Table, name: str, *, force_diagonal: bool = False) -
     else:
         model = _from_tiered(table.tiered, name, meta)
     if model.diagonal and force_diagonal:
-        stated = "off-diagonal prices come from a table measured only at B = R (1 + gamma) (forced by the user)"
-        return replace(model, diagonal=False, assumptions=(*model.assumptions, stated))
+        return replace(model, diagonal=False, assumptions=(*model.assumptions, _FORCED))
     return model
 
 
@@ -78,6 +79,10 @@ def _stem(name: str) -> str:
     return Path(name).name.removesuffix(".json")
 
 
+def _unpadded(what: str) -> Assumption:
+    return Assumption("captured_tokens", None, "", "captured sizes are not in the file", what)
+
+
 def _flat(seconds: float) -> Curve:
     return Curve(np.array([1.0]), np.array([seconds]))
 
@@ -93,9 +98,9 @@ def _from_one_dimensional(table: SpsCostTable, name: str, meta: dict[str, Any]) 
         )
     seconds = Curve(curve.probes, 1.0 / curve.seconds, None, True)
     captured, slots = _graphs(meta, name)
-    terms, stated = _terms({}, seconds, name)
+    terms, stated = filled_terms({}, seconds, name)
     if captured is None:
-        stated += ("captured sizes are not in the file: tokens are priced unpadded, by the probe below",)
+        stated += (_unpadded("tokens are priced unpadded, by the probe below"),)
     # SGLang's own profiler fills this form from a sweep over the batch size with full blocks.
     diagonal = meta.get("sweep", "diagonal") != "off-diagonal"
     return StepCost(
@@ -117,9 +122,9 @@ def _from_additive(table: SpsAdditiveCostTable, name: str, meta: dict[str, Any])
     alpha = _measured_to(alpha, meta, "requests", name)
     theta = _measured_to(theta, meta, "tokens", name)
     captured, slots = _graphs(meta, name)
-    terms, stated = _terms({}, theta, name, table.bias_seconds)
+    terms, stated = filled_terms({}, theta, name, table.bias_seconds)
     if captured is None:
-        stated += ("captured sizes are not in the file: tokens are priced unpadded",)
+        stated += (_unpadded("tokens are priced unpadded"),)
     return StepCost(
         name, "additive", alpha, theta, bias_s=table.bias_seconds, captured=captured, captured_requests=slots,
         splits_draft=False, terms=terms, assumptions=stated, meta=meta,
@@ -150,11 +155,9 @@ def _from_tiered(tiered: Tiered, name: str, meta: dict[str, Any]) -> StepCost:
     if not np.any((captured >= verify.span[0]) & (captured <= verify.span[1])):
         low, high = map(int, verify.span)
         raise InputError(f"profile {name}: no captured_tokens lie in the measured {low}..{high}, expected some")
-    terms, stated = _terms(tiered.terms, eager or verify, name, float(verify.at(1)))
+    terms, stated = filled_terms(tiered.terms, eager or verify, name, float(verify.at(1)))
     if eager is None:
-        stated += (
-            "eager steps are not in the source: beyond the last captured size a step costs what that size costs",
-        )
+        stated += (_NO_EAGER,)
     return StepCost(
         name, "tiered", draft, verify, captured=captured, captured_requests=slots, eager=eager,
         terms=terms, assumptions=stated, meta=meta,
@@ -195,34 +198,3 @@ def _captured(sizes: Any, name: str) -> np.ndarray[Any, np.dtype[np.int64]]:
     if not good or sizes != sorted(set(sizes)):
         raise InputError(f"profile {name}: captured_tokens is refused, expected strictly increasing positive integers")
     return np.asarray(sizes, dtype=np.int64)
-
-
-def _terms(
-    given: dict[str, float], forward: Curve, name: str, base_s: float | None = None
-) -> tuple[dict[str, float], tuple[str, ...]]:
-    """Scalar terms: what the source gives, and stated assumptions for the rest."""
-    for key, value in given.items():
-        if key not in TERMS:
-            raise InputError(f"profile {name}: unknown term {key!r}, expected one of {', '.join(TERMS)}")
-        low, high, _ = TERMS[key]
-        if not low <= value <= high:
-            raise InputError(f"profile {name}: {key}={value} is refused, expected {low:g}..{high:g}")
-    assumed = dict(_ASSUMED)
-    base = base_s if base_s is not None else float(forward.at(1))
-    assumed["prefill_base_s"] = (base, "the source's smallest step")
-    assumed["prefill_token_s"] = (_slope(forward), "slope through the source's largest forwards")
-    terms, stated = dict(given), []
-    for key, (value, why) in assumed.items():
-        if key not in given:
-            terms[key] = value
-            stated.append(f"{key} = {value:.3g} (assumed: {why})")
-    return terms, tuple(stated)
-
-
-def _slope(curve: Curve) -> float:
-    """Seconds per token through the largest half of the probes (least squares), never below 0.1 us."""
-    seconds = curve.seconds if curve.seconds.ndim == 1 else curve.seconds[0]
-    half = max(2, curve.probes.size // 2)
-    if curve.probes.size < 2:
-        return 1e-5
-    return max(float(np.polyfit(curve.probes[-half:], seconds[-half:], 1)[0]), 1e-7)

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from sglang_dspark.cost import TERMS, StepCost
+from sglang_dspark.cost import TERMS, Assumption, StepCost
 from sglang_dspark.cost.curves import Curve
 from sglang_dspark.errors import InputError
 
@@ -27,7 +27,7 @@ def cost_to_plain(cost: StepCost) -> dict[str, Any]:
         "splits_draft": cost.splits_draft,
         "diagonal": cost.diagonal,
         "terms": {key: float(value) for key, value in cost.terms.items()},
-        "assumptions": list(cost.assumptions),
+        "assumptions": [assumption.as_plain() for assumption in cost.assumptions],
         "meta": cost.meta,
     }
 
@@ -48,7 +48,7 @@ def cost_from_plain(plain: dict[str, Any]) -> StepCost:
             splits_draft=plain["splits_draft"],
             diagonal=plain["diagonal"],
             terms={key: float(plain["terms"][key]) for key in TERMS},
-            assumptions=tuple(plain["assumptions"]),
+            assumptions=tuple(map(Assumption.from_plain, plain["assumptions"])),
             meta=plain["meta"],
         )
     except (KeyError, TypeError, ValueError) as error:

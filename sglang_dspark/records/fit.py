@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from sglang_dspark.cost import TERMS, StepCost
+from sglang_dspark.cost import TERMS, Assumption, StepCost
 from sglang_dspark.cost.curves import Curve
 from sglang_dspark.errors import InputError
 from sglang_dspark.records import StepRecord
@@ -24,6 +24,13 @@ MIN_STEPS = 200
 
 _OUTLIER = 20.0  # a step beyond so many medians of its batch size is a hiccup of the machine, and is left out
 _KNOTS = 8
+_UNTOLD = {
+    "host_s": "inside the measured step times",
+    "copy_s": "inside the measured step times, where the recorded policy waited for its copy",
+    "prefill_pair_s": "inside the time per prompt token",
+    "draft_context_token_s": "inside context_token_s",
+    "kv_tokens": "KV capacity is not part of step times",
+}
 _SWEEPS = 4000
 
 
@@ -74,7 +81,7 @@ class FittedCost:
         """Plain values for reports."""
         return {
             "steps": self.steps, "left_out": self.left_out, "error": self.error, "prefills": self.prefills,
-            "assumptions": list(self.cost.assumptions),
+            "assumptions": [assumption.as_json() for assumption in self.cost.assumptions],
         }  # fmt: skip
 
 
@@ -109,21 +116,26 @@ def fit_times(times: StepTimes, name: str = "fitted from records") -> FittedCost
         "context_token_s": slope, "draft_context_token_s": 0.0, "kv_tokens": 1_000_000.0,
     }  # fmt: skip
     assert set(terms) == set(TERMS)
-    assumptions = [
-        "host and copy time are inside the step times (measured together): what a policy waits for its copy is priced "
-        "only where the recorded one waited too"
-    ]
-    if prefills == 0:
-        assumptions.append("prefill costs what the smallest step costs (no prefill in the records)")
-    low, high = (f"{int(part(cells.requests))} requests, {int(part(cells.tokens))} tokens" for part in (np.min, np.max))
-    assumptions.append(f"measured from {low} to {high} a step; beyond, the curves go on as straight lines")
     cost = StepCost(
         name, "additive", draft, verify, captured=times.tiers, splits_draft=False, terms=terms,
-        assumptions=tuple(assumptions), meta={"how": "fitted from step records", "steps": int(kept.sum())},
+        assumptions=_assumed(cells, terms, prefills),
+        meta={"how": "fitted from step records", "steps": int(kept.sum())},
     )  # fmt: skip
     fitted = draft.at(cells.requests) + verify.at(cells.tokens) + slope * cells.context
     error = float(np.average(np.abs(fitted - cells.seconds) / cells.seconds, weights=cells.count))
     return FittedCost(cost, int(kept.sum()), int((~kept).sum()), error, prefills)
+
+
+def _assumed(cells: _Cells, terms: dict[str, float], prefills: int) -> tuple[Assumption, ...]:
+    """What step times alone do not tell."""
+    why = dict(_UNTOLD)
+    if prefills == 0:
+        why |= dict.fromkeys(("prefill_base_s", "prefill_token_s"), "as the smallest step: no prefill is recorded")
+    stated = [Assumption(key, terms[key], TERMS[key].unit, source) for key, source in why.items()]
+    low, high = (f"{int(part(cells.requests))} requests, {int(part(cells.tokens))} tokens" for part in (np.min, np.max))
+    lines = "beyond what was measured the curves go on as straight lines"
+    beyond = Assumption("beyond_probes", None, "", f"measured from {low} to {high} a step", lines)
+    return (*stated, beyond)
 
 
 @dataclass(frozen=True)

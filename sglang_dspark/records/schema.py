@@ -13,7 +13,8 @@ import msgspec
 import numpy as np
 
 FORMAT = "dspark-records"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""2: a cost model's assumptions are maps (`cost.Assumption`), in 1 they were sentences."""
 
 MODES = ("compact", "cap-accept", "static")
 SCHEDULES = ("overlapped", "synchronous", "no-overlap")

@@ -5,8 +5,9 @@ Conditional acceptance comes from the DSpark paper (2026), Figure 2 (Qwen3-4B, p
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from sglang_dspark.cost import Assumption
 from sglang_dspark.errors import InputError
 
 Acceptance = dict[str, tuple[float, ...]]
@@ -44,7 +45,7 @@ class Drafter:
     acceptance: Acceptance
     cost_scale: float
     has_confidence: bool
-    assumptions: tuple[str, ...] = ()
+    assumptions: tuple[Assumption, ...] = ()
 
     @property
     def gamma(self) -> int:
@@ -52,21 +53,30 @@ class Drafter:
         return len(next(iter(self.acceptance.values())))
 
 
+def _scaled(scale: float, words: str, why: str) -> Assumption:
+    return Assumption("draft_time", scale, "blocks of the profile", why, words)
+
+
 DRAFTERS: dict[str, Drafter] = {
     "dspark": Drafter("dspark", _DSPARK, 1.0, True),
     "dflash": Drafter(
         "dflash", _DFLASH, 1.0, False,
-        ("dflash draft time = the profile's block (assumed: the Markov head's share is not published)",),
+        (_scaled(1.0, "dflash draft time = the profile's block", "the Markov head's share is not published"),),
     ),
     "eagle3": Drafter(
         "eagle3", _EAGLE3, 1.4, False,
-        ("eagle3 draft time = 7/5 of the profile's block (assumed: seven passes of one layer against one of five)",),
+        (_scaled(
+            1.4, "eagle3 draft time = 7/5 of the profile's block", "seven passes of one layer against one of five"
+        ),),
     ),
     "mtp1": Drafter(
         "mtp1", _MTP1, 0.2, False,
         (
-            "mtp1 draft time = 1/5 of the profile's block (assumed: one layer of five)",
-            "mtp1 acceptance is that of coding prompts in every domain (the source has no other)",
+            _scaled(0.2, "mtp1 draft time = 1/5 of the profile's block", "one layer of five"),
+            Assumption(
+                "acceptance", _MTP1["code"][0], "", "the source has no other",
+                "mtp1 acceptance is that of coding prompts in every domain",
+            ),
         ),
     ),
     "none": Drafter("none", dict.fromkeys(DOMAINS, (0.5,)), 0.0, False),
@@ -86,4 +96,4 @@ def find_drafter(name: str, gamma: int | None = None) -> Drafter:
     if not 1 <= gamma < drafter.gamma:
         raise InputError(f"gamma={gamma} is refused for drafter '{name}', expected 1..{drafter.gamma}")
     cut = {domain: values[:gamma] for domain, values in drafter.acceptance.items()}
-    return Drafter(drafter.name, cut, drafter.cost_scale, drafter.has_confidence, drafter.assumptions)
+    return replace(drafter, acceptance=cut)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from sglang_dspark.cost import StepCost
+from sglang_dspark.cost import Assumption, StepCost
 from sglang_dspark.errors import InputError
 from sglang_dspark.records import SUFFIX, Header, RecordSet, RequestRecord
 from sglang_dspark.records.blocks import Blocks, uncensored_blocks
@@ -89,11 +89,14 @@ def recorded_trace(requests: Sequence[RequestRecord], source: str, empty: int = 
     )
 
 
-def stated_blocks(blocks: Blocks) -> tuple[str, ...]:
-    """What was done to get the blocks, in words."""
-    out = [f"acceptance: {blocks.seen} recorded blocks; {blocks.censored} of {blocks.steps} steps are trimmed"]
+def stated_blocks(blocks: Blocks) -> tuple[Assumption, ...]:
+    """What was done to get the blocks."""
+    trimmed = f"{blocks.censored} of {blocks.steps} steps are trimmed"
+    seen = f"acceptance: {blocks.seen} recorded blocks"
+    out = [Assumption("acceptance", blocks.seen, "recorded blocks", trimmed, seen)]
     if blocks.completed:
-        out.append(f"the hidden tails of {blocks.completed} of these blocks were drawn once from their confidences")
+        said = f"the hidden tails of {blocks.completed} of these blocks were drawn once"
+        out.append(Assumption("drawn_tails", blocks.completed, "blocks", "from their confidences", said))
     return tuple(out)
 
 
@@ -139,4 +142,4 @@ def records_cost(path: str | Path) -> StepCost:
     records = RecordSet(path)
     cost = fit_step_cost((step for _, step in records.steps()), f"{Path(path).name} (fitted)").cost
     known = recorded_settings(records.header().engine).kv_tokens
-    return cost if known is None else cost.with_terms(kv_tokens=known)
+    return cost if known is None else cost.with_terms("as the recorded server says", kv_tokens=known)

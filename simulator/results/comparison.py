@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from sglang_dspark.cost import Assumption
 from simulator.results.metrics import Figures
 
 COMPARED = ("output_throughput", "accept_length", "mean_tpot_ms", "mean_ttft_ms", "mean_e2e_latency_ms")
@@ -57,7 +58,7 @@ class Comparison:
     """What `simulate` returns. results: one a policy, in the order asked. assumptions: what no source gave."""
 
     results: tuple[PolicyResult, ...]
-    assumptions: tuple[str, ...]
+    assumptions: tuple[Assumption, ...]
     setting: dict[str, Any]
 
     def best(self, figure: str = "output_throughput") -> PolicyResult:

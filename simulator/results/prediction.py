@@ -215,7 +215,7 @@ def _notes(
     notes.append(f"{loop}; {len(episodes)} repetition(s); policy {policy_to_string(policy)}")
     if len(episodes) < 3:
         notes.append(f"{len(episodes)} repetition(s) give no spread to judge by, expected at least 3")
-    notes += stated_blocks(blocks)
+    notes += [assumption.text for assumption in stated_blocks(blocks)]
     if acceptance is not None:
         notes.append("acceptance comes from other records than those compared")
     if first.explore:

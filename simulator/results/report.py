@@ -34,8 +34,8 @@ def print_report(comparison: Comparison, console: Console) -> None:
     if best:
         console.print(Text(best))
     console.print(Text(_engine_line(setting), style="dim"))
-    for text in comparison.assumptions:
-        console.print(Text(f"assumed: {text}", style="dim"))
+    for assumption in comparison.assumptions:
+        console.print(Text(f"assumed: {assumption.text}", style="dim"))
 
 
 def _table(comparison: Comparison) -> Table:
@@ -111,7 +111,7 @@ def json_report(comparison: Comparison) -> bytes:
     return msgspec.json.encode(
         {
             "setting": comparison.setting,
-            "assumptions": list(comparison.assumptions),
+            "assumptions": [assumption.as_json() for assumption in comparison.assumptions],
             "results": [_record(result, comparison) for result in comparison.results],
         }
     )

@@ -2,49 +2,81 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from sglang_dspark.cost import provenance
+from sglang_dspark.cost import TERMS, Assumption, StepCost, provenance
+from simulator.blocks.acceptance import Confidence
 from simulator.engine.run import Setting
 from simulator.traces import trace_facts
 
 
-def stated_assumptions(setting: Setting) -> tuple[str, ...]:
-    """Everything that no source gave, in words."""
+def stated_assumptions(setting: Setting) -> tuple[Assumption, ...]:
+    """Everything that no source gave."""
     out = [*setting.cost.assumptions, *setting.drafter.assumptions]
+    if setting.belief is not setting.cost:
+        out += [_of_belief(setting.belief, one) for one in setting.belief.assumptions if one.key not in TERMS]
     if setting.engine.kv_tokens is not None:
-        out = [text for text in out if not text.startswith("kv_tokens ")]
-    if setting.recorded is not None:
-        return tuple(dict.fromkeys(out))
-    if setting.trace.domain is None:
-        mix = ", ".join(f"{name} {share:.2f}" for name, share in setting.domain_mix.items())
-        out.append(f"domains drawn per request: {mix} (the trace has none)")
-    if setting.drafter.has_confidence:
-        model = setting.confidence
-        out.append(
-            f"confidence logits spread {model.spread_request:g} between requests, {model.spread_block:g} between "
-            f"blocks, {model.spread_position:g} between positions (fitted to the paper's Figure 5; the split between "
-            "requests and blocks is assumed)"
-        )
-        if not model.calibrated:
-            parts = f"temperature {model.temperature:g}, bias {model.bias:g}, noise {model.noise:g}"
-            out.append(f"confidences miscalibrated: {parts}")
-    out.append("prompts share no prefix (no radix-cache hits); requests generate the trace's lengths")
+        out = [one for one in out if one.key != "kv_tokens"]
+    if setting.recorded is None:
+        out += _of_drawn_blocks(setting)
     return tuple(dict.fromkeys(out))
 
 
-def shares_drawn(setting: Setting, met: dict[str, float]) -> tuple[str, ...]:
+def _of_belief(belief: StepCost, assumption: Assumption) -> Assumption:
+    return replace(assumption, what=f"policies believe profile {belief.name}: {assumption.what or assumption.key}")
+
+
+def _of_drawn_blocks(setting: Setting) -> list[Assumption]:
+    """What stands in for the content of requests, which a trace does not have."""
+    out = []
+    if setting.trace.domain is None:
+        mix = ", ".join(f"{name} {share:.2f}" for name, share in setting.domain_mix.items())
+        said = f"domains drawn per request: {mix}"
+        out.append(Assumption("domain_mix", mix, "share of requests", "the trace has none", said))
+    if setting.drafter.has_confidence:
+        out += _of_confidences(setting.confidence)
+    if setting.trace.cached_length is None:
+        out.append(Assumption("prefix_hits", 0, "tokens", "no radix-cache hits", "prompts share no prefix"))
+    said = "requests generate the trace's lengths"
+    out.append(Assumption("output_length", None, "", "under every policy", said))
+    return out
+
+
+def _of_confidences(model: Confidence) -> list[Assumption]:
+    spread = (
+        f"{model.spread_request:g} between requests, {model.spread_block:g} between blocks, "
+        f"{model.spread_position:g} between positions"
+    )
+    fitted = "fitted to the paper's Figure 5; the split between requests and blocks is assumed"
+    out = [Assumption("confidence_spread", spread, "logits", fitted, f"confidence logits spread {spread}")]
+    if not model.calibrated:
+        parts = f"temperature {model.temperature:g}, bias {model.bias:g}, noise {model.noise:g}"
+        out.append(
+            Assumption("confidence_error", parts, "logits", "set by the user", f"confidences miscalibrated: {parts}")
+        )
+    return out
+
+
+def shares_drawn(setting: Setting, met: dict[str, float]) -> tuple[Assumption, ...]:
     """How much of the acceptance was not recorded where it was met. met: blocks that a run of each policy met."""
     load = setting.recorded
     if load is None:
         return ()
     own, count = load.own_blocks(setting.trace), len(setting.trace)
     shares = ", ".join(f"{max(0.0, 1.0 - own / max(blocks, 1.0)):.0%} ({text})" for text, blocks in met.items())
-    out = f"blocks at unrecorded anchors, drawn among the request's nearest ones, at least: {shares}"
+    drawn = Assumption(
+        "blocks_drawn", shares, "least share of blocks", "drawn among the request's nearest ones",
+        f"blocks at unrecorded anchors, at least: {shares}",
+    )  # fmt: skip
     strangers = load.strangers(setting.trace)
     if not strangers:
-        return (out,)
-    return (out, f"{strangers} of {count} requests have no recorded block: theirs are those of requests alike")
+        return (drawn,)
+    unknown = Assumption(
+        "requests_without_blocks", strangers, "requests", "theirs are those of requests alike",
+        f"{strangers} of {count} requests have no recorded block",
+    )  # fmt: skip
+    return (drawn, unknown)
 
 
 def stated_setting(setting: Setting, replications: int) -> dict[str, Any]:

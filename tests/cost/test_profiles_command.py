@@ -21,8 +21,8 @@ def test_every_shipped_profile_is_listed_with_provenance_and_assumptions() -> No
         model = load_profile(name)
         assert name in result.stdout
         assert str(model.meta["hardware"]) in result.stdout
-        for text in model.assumptions:
-            assert text in result.stdout
+        for assumption in model.assumptions:
+            assert assumption.text in result.stdout
 
 
 def test_json_is_the_whole_of_it() -> None:
@@ -32,7 +32,10 @@ def test_json_is_the_whole_of_it() -> None:
     assert set(listed) == set(profile_names())
     for name, document in listed.items():
         model = load_profile(name)
-        assert document["provenance"] == model.meta and document["assumptions"] == list(model.assumptions)
+        assert document["provenance"] == model.meta
+        assert document["assumptions"] == [assumption.as_json() for assumption in model.assumptions]
+        for assumption in document["assumptions"]:
+            assert set(assumption) == {"key", "value", "unit", "source", "text"} and assumption["key"]
         assert document["terms"] == model.terms
         assert document["captured_tokens"] == model.captured.tolist()
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from synthetic_records import synthetic_steps
 
+from sglang_dspark.cost import keys_of
 from sglang_dspark.errors import InputError
 from sglang_dspark.records.fit import StepTimes, fit_step_cost, fit_times, non_negative_least_squares
 
@@ -73,7 +74,7 @@ def test_curves_go_on_beyond_the_data():
     cost = fit_times(times()).cost
     assert float(cost.verify_s(16, 256)) > float(cost.verify_s(16, 128)) * 1.3
     assert cost.draft_s(64) > 2 * cost.draft_s(16)
-    assert any("beyond" in text for text in cost.assumptions)
+    assert "beyond_probes" in keys_of(cost.assumptions)
     assert cost.measured_requests == (1, 16) and cost.measured_tokens[1] == 128, "the line beyond is no measurement"
     assert not cost.beyond_probes(16, 128) and cost.beyond_probes(17, 100) and cost.beyond_probes(16, 129)
 

@@ -77,7 +77,7 @@ def start_line(resolved: Resolved, options: ServingOptions, mode: str, loop: str
     else:
         foreign = ", FOREIGN HARDWARE (allowed)" if is_foreign(resolved.cost, hardware_name()) else ""
         parts.append(f"profile {resolved.cost.name} ({provenance(resolved.cost)}{foreign})")
-        parts += [text for text in resolved.cost.assumptions if "forced" in text]
+        parts += [one.text for one in resolved.cost.assumptions if one.key == "diagonal_forced"]
     if resolved.shadow is not None:
         parts.append(f"shadow {policy_to_string(resolved.shadow)}")
     if resolved.explore:
