@@ -48,6 +48,7 @@ def _document(name: str, model: StepCost) -> dict[str, Any]:
         "captured_requests": model.captured_requests,
         "eager_cliff": model.eager is not None,
         "diagonal": model.diagonal,
+        "diagonal_gamma": model.diagonal_gamma,
         "terms": model.terms,
         "assumptions": [assumption.as_json() for assumption in model.assumptions],
     }
@@ -95,5 +96,6 @@ def _sizes(model: StepCost) -> dict[str, str]:
         found["graph sizes"] += f" and {model.captured_requests} requests"
     found["eager tail"] = "measured" if model.eager is not None else "not measured"
     if model.diagonal:
-        found["diagonal"] = "measured only at B = R (1 + gamma): refused for other B unless forced"
+        gamma = "unknown" if model.diagonal_gamma is None else model.diagonal_gamma
+        found["diagonal"] = f"measured only at B = R (1 + gamma), gamma {gamma}: refused for other B unless forced"
     return found

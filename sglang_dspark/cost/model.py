@@ -13,6 +13,7 @@ from sglang_dspark.cost.curves import Curve, Floats
 from sglang_dspark.cost.prices import StepPrices
 from sglang_dspark.cost.probed import Probed, probed
 from sglang_dspark.cost.terms import TERMS, check_terms
+from sglang_dspark.errors import InputError
 
 CONTEXT_STEP = 256
 """Policies price the mean context per request in steps of this many tokens, so that prices can be cached."""
@@ -24,8 +25,8 @@ class StepCost:
 
     captured: [G] token counts with a CUDA graph (None: tokens execute unpadded); captured_requests: largest batch with
     a graph. bias_s: constant part. terms: see `TERMS`. splits_draft: whether draft and verify were measured apart.
-    diagonal: measured only at B = R (1 + gamma), so that other B are guesses. assumptions: what the source does not
-    give, printed with every result.
+    diagonal: measured only at B = R (1 + gamma), so that other B are guesses. diagonal_gamma: of such a table, also
+    a forced one; None where it cannot be told. assumptions: what the source does not give, printed with every result.
     """
 
     name: str
@@ -38,6 +39,7 @@ class StepCost:
     eager: Curve | None = None
     splits_draft: bool = True
     diagonal: bool = False
+    diagonal_gamma: int | None = None
     terms: dict[str, float] = field(default_factory=dict)
     assumptions: tuple[Assumption, ...] = ()
     meta: dict[str, Any] = field(default_factory=dict)
@@ -46,7 +48,9 @@ class StepCost:
     def __post_init__(self) -> None:
         # Prices are shared by every step with the same batch; the cache belongs to the model.
         object.__setattr__(self, "_prices", lru_cache(maxsize=1024)(self._make_prices))
-        spans = probed(self.form, self.draft, self.verify, self.eager, self.captured, self.captured_requests)
+        spans = probed(
+            self.form, self.draft, self.verify, self.eager, self.captured, self.captured_requests, self.diagonal_gamma
+        )  # fmt: skip
         object.__setattr__(self, "_probed", spans)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -78,6 +82,18 @@ class StepCost:
         grids = [c.contexts for c in (self.draft, self.verify, self.eager) if c is not None and c.knows_context]
         ends = [(int(grid[0]), int(grid[-1])) for grid in grids if grid is not None]
         return (max(low for low, _ in ends), min(high for _, high in ends)) if ends else None
+
+    def holds_diagonal(self, verified: int | None, gamma: int) -> bool:
+        """Whether the table holds steps in which every request drafts `gamma` tokens and verifies `verified` (None: it
+        varies); always true where it was not measured on a diagonal.
+        """
+        return not self.diagonal or (verified == gamma and self.diagonal_gamma in (None, gamma))
+
+    def off_diagonal(self, what: str, instead: str) -> InputError:
+        """The refusal of what `holds_diagonal` denies; `instead`: what to give."""
+        gamma = "an unknown gamma" if self.diagonal_gamma is None else f"gamma {self.diagonal_gamma}"
+        table = f"profile '{self.name}' was measured only at B = R (1 + gamma) with {gamma}"
+        return InputError(f"{table} and cannot price {what}: {instead}")
 
     def beyond_probes(self, num_requests: int, num_tokens: int) -> bool:
         """Whether the price of a step with `num_tokens` verified tokens (anchors included) is a guess.

@@ -36,16 +36,23 @@ def probed(
     eager: Curve | None,
     captured: NDArray[np.int64] | None,
     slots: int | None,
+    diagonal_gamma: int | None = None,
 ) -> Probed:
     """The spans of a `StepCost` of these parts."""
-    # A table by tokens alone says nothing of requests: every one of them verifies at least its anchor.
-    requests = (1, verify.span[1]) if form == "1-d" else draft.span
+    requests = _by_tokens(verify.span, diagonal_gamma) if form == "1-d" else draft.span
     tokens = verify.span if captured is None else _padded(captured, verify.span)
     last = NO_END if captured is None else int(captured[-1])
     if form != "tiered":  # SGLang's tables hold what was executed, in graphs or not
         return Probed(last, NO_END, requests, tokens, verify.span)
     outside = NOTHING if eager is None else eager.span
     return Probed(last, NO_END if slots is None else slots, requests, tokens, outside)
+
+
+def _by_tokens(span: Span, diagonal_gamma: int | None) -> Span:
+    """Requests of a table by tokens alone: whole blocks on a diagonal, else as many as the tokens hold anchors."""
+    if diagonal_gamma is None:
+        return 1, span[1]
+    return span[0] // (1 + diagonal_gamma), span[1] // (1 + diagonal_gamma)
 
 
 def _padded(captured: NDArray[np.int64], span: Span) -> Span:

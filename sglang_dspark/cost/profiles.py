@@ -7,10 +7,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeGuard
 
+import msgspec
 import numpy as np
 
 from sglang_dspark.cost.assumptions import Assumption
 from sglang_dspark.cost.curves import Curve, make_curve
+from sglang_dspark.cost.diagonal import gamma_of, manifest_gamma
 from sglang_dspark.cost.model import StepCost
 from sglang_dspark.cost.tables import SpsAdditiveCostTable, SpsCostTable, Table, Tiered, decode_table
 from sglang_dspark.cost.terms import filled_terms
@@ -39,7 +41,12 @@ def load_profile(name: str, *, force_diagonal: bool = False) -> StepCost:
     force_diagonal: accept a table measured only at B = R (1 + gamma) for other B too; the result states it.
     Errors: InputError names the file and what does not fit.
     """
-    return model_from_table(decode_table(_read(name), name), _stem(name), force_diagonal=force_diagonal)
+    table = decode_table(_read(name), name)
+    if isinstance(table, SpsCostTable) and name not in profile_names():
+        gamma = manifest_gamma(Path(name))
+        if gamma is not None:
+            table = msgspec.structs.replace(table, meta={"gamma": gamma, **(table.meta or {})})
+    return model_from_table(table, _stem(name), force_diagonal=force_diagonal)
 
 
 def model_from_table(table: Table, name: str, *, force_diagonal: bool = False) -> StepCost:
@@ -103,9 +110,13 @@ def _from_one_dimensional(table: SpsCostTable, name: str, meta: dict[str, Any]) 
         stated += (_unpadded("tokens are priced unpadded, by the probe below"),)
     # SGLang's own profiler fills this form from a sweep over the batch size with full blocks.
     diagonal = meta.get("sweep", "diagonal") != "off-diagonal"
+    gamma = None
+    if diagonal:
+        gamma, assumed = gamma_of(table.sample_batch_tokens, meta, name)
+        stated += assumed
     return StepCost(
         name, "1-d", _flat(0.0), seconds, captured=captured, captured_requests=slots, splits_draft=False,
-        diagonal=diagonal, terms=terms, assumptions=stated, meta=meta,
+        diagonal=diagonal, diagonal_gamma=gamma, terms=terms, assumptions=stated, meta=meta,
     )  # fmt: skip
 
 

@@ -26,6 +26,7 @@ def cost_to_plain(cost: StepCost) -> dict[str, Any]:
         "captured_requests": cost.captured_requests,
         "splits_draft": cost.splits_draft,
         "diagonal": cost.diagonal,
+        "diagonal_gamma": cost.diagonal_gamma,
         "terms": {key: float(value) for key, value in cost.terms.items()},
         "assumptions": [assumption.as_plain() for assumption in cost.assumptions],
         "meta": cost.meta,
@@ -47,6 +48,7 @@ def cost_from_plain(plain: dict[str, Any]) -> StepCost:
             eager=None if plain["eager"] is None else _curve_from_plain(plain["eager"]),
             splits_draft=plain["splits_draft"],
             diagonal=plain["diagonal"],
+            diagonal_gamma=plain.get("diagonal_gamma"),
             terms={key: float(plain["terms"][key]) for key in TERMS},
             assumptions=tuple(map(Assumption.from_plain, plain["assumptions"])),
             meta=plain["meta"],
@@ -58,7 +60,7 @@ def cost_from_plain(plain: dict[str, Any]) -> StepCost:
 def table_hash(cost: StepCost) -> str:
     """16 hexadecimal digits over everything that prices a step; what only says where it comes from does not count."""
     plain = cost_to_plain(cost)
-    for key in ("name", "assumptions", "meta"):
+    for key in ("name", "assumptions", "meta", "diagonal_gamma"):
         del plain[key]
     for key in ("draft", "verify", "eager"):
         if plain[key] is not None:

@@ -72,13 +72,12 @@ class Setting:
                 f"profile '{self.cost.name}' does not tell draft from verify time, so drafter "
                 f"'{self.drafter.name}' cannot be priced"
             )
-        whole_block = policy.name == "fixed" and getattr(policy, "k", None) == self.drafter.gamma
+        verified = getattr(policy, "k", None) if policy.name == "fixed" else None
         for model in {self.cost.name: self.cost, self.belief.name: self.belief}.values():
-            if model.diagonal and policy.drafts and not whole_block:
-                raise InputError(
-                    f"profile '{model.name}' was measured only at B = R (1 + gamma) and cannot price "
-                    f"'{policy_to_string(policy)}', expected fixed:k={self.drafter.gamma} or --force-diagonal"
-                )
+            if policy.drafts and not model.holds_diagonal(verified, self.drafter.gamma):
+                gamma = model.diagonal_gamma or self.drafter.gamma
+                what = f"'{policy_to_string(policy)}' with gamma {self.drafter.gamma}"
+                raise model.off_diagonal(what, f"give --gamma {gamma} --policy fixed:k={gamma}, or --force-diagonal")
 
 
 @dataclass(frozen=True)

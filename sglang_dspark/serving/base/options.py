@@ -122,11 +122,8 @@ def check_shadow(policy: Policy, schedule: Schedule, cost: StepCost | None, gamm
 def _check_common(policy: Policy, schedule: Schedule, cost: StepCost | None, gamma: int | None) -> None:
     if cost is None and needs_prices(policy):
         raise InputError(f"policy '{policy.name}' compares step times: give --speculative-dspark-profile NAME or FILE")
-    if cost is not None and cost.diagonal and needs_prices(policy):
-        raise InputError(
-            f"profile '{cost.name}' was measured only at B = R (1 + gamma) and cannot price the decisions of policy "
-            f"'{policy.name}': measure another one, or force it with --speculative-dspark-allow-foreign-profile"
-        )
+    if cost is not None:
+        _check_diagonal(policy, cost, gamma)
     if schedule == "overlapped" and 0 < policy.min_lag < OVERLAPPED_LAG:
         raise InputError(
             f"policy '{policy.name}': lag={policy.min_lag} is not on the host before an overlapped step, expected at "
@@ -134,6 +131,15 @@ def _check_common(policy: Policy, schedule: Schedule, cost: StepCost | None, gam
         )
     if gamma is not None:
         policy.check(gamma)
+
+
+def _check_diagonal(policy: Policy, cost: StepCost, gamma: int | None) -> None:
+    """A table of whole blocks decides nothing, and tells nothing of a server that drafts blocks of another gamma."""
+    instead = "measure another one, or force it with --speculative-dspark-allow-foreign-profile"
+    if cost.diagonal and needs_prices(policy):
+        raise cost.off_diagonal(f"the decisions of policy '{policy.name}'", instead)
+    if gamma is not None and not cost.holds_diagonal(gamma, gamma):
+        raise cost.off_diagonal(f"the steps of a server that drafts {gamma}", instead)
 
 
 class NoPrices:
