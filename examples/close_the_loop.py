@@ -168,7 +168,8 @@ def print_switches(told: dict[str, Any], made: dict[str, list[float]], seen: dic
     columns = f"{'throughput: told':>17} {'made':>7}  {'in each round':24} {'accept length: told':>19} {'made':>6}"
     print(f"{'policy':14} {columns}")
     for policy in SWITCHES:
-        gain = told[policy]["output_throughput"]["predicted"] / told[OLD]["output_throughput"]["predicted"] - 1
+        new, old = (told[text]["steady_output_throughput"]["predicted"] for text in (policy, OLD))
+        gain = new / old - 1
         gains = [new / old - 1 for new, old in zip(made[policy], made[OLD], strict=True)]
         each = ", ".join(f"{one:+.1%}" for one in gains)
         lengths = told[policy]["accept_length"]["predicted"], seen[policy]["accept_length"]["measured"]

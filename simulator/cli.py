@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -18,9 +19,11 @@ from simulator import options
 from simulator.blocks.drafters import DEFAULT_DRAFTER, DRAFTERS
 from simulator.engine.settings import ROUTERS, SCHEDULES
 from simulator.results.comparison import Comparison
+from simulator.results.goodput import parse_slos
 from simulator.results.report import json_lines, json_report, print_report
 from simulator.results.timeline import write_timeline
 from simulator.simulate import compare_policies, prepare
+from simulator.sustainable import check_find_rate, sustainable_rates
 from simulator.traces import TRACE_FORMATS
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -76,7 +79,15 @@ def command(
     replicas: Annotated[int, typer.Option(help="data-parallel engine replicas")] = 1,
     router: Annotated[str | None, typer.Option(help=f"{' or '.join(ROUTERS)}; needs --replicas")] = None,
     dp_attention: Annotated[bool, typer.Option(help="replicas are ranks that step together")] = False,
-    replications: Annotated[int, typer.Option(help="sets of draws")] = 5,
+    goodput: Annotated[
+        list[str] | None,
+        typer.Option(help='limits in ms by ttft, tpot, e2el: repeat ttft:500, or quote "ttft:500 tpot:50"'),
+    ] = None,
+    find_rate: Annotated[
+        float | None, typer.Option(help="find the highest rate at which this share of requests meets --goodput")
+    ] = None,
+    windows: Annotated[int, typer.Option(help="serve so many parts of the trace in turn: intervals cover them")] = 1,
+    replications: Annotated[int | None, typer.Option(help="sets of draws (default: 5, or one a window)")] = None,
     seed: Annotated[int, typer.Option(help="of every draw")] = 0,
     jobs: Annotated[int | None, typer.Option(help="processes (default: one a core)")] = None,
     output: Annotated[Path | None, typer.Option(help="JSON lines, one a policy, bench_serving's keys")] = None,
@@ -106,16 +117,25 @@ def command(
     setting = prepare(
         load, model, policy_profile=belief, drafter=drafter, gamma=gamma, concurrency=concurrency,
         request_rate=request_rate, engine=engine, seed=seed, domain_mix=options.domain_mix(domains, load, drafter),
-        confidence=options.confidence_model(confidence, drafter),
+        confidence=options.confidence_model(confidence, drafter), goodput=parse_slos(goodput) if goodput else None,
+        windows=windows,
     )  # fmt: skip
     policies = [make_policy(text) for text in policy or _defaults(setting.drafter.gamma)]
     options.refuse_unread(policies, policy_profile, confidence)
+    if find_rate is not None:
+        check_find_rate(setting, find_rate)
+    if replications is None:
+        replications = 5 if windows == 1 else windows
     with _progress() as bar:
         task = bar.add_task("simulating", total=None)
         comparison = compare_policies(
             setting, policies, replications=replications, jobs=jobs,
             on_progress=lambda done, total: bar.update(task, completed=done, total=total),
         )  # fmt: skip
+    if find_rate is not None:
+        rates = sustainable_rates(setting, policies, find_rate, comparison.setting["replications"], jobs)
+        stated = {**comparison.setting, "find_rate": find_rate}
+        comparison = replace(comparison, sustainable=rates, setting=stated)
     if timeline is not None:
         write_timeline(timeline, setting, policies)
     _deliver(comparison, output, json)

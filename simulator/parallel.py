@@ -34,7 +34,7 @@ def run_all(
     """
     tasks = [(policy, replication) for replication in range(replications) for policy in policies]
     jobs = min(jobs or available_cores(), len(tasks))
-    total = len(tasks) * len(setting.trace)
+    total = sum(len(setting.part(replication)) for _, replication in tasks)
     results = (_in_turn if jobs == 1 else _in_processes)(setting, tasks, jobs, total, on_progress)
     return [[results[r * len(policies) + p] for r in range(replications)] for p in range(len(policies))]
 
@@ -43,10 +43,11 @@ def _in_turn(
     setting: Setting, tasks: list[tuple[Policy, int]], jobs: int, total: int, report: Callable[[int, int], None] | None
 ) -> list[Figures]:
     results: list[Figures] = []
+    done = 0
     for policy, replication in tasks:
-        done = len(results) * len(setting.trace)
         watch = None if report is None else lambda count, done=done: report(done + count, total)
         results.append(run_once(setting, policy, replication, on_progress=watch)[0])
+        done += len(setting.part(replication))
     return results
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from sglang_dspark.cost import StepCost, load_profile
@@ -14,8 +15,12 @@ from simulator.engine.recorded_load import RecordedLoad, holds_records, load_rec
 from simulator.engine.run import EVEN_MIX, Setting
 from simulator.engine.settings import EngineSettings
 from simulator.parallel import run_all
-from simulator.results.comparison import COMPARED, Comparison, PolicyResult, paired
+from simulator.results.comparison import COMPARED, Comparison, Paired, PolicyResult, paired
+from simulator.results.goodput import check_slos
+from simulator.results.metrics import Figures
+from simulator.results.probes import beyond_probes, hanging_gains
 from simulator.results.stated import shares_drawn, stated_assumptions, stated_setting
+from simulator.results.verdict import judged
 from simulator.traces import Trace, example_trace, load_trace
 
 
@@ -32,6 +37,8 @@ def simulate(
     engine: EngineSettings | None = None,
     confidence: Confidence | None = None,
     domain_mix: dict[str, float] | None = None,
+    goodput: dict[str, float] | None = None,
+    windows: int = 1,
     replications: int = 5,
     seed: int = 0,
     jobs: int | None = None,
@@ -44,14 +51,17 @@ def simulate(
     the same). drafter: one of `DRAFTERS` (default dspark). gamma: draft block size; of records, the positions of each
     block that are looked at. concurrency: closed loop with so many requests in flight; None: open loop by the trace's
     stamps or Poisson at `request_rate` per second. engine: default SGLang's, or what records say of their server.
-    replications: sets of draws; every policy meets the same ones. jobs: processes (default: one a core).
+    goodput: limits in milliseconds by bench_serving's key (ttft, tpot, e2el). windows: serve so many consecutive parts
+    of the trace in turn, one a replication, so that intervals cover how they differ. replications: sets of draws;
+    every policy meets the same ones. jobs: processes (default: one a core).
     on_progress(completed, total) counts requests over all runs.
 
     Returns a `Comparison`; figures carry bench_serving's names. Errors: InputError.
     """
     setting = prepare(
         trace, profile, policy_profile=policy_profile, drafter=drafter, gamma=gamma, concurrency=concurrency,
-        request_rate=request_rate, engine=engine, confidence=confidence, domain_mix=domain_mix, seed=seed,
+        request_rate=request_rate, engine=engine, confidence=confidence, domain_mix=domain_mix, goodput=goodput,
+        windows=windows, seed=seed,
     )  # fmt: skip
     chosen = [make_policy(policy) if isinstance(policy, str) else policy for policy in policies]
     return compare_policies(setting, chosen, replications=replications, jobs=jobs, on_progress=on_progress)
@@ -69,6 +79,8 @@ def prepare(
     engine: EngineSettings | None = None,
     confidence: Confidence | None = None,
     domain_mix: dict[str, float] | None = None,
+    goodput: dict[str, float] | None = None,
+    windows: int = 1,
     seed: int = 0,
 ) -> Setting:
     """What `simulate` runs its policies in; the arguments are its own."""
@@ -76,6 +88,10 @@ def prepare(
         raise InputError(f"concurrency={concurrency} is refused, expected 1..{1 << 20}")
     cost = find_cost(profile)
     load = _as_load(trace, seed, gamma)
+    count = len(load.trace if isinstance(load, RecordedLoad) else load)
+    if not 1 <= windows <= count:
+        raise InputError(f"windows={windows} is refused, expected 1..{count} for a trace of {count} requests")
+    check_slos(goodput or {})
     recorded = load if isinstance(load, RecordedLoad) else None
     _check_stamps(load.trace if isinstance(load, RecordedLoad) else load, concurrency, request_rate)
     if recorded is not None and gamma not in (None, recorded.blocks.gamma):
@@ -95,6 +111,8 @@ def prepare(
         domain_mix=domain_mix or dict(EVEN_MIX),
         seed=seed,
         recorded=recorded,
+        windows=windows,
+        slos_ms=dict(goodput or {}),
     )
 
 
@@ -107,7 +125,7 @@ def compare_policies(
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Comparison:
     """`simulate` in a setting that `prepare` has made."""
-    _check(policies, replications, jobs)
+    _check(policies, setting.windows, replications, jobs)
     for policy in policies:
         setting.check(policy)
     runs = run_all(setting, policies, replications, jobs, on_progress)
@@ -118,13 +136,15 @@ def compare_policies(
             policy.lossless,
             setting.engine.schedule_for(policy),
             tuple(figures),
-            {name: paired([run[name] for run in figures], [run[name] for run in first]) for name in COMPARED},
+            _differences(figures, first, setting.windows),
         )
         for policy, figures in zip(policies, runs, strict=True)
     )
     met = {result.policy: result.figures["decode_steps"] * result.figures["mean_batch"] for result in results}
     assumptions = (*stated_assumptions(setting), *shares_drawn(setting, met))
-    return Comparison(results, assumptions, stated_setting(setting, replications))
+    comparison = Comparison(results, assumptions, stated_setting(setting, replications))
+    warnings = (*beyond_probes(setting, results), *hanging_gains(setting, policies, results, judged(comparison).figure))
+    return replace(comparison, warnings=warnings)
 
 
 def find_cost(profile: str | Path | StepCost, *, force_diagonal: bool = False) -> StepCost:
@@ -136,7 +156,17 @@ def find_cost(profile: str | Path | StepCost, *, force_diagonal: bool = False) -
     return load_profile(str(profile), force_diagonal=force_diagonal)
 
 
-def _check(policies: Sequence[Policy], replications: int, jobs: int | None) -> None:
+def _differences(runs: list[Figures], base: list[Figures], windows: int) -> dict[str, Paired]:
+    return {
+        name: paired([run[name] for run in runs], [run[name] for run in base], windows)
+        for name in COMPARED
+        if name in base[0]
+    }
+
+
+def _check(policies: Sequence[Policy], windows: int, replications: int, jobs: int | None) -> None:
+    if replications % windows:
+        raise InputError(f"replications={replications} is refused with windows={windows}, expected a multiple of it")
     if not policies:
         raise InputError("no policy is given, expected at least one")
     if not 1 <= replications <= 1000:

@@ -10,6 +10,7 @@ import numpy as np
 from sglang_dspark.errors import InputError
 from sglang_dspark.records.reader import RecordSet
 from sglang_dspark.records.schema import Header, RequestRecord, StepRecord
+from sglang_dspark.records.steady import steady_window
 
 IDLE_S = 1.0
 """A server without requests for so long has ended an episode."""
@@ -58,38 +59,35 @@ class Episode:
             counts[key] = counts.get(key, 0) + 1
 
     def figures(self) -> dict[str, float]:
-        """output_throughput (tokens/s), mean_tpot_ms, mean_ttft_ms, accept_length (bonus included)."""
-        several = [request for request in self.requests if request.output_length > 1]
+        """mean_tpot_ms, mean_ttft_ms, accept_length (bonus included), and output_throughput (tokens/s) of the whole
+        load; of a closed loop also steady_output_throughput (NaN where it has no steady window)."""
+        requests = self.requests
+        several = [request for request in requests if request.output_length > 1]
         tpot = [(r.finish_time_s - _first(r)) / (r.output_length - 1) for r in several]
-        ttft = [_first(r) - r.arrival_time_s for r in self.requests]
-        return {
-            "output_throughput": self._throughput(),
+        ttft = [_first(r) - r.arrival_time_s for r in requests]
+        duration = max(request.finish_time_s for request in requests) - requests[0].arrival_time_s
+        out = {
+            "output_throughput": sum(request.output_length for request in requests) / duration,
             "mean_tpot_ms": 1e3 * float(np.mean(tpot)) if tpot else float("nan"),
             "mean_ttft_ms": 1e3 * float(np.mean(ttft)),
             "accept_length": self.committed / self.rows if self.rows else float("nan"),
         }
+        return out if self.concurrency is None else out | {"steady_output_throughput": self._steady_throughput()}
 
-    def _throughput(self) -> float:
-        """Closed loop: between the first full batch and the last request sent; else over the whole episode."""
-        requests = self.requests
-        begin, end = requests[0].arrival_time_s, max(request.finish_time_s for request in requests)
-        tokens = sum(request.output_length for request in requests)
-        if self.concurrency is None:
-            return tokens / (end - begin)
-        full, last = self._first_full(), requests[-1].arrival_time_s
-        if full is None or last <= full:
-            return tokens / (end - begin)
-        came = [(_first(request), 1) for request in requests] + self.emitted
-        return sum(count for at, count in came if full < at <= last) / (last - full)
-
-    def _first_full(self) -> float | None:
-        events = sorted([(_first(r), 1) for r in self.requests] + [(r.finish_time_s, -1) for r in self.requests])
-        running = 0
-        for at, change in events:
-            running += change
-            if running >= min(self.concurrency or 0, len(self.requests)):
-                return at
-        return None
+    def _steady_throughput(self) -> float:
+        """Tokens a second of the steady window, counted when they came."""
+        sent, first, finish = (
+            np.array([at(request) for request in self.requests])
+            for at in (lambda r: r.arrival_time_s, _first, lambda r: r.finish_time_s)
+        )
+        slots = self.header.engine.get("max_running_requests")
+        full = min(self.concurrency or 1, slots if isinstance(slots, int) and slots > 0 else len(sent))
+        window = steady_window(sent, first, finish, full)
+        if window is None:
+            return float("nan")
+        begin, end = window
+        came = [(at, 1) for at in first.tolist()] + self.emitted
+        return sum(count for at, count in came if begin < at <= end) / (end - begin)
 
 
 def find_episodes(records: RecordSet, chosen: Callable[[Episode], bool] = lambda episode: True) -> list[Episode]:

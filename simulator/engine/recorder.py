@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from simulator.engine.bursts import Bursts
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,20 +38,24 @@ class Recorder:
         self,
         input_length: NDArray[np.int64],
         output_length: NDArray[np.int64],
+        gamma: int,
         on_step: Callable[[StepView], None] | None = None,
+        on_tokens: Callable[[int, float, int], None] | None = None,
     ) -> None:
+        """on_step sees every engine step, on_tokens (request, seconds, tokens) every chunk that a client gets."""
         count = len(output_length)
         self.input_length, self.output_length = input_length, output_length
-        self.on_step = on_step
+        self.on_step, self.on_tokens = on_step, on_tokens
         self.sent_s, self.first_token_s, self.finish_s = np.full((3, count), np.nan)
         self.verify_steps = np.zeros(count, dtype=np.int64)
         self.retractions = np.zeros(count, dtype=np.int64)
         self.completed = 0
         self.decode_steps = self.prefill_steps = 0
+        self.steps_beyond_probes = 0  # decode steps that the profile was not measured for
         self.draft_s = self.verify_s = self.decode_s = self.prefill_s = 0.0
         self.prefill_outputs = 0  # tokens that prefills gave: first ones, and those of resumed requests
         self.verified_tokens = self.committed_tokens = self.request_steps = 0
-        self.burst_s, self.burst_count = array("d"), array("q")
+        self.bursts = Bursts(gamma + 1)
 
     @property
     def output_tokens(self) -> int:
@@ -66,6 +71,8 @@ class Recorder:
         self.prefill_outputs += 1
         if first:
             self.first_token_s[request] = now
+        if self.on_tokens is not None:
+            self.on_tokens(request, now, 1)
 
     def left(self, request: int, steps: int) -> None:
         """It left the decode batch after `steps` verify steps."""
@@ -94,35 +101,3 @@ class Recorder:
         self.verified_tokens += verified
         self.committed_tokens += committed
         self.request_steps += alive
-
-    def burst(self, gap: float, requests: int) -> None:
-        """So many requests got tokens `gap` seconds after their tokens before."""
-        self.burst_s.append(gap)
-        self.burst_count.append(requests)
-
-
-class Gaps:
-    """Gaps between a request's bursts of tokens on one replica: since its last decode step, or since it joined."""
-
-    def __init__(self, recorder: Recorder) -> None:
-        self._recorder = recorder
-        self._previous_s = 0.0
-        self._joined_s: dict[int, float] = {}
-
-    def joined(self, request: int, now: float) -> None:
-        """A prefill gave it a token, and it decodes next."""
-        self._joined_s[request] = now
-
-    def retracted(self, request: int) -> None:
-        """It is gone before its next burst."""
-        self._joined_s.pop(request, None)
-
-    def decode(self, now: float, alive: int) -> None:
-        """All `alive` requests of the batch got tokens."""
-        for joined in self._joined_s.values():
-            self._recorder.burst(now - joined, 1)
-        stayed = alive - len(self._joined_s)
-        if stayed:
-            self._recorder.burst(now - self._previous_s, stayed)
-        self._joined_s.clear()
-        self._previous_s = now

@@ -21,9 +21,10 @@ from sglang_dspark.policies import Decision, LiveBlock, Outcome, Past, SurvivalR
 from sglang_dspark.policies.arithmetic import Ints
 from simulator.engine.admission import Chunk, Memory, Waiting, next_chunk
 from simulator.engine.batch import DecodeBatch
+from simulator.engine.bursts import Gaps
 from simulator.engine.departures import Departures
 from simulator.engine.model import EngineModel
-from simulator.engine.recorder import Gaps, Recorder, StepView
+from simulator.engine.recorder import Recorder, StepView
 from simulator.engine.settings import OVERLAPPED_LAG
 
 
@@ -47,12 +48,11 @@ class Engine:
         env: simpy.Environment,
         model: EngineModel,
         recorder: Recorder,
-        on_first_token: Callable[[], None],
         on_finish: Callable[[int], None],
         replica: int = 0,
     ) -> None:
         self.env, self.model, self.recorder, self.replica = env, model, recorder, replica
-        self.on_first_token, self.on_finish = on_first_token, on_finish
+        self.on_finish = on_finish
         settings, policy = model.settings, model.policy
         capacity = settings.max_running_requests
         self.batch = DecodeBatch(capacity, model.source, confidence=policy.reads_confidence)
@@ -61,7 +61,7 @@ class Engine:
         self._inbox: deque[tuple[float, Waiting]] = deque()  # (time, request): came since the host last looked
         self._looked_s = 0.0
         self.entering = 0  # requests in a prefill step under way that ends their prompt
-        self._gaps = Gaps(recorder)
+        self._gaps = Gaps(recorder.bursts)
         self._ring = SurvivalRing(capacity, model.gamma, policy.max_lag) if policy.max_lag else None
         self._carry = policy.start(model.gamma)
         self._outcomes: deque[Outcome] = deque()
@@ -165,12 +165,12 @@ class Engine:
         """The last prompt chunk gives a token: the first one, or a further one of a request that had been retracted."""
         request, generated, remaining = waiting.request, waiting.generated + 1, waiting.remaining - 1
         self.recorder.prefilled(request, now, first=generated == 1)
-        if generated == 1:
-            self.on_first_token()
+        if generated > 1:
+            self._gaps.resumed(request, now)
         self.memory.context += 1
         if remaining:
-            self.batch.add(request, remaining, generated, self._decode_steps)
-            self._gaps.joined(request, now)
+            slot = self.batch.add(request, remaining, generated, self._decode_steps)
+            self._gaps.joined(slot, now)
             return
         self.memory.context -= waiting.context + 1
         self._finish(request, now)
@@ -188,6 +188,7 @@ class Engine:
         live = LiveBlock(blocks.units.take(rows, axis=0), confidence, depth)
         eager = size > self._slots
         decision = self._decide(live, eager)
+        self.recorder.steps_beyond_probes += model.cost.beyond_probes(size, size + decision.total)
         draft, verify = model.cost.decode_s(size, model.gamma, decision.total, context)
         if eager:
             verify = float(model.cost.verify_s(size, size + decision.total, context, eager=True))
@@ -233,7 +234,9 @@ class Engine:
         total = int(np.add.reduce(committed))
         verified = size + step.decision.total
         recorder.decode(alive, verified, total, step.draft_s, step.verify_s, step.seconds)
-        self._gaps.decode(self.env.now, alive)
+        self._gaps.decode(self.env.now, committed, batch.index_of)
+        if recorder.on_tokens is not None:
+            self._show_tokens(committed)
         batch.row[:size] += committed
         remaining -= committed
         self.memory.context += total
@@ -241,6 +244,13 @@ class Engine:
             self._end_requests(((remaining == 0) & (committed > 0)).nonzero()[0].tolist(), committed)
         if recorder.on_step is not None:
             self._watch("decode", step.seconds, verified, total, step.kv)
+
+    def _show_tokens(self, committed: Ints) -> None:
+        """Every request's chunk of this decode step."""
+        assert self.recorder.on_tokens is not None
+        for request, tokens in zip(self.batch.request.tolist(), committed.tolist(), strict=False):
+            if tokens:
+                self.recorder.on_tokens(request, self.env.now, tokens)
 
     def _end_requests(self, rows: list[int], committed: Ints) -> None:
         """Who wanted one token was sure to end: the host knew it when it chose the next step."""
@@ -290,7 +300,7 @@ class Engine:
         if left:
             recorder.left(request, self._decode_steps - int(batch.joined[index]))
             recorder.retracted(request)
-            self._gaps.retracted(request)
+            self._gaps.retracted(request, int(batch.slot[index]))
             self.queue.append(Waiting(request, context, int(generated[index]), left))
         else:
             self._leaving.forget(int(batch.slot[index]))

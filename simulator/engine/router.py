@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass
 
 import simpy
 
@@ -13,26 +12,17 @@ from simulator.engine.replica import Engine
 from simulator.traces import Trace
 
 
-@dataclass
-class Window:
-    """Closed loop: from the first full batch to the first empty queue, (seconds, output tokens) at both ends."""
-
-    start: tuple[float, int] | None = None
-    end: tuple[float, int] | None = None
-
-
 class Router:
     """Hands every request of the trace to a replica, exactly once."""
 
     def __init__(self, env: simpy.Environment, trace: Trace, recorder: Recorder, kv_tokens: int, reserve: int) -> None:
         self.env, self.trace, self.recorder = env, trace, recorder
         self.engines: list[Engine] = []
-        self.failed = self.started = 0
-        self.window = Window()
+        self.failed = 0
         self.done = env.event()
         self._next = 0
         self._turn = 0
-        self._full = 0  # running requests of the first full batch
+        self.full = 0  # closed loop: requests of the first full batch
         self._least_loaded = False
         self._closed = False
         # SGLang refuses what can never fit; such a request counts as failed.
@@ -47,16 +37,10 @@ class Router:
         if concurrency is None:
             self.env.process(self._by_the_clock())
             return
-        self._full = min(concurrency, slots, len(self.trace))
+        self.full = min(concurrency, slots, len(self.trace))
         for _ in range(concurrency):
             self._send_next()
         self._check_done()
-
-    def on_first_token(self) -> None:
-        """Called for every request whose prefill ended."""
-        self.started += 1
-        if self._closed and self.window.start is None and self.started - self.recorder.completed >= self._full:
-            self.window.start = self._now()
 
     def on_finish(self, request: int) -> None:
         """Called for every request that ends; in closed loop the next one is sent."""
@@ -81,8 +65,6 @@ class Router:
         request = self._next
         self._next += 1
         self.recorder.sent(request, self.env.now)
-        if self._closed and self._next == len(self.trace):
-            self.window.end = self._now()
         if self._too_long[request]:
             self.failed += 1
             return False
@@ -96,9 +78,6 @@ class Router:
         engine = self.engines[self._turn % len(self.engines)]
         self._turn += 1
         return engine
-
-    def _now(self) -> tuple[float, int]:
-        return self.env.now, self.recorder.output_tokens
 
     def _check_done(self) -> None:
         if self.recorder.completed + self.failed == len(self.trace) and not self.done.triggered:

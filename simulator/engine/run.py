@@ -21,7 +21,7 @@ from simulator.engine.recorder import Recorder, StepView
 from simulator.engine.replica import Engine
 from simulator.engine.router import Router
 from simulator.engine.settings import EngineSettings
-from simulator.traces import Trace, with_poisson_arrivals
+from simulator.traces import Trace, part_of, with_poisson_arrivals
 
 EVEN_MIX = dict.fromkeys(DOMAINS, 1 / len(DOMAINS))
 
@@ -32,6 +32,7 @@ class Setting:
 
     cost: what the engine costs. belief: what the policies believe. concurrency: closed loop, None: open loop.
     request_rate: Poisson arrivals, drawn anew in every replication. domain_mix: used where the trace has no domains.
+    windows: consecutive parts of the trace; replication r serves part r mod windows. slos_ms: limits of goodput.
     recorded: records that give the acceptance of the trace's requests; drafter is then theirs, confidence unused.
     """
 
@@ -46,6 +47,12 @@ class Setting:
     domain_mix: dict[str, float] = field(default_factory=lambda: dict(EVEN_MIX))
     seed: int = 0
     recorded: RecordedLoad | None = None
+    windows: int = 1
+    slos_ms: dict[str, float] = field(default_factory=dict)
+
+    def part(self, replication: int) -> Trace:
+        """The requests that a replication serves: the trace, or one of its windows."""
+        return self.trace if self.windows == 1 else part_of(self.trace, replication % self.windows, self.windows)
 
     @property
     def kv_tokens(self) -> int:
@@ -98,21 +105,22 @@ def assemble(
     replication: int = 0,
     *,
     on_step: Callable[[StepView], None] | None = None,
+    on_tokens: Callable[[int, float, int], None] | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> Assembly:
     """A run of one policy on one set of draws, ready to go; see `results.run.run_once`."""
     setting.check(policy)
     seed = setting.seed + (replication << 32)
-    trace = setting.trace
+    trace = setting.part(replication)
     if setting.request_rate is not None:
         trace = with_poisson_arrivals(trace, setting.request_rate, seed)
     model = _engine_model(setting, policy, trace, seed)
     env = simpy.Environment()
-    recorder = Recorder(trace.input_length, trace.output_length, on_step)
+    recorder = Recorder(trace.input_length, trace.output_length, model.gamma, on_step, on_tokens)
     router = Router(env, trace, recorder, model.kv_tokens, model.kv_reserve)
     on_finish = router.on_finish if on_progress is None else _reporting(router, recorder, on_progress)
     engines = [
-        Engine(env, model, recorder, router.on_first_token, on_finish, replica)
+        Engine(env, model, recorder, on_finish, replica)
         for replica in range(setting.engine.replicas)
     ]
     for loop in [LockStep(env, engines)] if setting.engine.dp_attention else engines:

@@ -1,69 +1,107 @@
-"""Figures of one run under bench_serving's names, and the terms of the paper's L = (T_draft + T_verify) / tau."""
+"""Figures of one run.
+
+A figure under a name of bench_serving's (sglang 0.5.23, benchmark/serving.py) is what bench_serving computes, over the
+whole run, from the simulated per-token timeline. What is measured otherwise has a name of its own: `steady_*`
+(`steady`), offered rate and backlog (`open_loop`), and the terms of the paper's L = (T_draft + T_verify) / tau.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
-from numpy.typing import NDArray
 
+from simulator.engine.bursts import Bursts
 from simulator.engine.recorder import Recorder
-from simulator.traces import Trace
-
-if TYPE_CHECKING:
-    from simulator.engine.model import EngineModel
-    from simulator.engine.router import Router
+from simulator.engine.run import Assembly
+from simulator.results.goodput import goodput
+from simulator.results.open_loop import offered_and_served
+from simulator.results.spread import Floats, spread_ms
+from simulator.results.steady import steady
 
 Figures = dict[str, float]
 """Name to value; milliseconds where the name says `_ms`, seconds, counts or tokens per second elsewhere."""
 
 
-def figures(trace: Trace, recorder: Recorder, router: Router, model: EngineModel) -> Figures:
-    """All figures of a finished run."""
+def figures(run: Assembly, slos_ms: dict[str, float] | None = None) -> Figures:
+    """All figures of a finished run. slos_ms: goodput's limits by bench_serving's key."""
+    recorder, trace = run.recorder, run.trace
     done = ~np.isnan(recorder.finish_s)
     sent, first, finish = recorder.sent_s[done], recorder.first_token_s[done], recorder.finish_s[done]
-    output = trace.output_length[done]
-    duration = float(np.nanmax(recorder.finish_s) - np.nanmin(recorder.sent_s)) if done.any() else 0.0
+    prompt, output = int(trace.input_length[done].sum()), int(trace.output_length[done].sum())
+    duration = float(finish.max() - np.nanmin(recorder.sent_s)) if done.any() else 0.0
     out: Figures = {
         "duration": duration,
         "completed": recorder.completed,
-        "failed": router.failed,
-        "total_input_tokens": int(trace.input_length[done].sum()),
-        "total_output_tokens": int(output.sum()),
-        "request_throughput": _per(recorder.completed, duration),
-        "input_throughput": _per(int(trace.input_length[done].sum()), duration),
-        "total_throughput": _per(int((trace.input_length + trace.output_length)[done].sum()), duration),
-        "run_output_throughput": _per(int(output.sum()), duration),
-        "output_throughput": _windowed_throughput(router, int(output.sum()), duration),
-        "concurrency": _per(float((finish - sent).sum()), duration),
+        "failed": run.router.failed,
+        "total_input_tokens": prompt,
+        "total_output_tokens": output,
+        "request_throughput": per(recorder.completed, duration),
+        "input_throughput": per(prompt, duration),
+        "output_throughput": per(output, duration),
+        "total_throughput": per(prompt + output, duration),
+        "concurrency": per(float((finish - sent).sum()), duration),
+        "max_concurrent_requests": _most_at_once(sent, finish),
+        "max_output_tokens_per_s": _most_tokens(first, recorder.bursts, float(sent.min())) if done.any() else 0.0,
     }
-    several = output > 1
-    tpot = (finish - first)[several] / (output[several] - 1)
+    several = trace.output_length[done] > 1
+    tpot = (finish - first)[several] / (trace.output_length[done][several] - 1)
     for name, values in (("e2e_latency", finish - sent), ("ttft", first - sent), ("tpot", tpot)):
-        out |= _spread(name, values, np.ones(values.size))
-    bursts = np.frombuffer(recorder.burst_s, dtype=np.float64)
-    counts = np.frombuffer(recorder.burst_count, dtype=np.int64).astype(np.float64)
-    out |= _spread("itl", bursts, counts)
-    return out | _speculation(recorder, model) | _engine_share(recorder)
+        out |= spread_ms(name, values)
+    out |= _inter_token(recorder.bursts)
+    if run.router.full:
+        out |= steady(run, done)
+    else:
+        out |= offered_and_served(run, done)
+    if slos_ms:
+        out |= goodput(recorder, trace, duration, slos_ms)
+    return out | _speculation(recorder) | _engine_share(recorder)
 
 
-def _speculation(recorder: Recorder, model: EngineModel) -> Figures:
+def _inter_token(bursts: Bursts) -> Figures:
+    """A chunk's gap spread over its tokens, as bench_serving's native backend does (serving.py:796)."""
+    _, gap_s, counts = bursts.rows()
+    row, tokens = np.nonzero(counts[:, 1:])
+    values, weights = gap_s[row] / (tokens + 1), counts[row, tokens + 1] * (tokens + 1)
+    return spread_ms("itl", values, weights) | {"max_itl_ms": 1e3 * float(values.max(initial=0.0))}
+
+
+def _most_tokens(first_s: Floats, bursts: Bursts, begin_s: float) -> float:
+    """Most tokens of a second of the run, the tokens of a chunk spread over its gap."""
+    seconds = (first_s - begin_s).astype(np.int64)
+    found = np.bincount(seconds).astype(np.float64)
+    for at_s, requests in bursts.tokens():
+        more = np.bincount((at_s - begin_s).astype(np.int64), weights=requests)
+        long = max(found.size, more.size)
+        found = np.pad(found, (0, long - found.size)) + np.pad(more, (0, long - more.size))
+    return float(found.max())
+
+
+def _most_at_once(sent_s: Floats, finish_s: Floats) -> int:
+    """Most requests in flight of any second of the run, those of a part of it included."""
+    if sent_s.size == 0:
+        return 0
+    begins, ends = ((at - sent_s.min()).astype(np.int64) for at in (sent_s, finish_s))
+    changes = np.bincount(begins, minlength=ends.max() + 2) - np.bincount(ends + 1, minlength=ends.max() + 2)
+    return int(np.cumsum(changes).max())
+
+
+def _speculation(recorder: Recorder) -> Figures:
     """Accept length (bonus included) and where the time and the verified tokens went."""
     steps, request_steps = recorder.decode_steps, recorder.request_steps
-    tau = _per(recorder.committed_tokens, steps)
+    tau = per(recorder.committed_tokens, steps)
     return {
-        "accept_length": _per(recorder.committed_tokens, request_steps),
+        "accept_length": per(recorder.committed_tokens, request_steps),
         "decode_steps": steps,
-        "mean_batch": _per(request_steps, steps),
-        "draft_ms_per_step": 1e3 * _per(recorder.draft_s, steps),
-        "verify_ms_per_step": 1e3 * _per(recorder.verify_s, steps),
-        "step_ms": 1e3 * _per(recorder.decode_s, steps),
+        "mean_batch": per(request_steps, steps),
+        "draft_ms_per_step": 1e3 * per(recorder.draft_s, steps),
+        "verify_ms_per_step": 1e3 * per(recorder.verify_s, steps),
+        "step_ms": 1e3 * per(recorder.decode_s, steps),
         "tau": tau,
-        "latency_per_token_ms": 1e3 * _per(_per(recorder.draft_s + recorder.verify_s, steps), tau),
-        "verified_tokens_per_step": _per(recorder.verified_tokens, steps),
-        "verified_tokens_per_request_step": _per(recorder.verified_tokens, request_steps),
-        "wasted_share": _per(recorder.verified_tokens - recorder.committed_tokens, recorder.verified_tokens),
+        "latency_per_token_ms": 1e3 * per(per(recorder.draft_s + recorder.verify_s, steps), tau),
+        "verified_tokens_per_step": per(recorder.verified_tokens, steps),
+        "verified_tokens_per_request_step": per(recorder.verified_tokens, request_steps),
+        "wasted_share": per(recorder.verified_tokens - recorder.committed_tokens, recorder.verified_tokens),
         "retractions": int(recorder.retractions.sum()),
+        "beyond_probes_share": per(recorder.steps_beyond_probes, steps),
     }
 
 
@@ -75,28 +113,6 @@ def _engine_share(recorder: Recorder) -> Figures:
     }
 
 
-def _windowed_throughput(router: Router, tokens: int, duration: float) -> float:
-    """Closed loop: between the first full batch and the first empty queue; else over the whole run."""
-    start, end = router.window.start, router.window.end
-    if start is None or end is None or end[0] <= start[0]:
-        return _per(tokens, duration)
-    return (end[1] - start[1]) / (end[0] - start[0])
-
-
-def _per(value: float, by: float) -> float:
+def per(value: float, by: float) -> float:
+    """value / by, 0 where there is nothing to divide by."""
     return value / by if by else 0.0
-
-
-def _spread(name: str, values: NDArray[np.float64], weights: NDArray[np.float64]) -> Figures:
-    """mean, median, std, p90, p95, p99 in milliseconds; zeros when there is nothing."""
-    if values.size == 0:
-        return {f"{kind}_{name}_ms": 0.0 for kind in ("mean", "median", "std", "p90", "p95", "p99")}
-    total = weights.sum()
-    mean = float(values @ weights / total)
-    out = {"mean": mean, "std": float(np.sqrt(((values - mean) ** 2) @ weights / total))}
-    order = np.argsort(values, kind="stable")
-    reached = np.cumsum(weights[order])
-    for kind, share in (("median", 0.5), ("p90", 0.9), ("p95", 0.95), ("p99", 0.99)):
-        at = np.searchsorted(reached, share * total)
-        out[kind] = float(values[order[min(at, values.size - 1)]])
-    return {f"{kind}_{name}_ms": 1e3 * value for kind, value in out.items()}

@@ -10,11 +10,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from simulator.results.comparison import Comparison, Paired, PolicyResult, paired
+from sglang_dspark.records.steady import STEADY_RATIO
+from simulator.results.comparison import Comparison, PolicyResult
+from simulator.results.verdict import interval, judged, overload_words, verdict
 
 
 def print_report(comparison: Comparison, console: Console) -> None:
-    """The comparison table, the setting above it and the assumptions below."""
+    """The comparison table, the setting above it, and below it what it says and what it assumes."""
     setting = comparison.setting
     load = f"concurrency {setting['concurrency']}" if setting["loop"] == "closed" else "open loop"
     console.print(
@@ -27,69 +29,83 @@ def print_report(comparison: Comparison, console: Console) -> None:
     for note in setting["trace_notes"]:
         console.print(Text(f"trace: {note}", style="dim"))
     console.print(_table(comparison))
+    console.print(Text(_load_line(comparison)))
     failed = max(result.figures["failed"] for result in comparison.results)
     if failed:
         console.print(Text(f"failed: {failed:,.0f} requests can never fit in {setting['kv_tokens']:,} KV tokens"))
-    best = _best(comparison)
-    if best:
-        console.print(Text(best))
+    said = [*map(overload_words, comparison.results), *comparison.warnings, _rates(comparison), verdict(comparison)]
+    for sentence in filter(None, said):
+        console.print(Text(sentence))
     console.print(Text(_engine_line(setting), style="dim"))
     for assumption in comparison.assumptions:
         console.print(Text(f"assumed: {assumption.text}", style="dim"))
 
 
 def _table(comparison: Comparison) -> Table:
-    closed = comparison.setting["loop"] == "closed"
-    judged = "output_throughput" if closed else "mean_e2e_latency_ms"
+    closed, by = comparison.setting["loop"] == "closed", judged(comparison)
+    steady = "steady_" if closed else ""
     table = Table(pad_edge=False)
     table.add_column("policy", overflow="fold")
-    for name in ("done", "tok/s", "vs first [95 %]", "accept", "TPOT ms", "p99", "TTFT ms", "draft+verify ms", "tau"):
+    goodput = ("good/s", "attained") if comparison.setting["goodput_slos_ms"] else ()
+    for name in ("done", "tok/s", *goodput, "vs first [95 %]", "accept", "TPOT ms", "p99", "TTFT ms"):
         table.add_column(name, justify="right", no_wrap=name != "vs first [95 %]")
-    table.add_column("verified/step", justify="right")
-    table.add_column("waste", justify="right")
+    for name in ("draft+verify ms", "tau", "verified/step", "waste"):
+        table.add_column(name, justify="right")
     for result in comparison.results:
         figures = result.figures
+        kept = (f"{figures['request_goodput']:.3g}", f"{figures['slo_attainment']:.1%}") if goodput else ()
         table.add_row(
             result.policy + ("" if result.lossless else " (not lossless)"),
             f"{figures['completed']:,.0f}",
-            f"{figures['output_throughput']:,.0f}",
-            "-" if result is comparison.results[0] else _interval(result.difference[judged]),
+            f"{figures[steady + 'output_throughput']:,.0f}",
+            *kept,
+            "-" if result is comparison.results[0] else interval(result.difference[by.figure]),
             f"{figures['accept_length']:.2f}",
-            f"{figures['mean_tpot_ms']:.2f}",
-            f"{figures['p99_tpot_ms']:.2f}",
-            f"{figures['mean_ttft_ms']:.0f}",
+            f"{figures[steady + 'mean_tpot_ms']:.2f}",
+            f"{figures[steady + 'p99_tpot_ms']:.2f}",
+            f"{figures[steady + 'mean_ttft_ms']:.0f}",
             f"{figures['draft_ms_per_step']:.2f}+{figures['verify_ms_per_step']:.2f}",
             f"{figures['tau']:.1f}",
             f"{figures['verified_tokens_per_step']:.0f}",
             f"{100 * figures['wasted_share']:.0f} %",
         )
-    table.caption = f"vs first: relative difference of {'output throughput' if closed else 'mean end-to-end latency'}"
+    table.caption = f"vs first: relative difference of {by.words}; the interval covers {_covers(comparison.setting)}"
     return table
 
 
-def _interval(paired: Paired) -> str:
-    if math.isnan(paired.low):
-        return f"{100 * paired.mean:+.1f} %"
-    text = f"{100 * paired.mean:+.1f} % [{100 * paired.low:+.1f}, {100 * paired.high:+.1f}]"
-    return text + (" no difference" if paired.verdict == "no difference" else "")
+def _covers(setting: dict[str, Any]) -> str:
+    if setting["windows"] > 1:
+        return f"{setting['windows']} windows of the trace and their draws"
+    return f"{setting['replications']} sets of draws, not other windows of the trace (--windows)"
 
 
-def _best(comparison: Comparison) -> str:
-    """Which lossless policy serves the load best, unless the draws cannot tell."""
-    lossless = [result for result in comparison.results if result.lossless]
-    if len(lossless) < 2:
+def _load_line(comparison: Comparison) -> str:
+    """What was measured in: the steady window, or the offered against the served rate."""
+    figures = [result.figures for result in comparison.results]
+    if comparison.setting["loop"] == "closed":
+        seconds, sent = ([each[key] for each in figures] for key in ("steady_window_s", "steady_requests"))
+        return (
+            f"steady window ({STEADY_RATIO:g} of the most in flight): {_range(seconds, '.1f')} s, "
+            f"{_range(sent, '.0f')} requests sent inside; tok/s, TPOT and TTFT are those inside"
+        )
+    served = _range([each["request_throughput"] for each in figures], ".3g")
+    offered = figures[0]["offered_request_rate"]
+    asked = "all requests at once" if math.isinf(offered) else f"{offered:.3g} requests/s offered"
+    return f"{asked}, {served} served; without a backlog tok/s is what was offered and judges nothing"
+
+
+def _rates(comparison: Comparison) -> str:
+    """The highest rates that keep the limits, where they were asked for."""
+    if comparison.sustainable is None:
         return ""
-    closed = comparison.setting["loop"] == "closed"
-    figure, sign = ("output_throughput", 1.0) if closed else ("mean_e2e_latency_ms", -1.0)
-    ranked = sorted(lossless, key=lambda result: -sign * result.figures[figure])
-    best, second = ranked[0], ranked[1]
-    what = "output throughput" if closed else "mean end-to-end latency"
-    if len(best.replications) < 2:
-        return f"best {what}: {best.policy} (one replication: no interval)"
-    gap = paired([run[figure] for run in best.replications], [run[figure] for run in second.replications])
-    if gap.verdict == "no difference":
-        return f"best {what}: {best.policy} and {second.policy}: no difference ({_interval(gap)})"
-    return f"best {what}: {best.policy} ({_interval(gap)} against {second.policy})"
+    limits = ", ".join(f"{key} {limit:g} ms" for key, limit in comparison.setting["goodput_slos_ms"].items())
+    rates = ", ".join(f"{policy} {rate:.3g}" for policy, rate in comparison.sustainable.items())
+    return f"highest requests/s at which {comparison.setting['find_rate']:.1%} meet {limits}: {rates}"
+
+
+def _range(values: list[float], form: str) -> str:
+    low, high = (f"{value:{form}}" for value in (min(values), max(values)))
+    return low if low == high else f"{low} to {high}"
 
 
 def _engine_line(setting: dict[str, Any]) -> str:
@@ -111,6 +127,9 @@ def json_report(comparison: Comparison) -> bytes:
     return msgspec.json.encode(
         {
             "setting": comparison.setting,
+            "judged_by": judged(comparison).figure,
+            "verdict": verdict(comparison),
+            "warnings": [*filter(None, map(overload_words, comparison.results)), *comparison.warnings],
             "assumptions": [assumption.as_json() for assumption in comparison.assumptions],
             "results": [_record(result, comparison) for result in comparison.results],
         }
@@ -131,11 +150,29 @@ def _record(result: PolicyResult, comparison: Comparison) -> dict[str, Any]:
         "dataset_name": comparison.setting["trace"],
         "max_concurrency": comparison.setting["concurrency"],
         "request_rate": comparison.setting["request_rate"],
-        **{name: int(value) if value.is_integer() else value for name, value in result.figures.items()},
+        **_figures(result.figures, comparison.setting),
+        **(
+            {}
+            if comparison.sustainable is None
+            else {"sustainable_request_rate": comparison.sustainable[result.policy]}
+        ),
         "difference_to": base,
         "difference": gaps,
-        "replications": [dict(run) for run in result.replications],
+        "replications": [_figures(run, comparison.setting) for run in result.replications],
     }
+
+
+def _figures(figures: dict[str, float], setting: dict[str, Any]) -> dict[str, Any]:
+    """As bench_serving nests them: what is one a limit of goodput stands below one key."""
+    out: dict[str, Any] = {}
+    for name, value in figures.items():
+        number = int(value) if float(value).is_integer() else value
+        key, dot, limit = name.partition(".")
+        if dot:
+            out.setdefault(f"{key}_by_metric", {})[limit] = number
+        else:
+            out[key] = number
+    return out | ({"goodput_slos_ms": setting["goodput_slos_ms"]} if setting["goodput_slos_ms"] else {})
 
 
 def _number(value: float) -> float | None:

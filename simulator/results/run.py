@@ -25,4 +25,4 @@ def run_once(
     """
     run = assemble(setting, policy, replication, on_step=on_step, on_progress=on_progress)
     run.env.run(until=run.router.done)
-    return figures(run.trace, run.recorder, run.router, run.model), run.recorder
+    return figures(run, setting.slos_ms), run.recorder

@@ -95,6 +95,8 @@ def stated_setting(setting: Setting, replications: int) -> dict[str, Any]:
         "concurrency": setting.concurrency,
         "request_rate": setting.request_rate,
         "replications": replications,
+        "windows": setting.windows,
+        "goodput_slos_ms": setting.slos_ms,
         "seed": setting.seed,
         **setting.engine.stated(),
         "kv_tokens": setting.kv_tokens,

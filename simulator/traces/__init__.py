@@ -3,7 +3,7 @@
 from simulator.traces.facts import trace_facts
 from simulator.traces.formats import TRACE_FORMATS
 from simulator.traces.load import example_trace, load_trace
-from simulator.traces.select import first_requests, scale_rate, window, with_poisson_arrivals
+from simulator.traces.select import first_requests, part_of, scale_rate, window, with_poisson_arrivals
 from simulator.traces.trace import Trace
 from simulator.traces.write import write_trace
 
@@ -13,6 +13,7 @@ __all__ = [
     "example_trace",
     "first_requests",
     "load_trace",
+    "part_of",
     "scale_rate",
     "trace_facts",
     "window",

@@ -22,7 +22,9 @@ def window(trace: Trace, start_s: float | None = None, end_s: float | None = Non
         raise InputError(f"time window {low} .. {high} s: expected 0 <= start_s < end_s")
     inside = (trace.arrival_s >= low) & (trace.arrival_s < high)
     if not trace.stamped:
-        raise InputError(f"time window {low} .. {high} s needs stamps, {trace.source} has none: expected a limit instead")
+        raise InputError(
+            f"time window {low} .. {high} s needs stamps, {trace.source} has none: expected a limit instead"
+        )
     if not inside.any():
         raise InputError(
             f"time window {low} .. {high} s holds no request of {trace.source}: "
@@ -40,6 +42,14 @@ def first_requests(trace: Trace, limit: int | None) -> Trace:
         return trace
     note = f"limit: the first {limit} of {len(trace)} requests"
     return replace(_take(trace, slice(limit)), notes=(*trace.notes, note))
+
+
+def part_of(trace: Trace, number: int, parts: int) -> Trace:
+    """Return part `number` of `parts` consecutive ones of as many requests; its first request arrives at 0."""
+    edges = np.linspace(0, len(trace), parts + 1).astype(int)
+    kept = _take(trace, slice(edges[number], edges[number + 1]))
+    note = f"window {number + 1} of {parts}: requests {edges[number]} .. {edges[number + 1] - 1}"
+    return replace(kept, arrival_s=kept.arrival_s - kept.arrival_s[0], notes=(*trace.notes, note))
 
 
 def scale_rate(trace: Trace, factor: float) -> Trace:

@@ -59,7 +59,7 @@ def test_outputs_of_one_token_end_at_prefill(schedule: str | None) -> None:
     check_end(run, steps)
     assert (run.recorder.finish_s == run.recorder.first_token_s).all()
     assert sum(step.committed for step in steps if step.kind == "decode") == 0
-    assert len(run.recorder.burst_s) == 0
+    assert run.recorder.bursts.rows()[0].size == 0
 
 
 def test_a_huge_prompt_takes_one_chunk_a_step_and_stalls_decode() -> None:

@@ -116,7 +116,7 @@ def test_closed_loop_keeps_exactly_its_concurrency_in_flight(replicas: int) -> N
     assert (np.diff(order) >= 0).all(), "closed loop sends in trace order"
 
 
-def test_closed_loop_throughput_counts_from_the_first_full_batch_to_the_first_empty_queue() -> None:
+def test_steady_throughput_leaves_out_the_start_and_the_end() -> None:
     """Equal requests, one token a step for each: 4 running give 4 tokens per 10 ms, less a prefill step a request."""
     setting = setting_of(
         trace_of([(5, 50)] * 40),
@@ -127,8 +127,11 @@ def test_closed_loop_throughput_counts_from_the_first_full_batch_to_the_first_em
     )
     figures, recorder = run_once(setting, make_policy("none"))
     # A round: one prefill step of four, then 49 steps of four.
-    assert figures["output_throughput"] == pytest.approx(4 * 50 / (50 * 0.01), rel=0.01)
-    assert figures["run_output_throughput"] == pytest.approx(40 * 50 / (10 * 50 * 0.01), rel=1e-9)
+    assert figures["steady_output_throughput"] == pytest.approx(4 * 50 / (50 * 0.01), rel=0.01)
+    assert figures["output_throughput"] == pytest.approx(40 * 50 / (10 * 50 * 0.01), rel=1e-9)
+    # From the first four tokens on (one prefill) until the last request but three of eight is done.
+    assert figures["steady_window_s"] == pytest.approx(9 * 0.5 - 0.01)
+    assert figures["steady_requests"] == 40 - 8
     assert figures["duration"] == pytest.approx(recorder.finish_s.max())
 
 
@@ -170,6 +173,7 @@ def test_gaps_between_bursts_are_those_of_each_replica() -> None:
     """Steps of 10 ms on two replicas that start 5 ms apart: every gap is 10 ms, not 5."""
     setting = setting_of(trace_of([(5, 20), (5, 20)], [0.0, 0.005]), flat_cost(0, 0.01, 0.01), replicas=2)
     run, _ = finished(setting, make_policy("none"))
-    assert np.array(run.recorder.burst_s) == pytest.approx(0.01)
-    assert sum(run.recorder.burst_count) == 2 * 19
+    _, gap_s, counts = run.recorder.bursts.rows()
+    assert gap_s == pytest.approx(0.01)
+    assert counts.sum(axis=0).tolist()[:2] == [0, 2 * 19]
     assert run.recorder.verify_steps.tolist() == [19, 19]

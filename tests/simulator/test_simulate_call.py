@@ -13,6 +13,8 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 from command_line import PROFILE, call_alone
+from hypothesis import given
+from hypothesis import strategies as st
 from simulated_worlds import flat_cost, setting_of, trace_of
 
 import simulator
@@ -20,9 +22,9 @@ from sglang_dspark.errors import InputError
 from sglang_dspark.policies import BudgetRule, Past, make_policy
 from simulator import EngineSettings, simulate
 from simulator.results.comparison import _T975, paired
-from simulator.results.metrics import _spread
 from simulator.results.report import json_lines
 from simulator.results.run import run_once
+from simulator.results.spread import spread_ms
 from simulator.results.timeline import write_timeline
 from simulator.traces import example_trace, first_requests
 
@@ -99,15 +101,14 @@ def test_figures_agree_with_the_run_they_describe() -> None:
     assert figures["latency_per_token_ms"] == pytest.approx(per_token)
 
 
-def test_weighted_quantiles_are_those_of_the_repeated_values() -> None:
-    rng = np.random.default_rng(0)
-    values, counts = rng.random(50), rng.integers(1, 9, 50)
-    spread = _spread("x", values, counts.astype(float))
-    repeated = np.sort(np.repeat(values, counts))
+@given(st.lists(st.tuples(st.floats(0, 10), st.integers(1, 9)), min_size=1, max_size=60))
+def test_percentiles_are_numpy_s_of_the_repeated_values(pairs: list[tuple[float, int]]) -> None:
+    values, counts = np.array([v for v, _ in pairs]), np.array([c for _, c in pairs])
+    spread, repeated = spread_ms("x", values, counts), np.repeat(values, counts)
     assert spread["mean_x_ms"] == pytest.approx(1e3 * repeated.mean())
-    assert spread["std_x_ms"] == pytest.approx(1e3 * repeated.std())
-    for kind, share in (("median", 0.5), ("p99", 0.99)):
-        assert spread[f"{kind}_x_ms"] == pytest.approx(1e3 * repeated[int(np.ceil(share * repeated.size)) - 1])
+    assert spread["std_x_ms"] == pytest.approx(1e3 * repeated.std(), abs=1e-6)
+    for kind, share in (("median", 50), ("p90", 90), ("p95", 95), ("p99", 99)):
+        assert spread[f"{kind}_x_ms"] == pytest.approx(1e3 * np.percentile(repeated, share))
 
 
 def test_intervals_are_student_s_on_paired_differences() -> None:
