@@ -19,6 +19,7 @@ from simulator.traces import Trace, example_trace, load_trace, write_trace
 AZURE = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
 VIDUR = "arrived_at,num_prefill_tokens,num_decode_tokens\n0,5,5\n"
 OWN = '{"format": "sglang-dspark-trace", "version": 1}\n{"arrival_s": 1, "input_length": 5, "output_length": 5}\n'
+OWN_2 = OWN.replace('"version": 1', '"version": 2').replace("5}", '5, "cached_length": 2}')
 MOONCAKE = '{"timestamp": 0, "input_length": 5, "output_length": 5}\n'
 BAILIAN = '{"chat_id": 1, "timestamp": 0, "input_length": 5, "output_length": 5}\n'
 
@@ -63,17 +64,41 @@ BROKEN = {
     "nothing to serve": (VIDUR.replace("5", "0"), "expected a request with tokens, got 1 requests with none"),
     "mooncake negative": (
         MOONCAKE + MOONCAKE.replace("5", "-5"),
-        "line 2, column input_length: expected int >= 0, got '-5'",
+        "line 2, column input_length: expected an integer 0 .. 2147483647, got '-5'",
     ),
     "mooncake text": (
         MOONCAKE + MOONCAKE.replace("5", '"5"'),
-        "line 2, column input_length: expected int, got '\"5\"'",
+        "line 2, column input_length: expected an integer 0 .. 2147483647, got '\"5\"'",
     ),
     "mooncake huge": (
         MOONCAKE + MOONCAKE.replace("5", "9" * 400),
-        "line 2, column input_length: expected int <= 2147483647, got '9999",
+        "line 2, column input_length: expected an integer 0 .. 2147483647, got '9999",
     ),
-    "mooncake float": (MOONCAKE + MOONCAKE.replace("5", "5.5"), "line 2, column input_length: expected int, got '5.5'"),
+    "mooncake float": (
+        MOONCAKE + MOONCAKE.replace("5", "655.5"),
+        "line 2, column input_length: expected an integer 0 .. 2147483647, got '655.5'",
+    ),
+    "mooncake negative stamp": (
+        MOONCAKE + MOONCAKE.replace("0", "-1"),
+        "line 2, column timestamp: expected milliseconds 0 .. 1e+13, got '-1'",
+    ),
+    "mooncake null stamp": (
+        MOONCAKE + MOONCAKE.replace("0", "null"),
+        "line 2, column timestamp: expected milliseconds 0 .. 1e+13, got 'null'",
+    ),
+    "mooncake stamp missing": (
+        MOONCAKE + MOONCAKE.replace('"timestamp": 0, ', ""),
+        "line 2, column timestamp: expected timestamp for every request or for none",
+    ),
+    "stamp after none": (
+        MOONCAKE.replace('"timestamp": 0, ', "") + MOONCAKE,
+        "line 2, column timestamp: expected timestamp for every request or for none",
+    ),
+    "own without header": (OWN.splitlines()[1], "line 1: unknown trace format: got keys or columns 'arrival_s, input"),
+    "git lfs": (
+        "version https://git-lfs.github.com/spec/v1\noid sha256:44bf\nsize 144819209\n",
+        "is a Git LFS pointer, not the trace itself: expected the file that `git lfs pull` fetches",
+    ),
     "mooncake NaN": (MOONCAKE + MOONCAKE.replace("0", "NaN"), "line 2: expected one JSON object"),
     "mooncake overflow": (MOONCAKE + MOONCAKE.replace("0", "1e999"), "line 2"),
     "mooncake no key": (MOONCAKE + '{"timestamp": 0}\n', "line 2, column input_length: expected this key, got none"),
@@ -102,14 +127,42 @@ BROKEN = {
         OWN.splitlines()[0] + "".join(f'\n{OWN.splitlines()[1][:-1]}, "domain": "{n}"}}' for n in range(2**15)),
         "line 32769, column domain: expected at most 32767 domains",
     ),
-    "own version": (OWN.replace('"version": 1', '"version": 2'), "line 1, column version: expected version 1, got 2"),
+    "own version": (
+        OWN.replace('"version": 1', '"codec": "x", "version": 3'),
+        "line 1, column version: expected version 1 or 2 (for a newer one update sglang-dspark, or write the trace "
+        "with this release), got 3",
+    ),
+    "own first version has no cached": (
+        OWN.replace("5}", '5, "cached_length": 2}'),
+        "line 2, column cached_length: expected no such key",
+    ),
+    "own first version has stamps": (
+        OWN.replace('"arrival_s": 1, ', ""),
+        "line 2, column arrival_s: expected this key, got none",
+    ),
+    "own cached": (
+        OWN_2 + OWN_2.splitlines()[1].replace('"cached_length": 2', '"cached_length": 5'),
+        "line 3, column cached_length: expected fewer than the 5 prompt tokens, got 5",
+    ),
+    "own some cached": (
+        OWN_2 + OWN.splitlines()[1],
+        "line 3, column cached_length: expected cached_length for every request or for none",
+    ),
+    "own negative cached": (
+        OWN_2.replace('"cached_length": 2', '"cached_length": -1'),
+        "line 2, column cached_length: expected an integer 0 .. 2147483647, got '-1'",
+    ),
+    "own some stamps": (
+        OWN_2 + OWN_2.splitlines()[1].replace('"arrival_s": 1, ', ""),
+        "line 3, column arrival_s: expected arrival_s for every request or for none",
+    ),
     "own format": (OWN.replace("sglang", "x"), "line 1, column format: expected 'sglang-dspark-trace', got 'x-dspark"),
     "own header key": (OWN.replace('"version"', '"x": 1, "version"'), "line 1, column x: expected no such key"),
     "own key": (
         OWN.replace('"arrival_s"', '"domian": "a", "arrival_s"'),
         "line 2, column domian: expected no such key",
     ),
-    "own zero": (OWN.replace("5", "0"), "line 2, column input_length: expected int >= 1, got '0'"),
+    "own zero": (OWN.replace("5", "0"), "line 2, column input_length: expected an integer 1 .. 2147483647, got '0'"),
     "own alone": (OWN.splitlines()[0], "line 1: expected at least one request"),
     "own disorder": (
         OWN + OWN.splitlines()[1].replace("1,", "0.5,"),
@@ -203,6 +256,8 @@ def test_endless_line_is_refused_before_memory_is():
         ({"request_rate": float("nan")}, "request_rate is nan"),
         ({"request_rate": 5e-324}, "stretches the trace"),
         ({"request_rate": 1.0, "rate_scale": 1.0}, "give one of them"),
+        ({"request_rate": 1.0, "jitter": False}, "jitter does nothing with request_rate"),
+        ({"time_unit": "us"}, "time unit 'us' is unknown, expected s or ms"),
     ],
     ids=str,
 )
@@ -225,6 +280,7 @@ def test_arguments_out_of_range(tmp_path, options, message):
         ({"output_length": [1]}, "output_length has shape [1], expected [2]"),
         ({"domain": [0, 1]}, "domain of request 1 is 1, expected 0 .. 0"),
         ({"request_id": ("a",)}, "request_id has 1 entries for 2 requests"),
+        ({"stamped": False}, "arrival_s of a trace without stamps is not 0"),
     ],
     ids=str,
 )

@@ -24,6 +24,7 @@ def test_content_tells_the_format(tmp_path, expected, text, pack):
     assert trace.input_length.tolist() == list(input_length)
     assert trace.output_length.tolist() == list(output_length)
     assert trace.source == f"requests.dat ({expected})"
+    assert trace.stamped
     assert trace.arrival_s.dtype == np.float64 and trace.input_length.dtype == np.int64
     named = load_trace(path, format=expected)
     assert named.arrival_s.tolist() == trace.arrival_s.tolist()
@@ -58,6 +59,43 @@ def test_own_header_may_be_bare_and_clock_may_begin_early(tmp_path):
     assert trace.domains == ("b", "a") and trace.domain.tolist() == [0, 1]
     assert trace.request_id == ("x", "y")
     assert trace.span_s == 0.5
+
+
+def test_cached_prompt_tokens(tmp_path):
+    path = tmp_path / "t"
+    path.write_text(trace_files.own_2())
+    trace = load_trace(path)
+    assert trace.cached_length.tolist() == [187, 198, 439, 45, 45, 190]
+    assert trace.cached_share == pytest.approx(1104 / 2212)
+
+
+@pytest.mark.parametrize(
+    ("expected", "text"),
+    [
+        ("azure", "ContextTokens,GeneratedTokens\n9,3\n7,0\n5,2\n"),
+        ("burstgpt", "Model,Request tokens,Response tokens,Total tokens,Log Type\nx,9,3,12,y\nx,7,0,7,y\nx,5,2,7,y\n"),
+        ("vidur", "num_prefill_tokens,num_decode_tokens\n9,3\n7,0\n5,2\n"),
+        ("mooncake", '{"input_length": 9, "output_length": 3}\n{"input_length": 7, "output_length": 0}\n'
+                     '{"input_length": 5.0, "output_length": 2.0}\n'),
+        ("bailian", "".join(f'{{"chat_id": {i}, "input_length": {i}, "output_length": {o}}}\n'
+                            for i, o in ((9, 3), (7, 0), (5, 2)))),
+    ],
+)  # fmt: skip
+def test_stamps_may_be_missing_altogether(tmp_path, expected, text):
+    path = tmp_path / "t"
+    path.write_text(text)
+    trace = load_trace(path)
+    assert trace.source == f"t ({expected})"
+    assert not trace.stamped and trace.offered_rate is None
+    assert (trace.arrival_s.tolist(), trace.input_length.tolist(), trace.output_length.tolist()) == (
+        [0.0, 0.0], [9, 5], [3, 2]
+    )  # fmt: skip
+    assert load_trace(path, format=expected, limit=1).input_length.tolist() == [9]
+    for options in ({"start_s": 0.0}, {"end_s": 5.0}, {"rate_scale": 2.0}, {"time_unit": "s"}, {"jitter": True}):
+        with pytest.raises(InputError, match="stamps"):
+            load_trace(path, **options)
+    drawn = load_trace(path, request_rate=2.0)
+    assert drawn.stamped and drawn.arrival_s[0] > 0 and drawn.input_length.tolist() == [9, 5]
 
 
 def test_100_ns_digits_survive(tmp_path):
@@ -107,43 +145,3 @@ def test_more_rows_than_one_block(tmp_path, monkeypatch):
     path.write_text(trace_files.vidur([*rows, (40, -1, 1)]))
     with pytest.raises(InputError, match=re.escape("line 32, column num_prefill_tokens")):
         load_trace(path)
-
-
-def bucketed(width_ms: float, seed: int = 5, count: int = 400, buckets: int = 90):
-    draws = np.sort(np.random.default_rng(seed).integers(0, buckets, count))
-    return [(round(width_ms * bucket) / 1e3, 10 + n, 5) for n, bucket in enumerate(draws)]
-
-
-@pytest.mark.parametrize("width_ms", [3000, 3053.5, 1000])
-def test_bucketed_stamps_are_spread_within_their_bucket(tmp_path, width_ms):
-    rows = bucketed(width_ms)
-    path = tmp_path / "t.jsonl"
-    path.write_text(trace_files.mooncake(rows))
-    trace = load_trace(path, seed=3)
-    assert any(note.startswith(f"jitter: arrivals come in buckets of {width_ms / 1e3:.2f}") for note in trace.notes)
-    stamps = np.array([row[0] for row in rows])
-    moved = trace.arrival_s - (stamps - stamps[0])
-    assert (moved >= 0).all() and (moved <= width_ms / 1e3 + 0.001).all()
-    assert trace.input_length.tolist() == [row[1] for row in rows]  # file order kept
-    assert moved.mean() == pytest.approx(width_ms / 2e3, rel=0.1)
-    assert np.unique(trace.arrival_s).size == len(rows)
-    assert load_trace(path, seed=3).arrival_s.tolist() == trace.arrival_s.tolist()
-    assert load_trace(path, seed=4).arrival_s.tolist() != trace.arrival_s.tolist()
-
-
-def test_fine_stamps_are_not_moved(tmp_path):
-    arrivals = np.cumsum(np.random.default_rng(1).exponential(0.25, 300))
-    rows = [(round(t, 3), 5, 5) for t in arrivals]
-    path = tmp_path / "t.jsonl"
-    path.write_text(trace_files.mooncake(rows))
-    trace = load_trace(path)
-    assert not any("jitter" in note for note in trace.notes)
-    np.testing.assert_allclose(np.diff(trace.arrival_s), np.diff([row[0] for row in rows]), atol=1e-9)
-
-
-def test_irregular_bunches_are_not_taken_for_buckets(tmp_path):
-    starts = np.cumsum(np.random.default_rng(2).exponential(3.0, 60))
-    rows = [(round(t, 3), 5, 5) for t in np.repeat(starts, 5)]
-    path = tmp_path / "t.jsonl"
-    path.write_text(trace_files.mooncake(rows))
-    assert not any("jitter" in note for note in load_trace(path).notes)

@@ -1,6 +1,7 @@
 """Windows, limits and rates keep what they do not change; the project's own format keeps everything."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -28,13 +29,16 @@ def traces(draw) -> Trace:
     many = dict(min_size=count, max_size=count)
     names = tuple(draw(st.lists(st.text(max_size=5), min_size=1, max_size=3, unique=True)))
     domain = draw(st.none() | st.lists(st.integers(0, len(names) - 1), **many))
+    input_length = np.array(draw(st.lists(LENGTHS, **many)))
+    cached = draw(st.none() | st.lists(st.floats(0, 1, exclude_max=True), **many))
     return Trace(
         arrival_s=np.sort(draw(st.lists(st.floats(0, 1e9, allow_subnormal=False), **many))),
-        input_length=draw(st.lists(LENGTHS, **many)),
+        input_length=input_length,
         output_length=draw(st.lists(LENGTHS, **many)),
         domain=domain,
         domains=() if domain is None else names,
         request_id=draw(st.none() | st.lists(st.text(max_size=5), **many)),
+        cached_length=None if cached is None else (cached * input_length).astype(np.int64),
         source=draw(st.text(max_size=9)),
         notes=tuple(draw(st.lists(st.text(max_size=9), max_size=2))),
     )
@@ -44,20 +48,25 @@ def rows(trace: Trace) -> list[tuple]:
     """The requests without their arrivals."""
     domains = [None] * len(trace) if trace.domain is None else [trace.domains[index] for index in trace.domain]
     names = trace.request_id or [None] * len(trace)
-    return list(zip(trace.input_length.tolist(), trace.output_length.tolist(), domains, names, strict=True))
+    cached = [None] * len(trace) if trace.cached_length is None else trace.cached_length.tolist()
+    return list(zip(trace.input_length.tolist(), trace.output_length.tolist(), domains, names, cached, strict=True))
 
 
 @settings(deadline=None)
-@given(trace=traces(), suffix=st.sampled_from(["jsonl", "jsonl.gz", "jsonl.zst"]))
-def test_what_is_written_is_read_back(tmp_path_factory, trace, suffix):
+@given(trace=traces(), stamped=st.booleans(), suffix=st.sampled_from(["jsonl", "jsonl.gz", "jsonl.zst"]))
+def test_what_is_written_is_read_back(tmp_path_factory, trace, stamped, suffix):
+    if not stamped:
+        trace = replace(trace, arrival_s=np.zeros(len(trace)), stamped=False)
     path = tmp_path_factory.mktemp("trace") / f"t.{suffix}"
     write_trace(path, trace)
     first = path.read_bytes()
     back = load_trace(path)
+    assert back.stamped == stamped
     assert back.arrival_s.tolist() == trace.arrival_s.tolist()
     assert rows(back) == rows(trace)
     assert back.domains == trace.domains
-    assert back.notes[len(back.notes) - len(trace.notes) :] == trace.notes
+    first_note = 1 if trace.source else 0  # behind "made from: ..."
+    assert back.notes[first_note : first_note + len(trace.notes)] == trace.notes
     write_trace(path, trace)
     assert path.read_bytes() == first
     assert [file.name for file in path.parent.iterdir()] == [path.name]

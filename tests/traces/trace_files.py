@@ -60,6 +60,12 @@ def own(rows=ROWS) -> str:
     return "".join(json.dumps(line) + "\n" for line in lines)
 
 
+def own_2(rows=ROWS) -> str:
+    lines = [{"format": "sglang-dspark-trace", "version": 2}]
+    lines += [{"arrival_s": t, "input_length": i, "output_length": o, "cached_length": i // 2} for t, i, o in rows]
+    return "".join(json.dumps(line) + "\n" for line in lines)
+
+
 #: Name for the test, format that must be detected, text of the file.
 FILES = (
     ("azure-2023", "azure", azure()),
@@ -69,5 +75,6 @@ FILES = (
     ("vidur", "vidur", vidur()),
     ("mooncake", "mooncake", mooncake()),
     ("bailian", "bailian", bailian()),
-    ("own", "own", own()),
+    ("own-1", "own", own()),
+    ("own-2", "own", own_2()),
 )
