@@ -2,14 +2,16 @@
 
 azure
     Azure LLM inference traces 2023 and 2024 (CSV, CC-BY-4.0): ``TIMESTAMP,ContextTokens,GeneratedTokens``.
-    Stamps are UTC wall clock with up to nine decimals (100 ns in 2023), with or without ``+00:00``.
+    Stamps are UTC wall clock with up to nine decimals (100 ns in 2023), with or without ``+00:00`` or ``Z``, a blank
+    or a ``T`` before the hour.
 burstgpt
     BurstGPT (CSV, CC-BY-4.0): ``Timestamp,[Session ID,Elapsed time,]Model,Request tokens,Response tokens,
     Total tokens,Log Type``. Stamps in seconds, mostly whole ones; a failed request has 0 response tokens.
 vidur
     Vidur and Frontier (CSV): ``arrived_at,num_prefill_tokens,num_decode_tokens``. Stamps in seconds.
 mooncake
-    Mooncake FAST'25 (JSONL): ``timestamp`` in ms, ``input_length``, ``output_length``, ``hash_ids``.
+    Mooncake FAST'25 (JSONL): ``timestamp`` in ms, ``input_length``, ``output_length``, ``hash_ids``; also the many
+    files that have these lengths and no stamps.
 bailian
     Qwen-Bailian (JSONL): ``chat_id``, ``parent_chat_id``, ``timestamp`` in seconds, ``input_length``,
     ``output_length``, ``type``, ``turn``, ``hash_ids``. The chat id becomes the request id.
@@ -25,8 +27,10 @@ Any of them may be packed with gzip or zstd. Columns and keys that are not read 
 where an unknown key is an error. Lengths are integers 0 .. 2**31 - 1, also written 655.0; stamps 0 .. 1e10 seconds.
 
 The stamps' column or key may be missing altogether: such a trace (`Trace.stamped` is false) has lengths and an
-order only, enough for a closed loop or for Poisson arrivals. `time_unit` says in what a format's numeric stamps
-count if not in the unit above. A rate that no server is offered (`simulator.traces.clock`) gives a warning then.
+order only, enough for a closed loop or for Poisson arrivals.
+
+Numeric stamps of others count in the unit above unless `time_unit` says another; where it says nothing and the rate
+comes out below 0.01 or above 100 requests per second (`clock.PLAUSIBLE_RATE`), a note warns of it.
 
 What is done to a foreign trace, each stated in `Trace.notes` where it happens:
 
