@@ -57,10 +57,12 @@ def settle_clock(trace: Trace, jitter: bool | None, seed: int, *, foreign: bool)
     if grid is None:
         return trace
     if rule if jitter is None else jitter:
-        note = f"jitter: {grid.said}; each moved uniformly within its bucket, seed {seed}"
+        note = f"jitter: arrivals come in buckets of {grid.said}; each moved uniformly within its bucket, seed {seed}"
         note += "; --no-jitter keeps them" if rule else ""
         return replace(trace, arrival_s=_spread(trace.arrival_s, grid, seed), notes=(*trace.notes, note))
-    note = f"bursts: {grid.said}; kept as they are" + ("" if rule else ", --jitter spreads them")
+    note = f"bursts: the stamps come in bursts every {grid.said}; kept as they are" + (
+        "" if rule else ", --jitter spreads them"
+    )
     return replace(trace, notes=(*trace.notes, note))
 
 
@@ -75,10 +77,7 @@ class _Grid:
     @property
     def said(self) -> str:
         most = np.bincount(self.bucket).max()
-        return (
-            f"arrivals come in buckets of {self.width_s:.3f} s ({len(self.starts)} stamps for {len(self.bucket)} "
-            f"requests, up to {most} each)"
-        )
+        return f"{self.width_s:.3f} s ({len(self.starts)} stamps for {len(self.bucket)} requests, up to {most} each)"
 
 
 def _why(trace: Trace, grid: _Grid | None, rule: bool) -> str:
@@ -86,7 +85,7 @@ def _why(trace: Trace, grid: _Grid | None, rule: bool) -> str:
         return "it has no stamps"
     if grid is None:
         return "its stamps lie on no regular grid that requests share"
-    return f"{grid.said}, which are {'spread' if rule else 'kept'} without it"
+    return f"stamps every {grid.said} are {'spread' if rule else 'kept'} without it"
 
 
 def _grid_of(arrival_s: np.ndarray) -> _Grid | None:

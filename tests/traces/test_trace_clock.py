@@ -60,7 +60,7 @@ def test_a_coarser_grid_is_bursts_and_stays(file, width_ms):
     trace = load_trace(path)
     np.testing.assert_allclose(trace.arrival_s, [row[0] - rows[0][0] for row in rows], rtol=0, atol=1e-9)
     (note,) = [note for note in trace.notes if note.startswith("bursts: ")]
-    assert f"buckets of {width_ms / 1e3:.2f}" in note and "--jitter" in note
+    assert f"come in bursts every {width_ms / 1e3:.2f}" in note and "--jitter" in note
     assert_spread(load_trace(path, jitter=True, seed=3), rows, width_ms / 1e3)
     with pytest.raises(InputError, match=r"--no-jitter does nothing with .* kept without it"):
         load_trace(path, jitter=False)
