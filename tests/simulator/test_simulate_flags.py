@@ -18,6 +18,8 @@ AZURE = "TIMESTAMP,ContextTokens,GeneratedTokens\n" + "".join(
     f"2023-11-16 18:15:{number % 60:02d}.0000000,{50 + number},{20 + number % 7}\n" for number in range(40)
 )
 
+TICKS = "arrived_at,num_prefill_tokens,num_decode_tokens\n" + "".join(f"{n // 4},{50 + n},20\n" for n in range(40))
+
 # Flag: (what both calls have, what the flag adds). Named files are made by `written`.
 CHANGES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "trace": ((), ("--trace", "{azure}")),
@@ -27,6 +29,8 @@ CHANGES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "drafter": ((), ("--drafter", "dflash")),
     "gamma": ((), ("--gamma", "3")),
     "concurrency": ((), ("--concurrency", "3")),
+    "time_unit": (("--trace", "{ticks}"), ("--time-unit", "ms")),
+    "jitter": (("--trace", "{ticks}"), ("--no-jitter",)),
     "limit": ((), ("--limit", "20")),
     "start": ((), ("--start", "2")),
     "end": ((), ("--end", "4")),
@@ -74,7 +78,9 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
     (folder / "diagonal.json").write_text(json.dumps(table))
     (folder / "azure.csv").write_text(AZURE)
-    return {"slower": folder / "slower.json", "diagonal": folder / "diagonal.json", "azure": folder / "azure.csv"}
+    (folder / "ticks.csv").write_text(TICKS)
+    names = ("slower.json", "diagonal.json", "azure.csv", "ticks.csv")
+    return {name.partition(".")[0]: folder / name for name in names}
 
 
 def parameters() -> set[str]:
