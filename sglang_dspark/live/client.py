@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import threading
@@ -17,6 +18,10 @@ from sglang_dspark.errors import InputError
 
 _CONTROL_TIMEOUT_S = 60.0
 _GENERATE_TIMEOUT_S = 1800.0
+
+
+class Unreachable(InputError):
+    """The server does not answer, or not yet."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +43,23 @@ class Server:
     api_key: str | None = field(default_factory=lambda: os.environ.get("SGLANG_ADMIN_API_KEY"))
 
     def get(self, path: str) -> Any:
-        """The decoded answer of a GET; InputError says what went wrong."""
+        """The decoded answer of a GET; InputError says what went wrong, `Unreachable` that nothing answered."""
+        return self.decode(path, self.get_bytes(path))
+
+    def get_bytes(self, path: str) -> bytes:
+        """The answer of a GET as it came, for `decode`."""
         return self._request(path, None, _CONTROL_TIMEOUT_S)
 
     def post(self, path: str, body: dict[str, Any], timeout_s: float = _CONTROL_TIMEOUT_S) -> Any:
         """The decoded answer of a POST."""
-        return self._request(path, body, timeout_s)
+        return self.decode(path, self._request(path, body, timeout_s))
+
+    def decode(self, path: str, answer: bytes) -> Any:
+        """An answer as JSON, None where it is empty."""
+        try:
+            return json.loads(answer) if answer.strip() else None
+        except ValueError as error:
+            raise InputError(f"{self._target(path)} did not answer with JSON: {error}") from error
 
     def states(self) -> list[dict[str, Any]]:
         """`internal_states` of /server_info, one a replica."""
@@ -75,8 +91,11 @@ class Server:
             raise InputError(f"{self.url}/generate answered without meta_info, expected an SGLang server")
         return answer
 
-    def _request(self, path: str, body: dict[str, Any] | None, timeout_s: float) -> Any:
-        target = self.url.rstrip("/") + path
+    def _target(self, path: str) -> str:
+        return self.url.rstrip("/") + path
+
+    def _request(self, path: str, body: dict[str, Any] | None, timeout_s: float) -> bytes:
+        target = self._target(path)
         headers = {"Content-Type": "application/json"}
         if self.api_key:
             headers["Authorization"] = f"Bearer {self.api_key}"
@@ -84,12 +103,15 @@ class Server:
         try:
             request = urllib.request.Request(target, data=data, headers=headers)
             with urllib.request.urlopen(request, timeout=timeout_s) as response:
-                answer = response.read()
-            return json.loads(answer) if answer.strip() else None
+                answer: bytes = response.read()
+                return answer
         except urllib.error.HTTPError as error:
-            raise InputError(f"{target} answered {error.code}: {_sentence(error)}") from error
-        except (OSError, ValueError) as error:
-            raise InputError(f"{target} cannot be used: {getattr(error, 'reason', error)}") from error
+            kind = Unreachable if error.code == 503 else InputError
+            raise kind(f"{target} answered {error.code}: {_sentence(error)}") from error
+        except (OSError, http.client.HTTPException) as error:
+            raise Unreachable(f"{target} cannot be used: {getattr(error, 'reason', error)}") from error
+        except ValueError as error:
+            raise InputError(f"{target} cannot be used: {error}") from error
 
 
 def run_closed_loop(

@@ -2,11 +2,16 @@
 
 They are rounded to four decimals, name neither the policy's inputs nor temperatures, and carry no clock: good for
 acceptance and costs, marked `ROUNDED` so that nobody replays them.
+
+SGLang keeps the last 200,000 steps in a ring and forgets all of them when it is told to; a reading shows what is there.
+Steps carry the scheduler's count of forwards (`forward_ct`), prefills and idle ones included, so a gap in it is not yet
+a lost step. Two readings that overlap have lost nothing between them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -24,6 +29,7 @@ class _Request(msgspec.Struct):
     prefix_len: int
     verify_len: int
     correct_drafts: int
+    acc_len: int = 0
     cap_trim: int = 0
     rid: str | None = None
     confidence: list[float] | None = None
@@ -89,6 +95,55 @@ def upstream_steps(info: UpstreamInfo, rank: int, after: int = -1) -> Iterator[S
     for step in info.records:
         if step.forward_ct > after and step.reqs:
             yield _convert(step, step.reqs, info, rank)
+
+
+@dataclass
+class Cursor:
+    """How far the records of one rank have been read."""
+
+    rank: int
+    last: _Step | None = None
+
+    def began_anew(self, info: UpstreamInfo) -> bool:
+        """Whether the server counts from the start again: what was read last is not where its count says."""
+        if self.last is None or not info.records or info.records[0].forward_ct > self.last.forward_ct:
+            return False  # nothing to compare with: the ring was cleared or has run over
+        return not any(_same(step, self.last) for step in info.records)
+
+    def take(self, info: UpstreamInfo) -> tuple[list[StepRecord], int]:
+        """(the steps that are new, the most decode steps that the server forgot before them)."""
+        after = -1 if self.last is None else self.last.forward_ct
+        new = [step for step in info.records if step.forward_ct > after]
+        lost = 0
+        if self.last is not None and new and info.records[0].forward_ct > after:
+            lost = _most_between(self.last, new[0])
+        if new:
+            self.last = new[-1]
+        return list(upstream_steps(info, self.rank, after)), lost
+
+
+def _same(one: _Step, other: _Step) -> bool:
+    return one.forward_ct == other.forward_ct and _rows(one) == _rows(other)
+
+
+def _rows(step: _Step) -> list[tuple[str | None, int]]:
+    return [(request.rid, request.prefix_len) for request in step.reqs or ()]
+
+
+def _most_between(earlier: _Step, later: _Step) -> int:
+    """The most decode steps that two recorded ones may have between them.
+
+    Forwards between them may be prefills; and every decode step gives each running request a token, so one that is in
+    both steps has not missed more of them than it has tokens that neither explains.
+    """
+    ends = {request.rid: request.prefix_len + request.acc_len for request in earlier.reqs or () if request.rid}
+    grown = [request.prefix_len - ends[request.rid] for request in later.reqs or () if request.rid in ends]
+    return max(min([later.forward_ct - earlier.forward_ct - 1, *grown]), 0)
+
+
+def rows_of(infos: Sequence[UpstreamInfo]) -> int:
+    """Requests in all records of an answer: what makes it long, and a server slow to give it."""
+    return sum(len(step.reqs or ()) for info in infos for step in info.records)
 
 
 def _convert(step: _Step, requests: list[_Request], info: UpstreamInfo, rank: int) -> StepRecord:

@@ -16,7 +16,7 @@ class FakeServer:
     def __init__(self, rates=None, dspark=True, busy=True):
         self.rates, self.dspark, self.busy = rates or {}, dspark, busy
         self.policy, self.switches, self.bodies, self.aborted, self.cleared = "argmax:lag=2", [], [], [], 0
-        self.info = None
+        self.info = self.ring = None
         self.running, self.longest = 0, 4096
         self.lock = threading.Lock()
         self.counters = dict.fromkeys(
@@ -117,4 +117,6 @@ class FakeServer:
                 self.aborted.append(body["rid"])
                 return 200, None
             self.cleared += "dspark_clear_info_records" in body["server_args"]
+            if self.ring is not None:
+                self.ring.steps.clear()
             return 200, [True]
