@@ -164,7 +164,7 @@ class StepCost:
 
     def with_terms(self, source: str = "set by the user", /, **terms: float) -> StepCost:
         """The same model with terms overridden, which the assumptions then state with their source."""
-        check_terms(terms, f"profile {self.name}")
+        check_terms(terms, "cost term")
         kept = tuple(assumption for assumption in self.assumptions if assumption.key not in terms)
         stated = tuple(Assumption(key, value, TERMS[key].unit, source) for key, value in terms.items())
         return replace(self, terms={**self.terms, **terms}, assumptions=kept + stated)

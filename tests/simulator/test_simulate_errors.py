@@ -89,7 +89,7 @@ VALUES = {
     "window": (("--start", "5", "--end", "4"), "4"),
     "empty window": (("--start", "1e9"), "request"),
     "cost term": (("--cost", "verify_s=1"), "--cost: 'verify_s=1' is refused"),
-    "cost range": (("--cost", "host_s=-1"), "cost term host_s=-1"),
+    "cost range": (("--cost", "host_s=-1"), "cost term: host_s=-1"),
     "cost nan": (("--cost", "host_s=nan"), "expected a finite number"),
     "cost twice": (("--cost", "host_s=0,host_s=1"), "given twice"),
     "confidence": (("--confidence", "temperature=0"), "confidence temperature=0"),

@@ -48,6 +48,9 @@ CHANGES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "replicas": ((), ("--replicas", "2")),
     "router": (("--replicas", "2"), ("--router", "least-loaded")),
     "dp_attention": (("--replicas", "2"), ("--dp-attention",)),
+    "goodput": ((), ("--goodput", "ttft:20")),
+    "find_rate": (("--goodput", "ttft:20", "--limit", "20"), ("--find-rate", "0.9")),
+    "windows": (("--replications", "2"), ("--windows", "2")),
     "replications": ((), ("--replications", "2")),
     "seed": ((), ("--seed", "5")),
 }
