@@ -31,8 +31,8 @@ from dspark_kernels.admission import admit  # noqa: E402
 from dspark_kernels.choose import seconds_per_call  # noqa: E402
 from dspark_kernels.interpreter import interpreted  # noqa: E402
 from dspark_kernels.markov import sample_markov_block  # noqa: E402
+from dspark_kernels.markov_bounds import markov_bounds  # noqa: E402
 from dspark_kernels.markov_heads import MarkovHead  # noqa: E402
-from dspark_kernels.markov_screening import markov_bounds  # noqa: E402
 from dspark_kernels.rejection import verify  # noqa: E402
 from dspark_kernels.rejection_reference import DraftLaw, Sampling  # noqa: E402
 from dspark_kernels.survival import confidence_survival, survival_units  # noqa: E402

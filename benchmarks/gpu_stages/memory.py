@@ -21,8 +21,8 @@ def weight_update(device: Any) -> str:
     """Screening bounds are made from the head's weights: after an update in place they must not decide any more."""
     import torch
     from dspark_kernels.markov import sample_markov_block
+    from dspark_kernels.markov_bounds import markov_bounds
     from dspark_kernels.markov_heads import MarkovHead
-    from dspark_kernels.markov_screening import markov_bounds
 
     small = device.type == "cpu"
     vocab, rank, gamma, rows = (600, 32, 2, 2) if small else (VOCAB, RANK, GAMMA, ROWS)

@@ -8,72 +8,94 @@ captured in a CUDA graph.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import torch
 import triton
 import triton.language as tl
 
+from dspark_kernels.admission_reference import Admission, Rule, admit_reference
 from dspark_kernels.checks import expect_range, expect_tensor
 from dspark_kernels.interpreter import runs_kernel
-from dspark_kernels.survival import MAX_GAMMA, SURVIVAL_SCALE
+from dspark_kernels.survival import MAX_GAMMA
 
 MAX_REQUESTS = 1024
-Rule = Literal["budget", "early-stop", "lookahead"]
 
 
-class Admission(NamedTuple):
-    """lengths: [R] int32 admitted draft tokens per request (anchor excluded). total: [1] int32, their sum K."""
+class _Batch(NamedTuple):
+    """units: [num_requests, gamma] survivals, dense. floor..cap: the positions that are decided on."""
 
-    lengths: torch.Tensor
-    total: torch.Tensor
+    units: torch.Tensor
+    num_requests: int
+    gamma: int
+    floor: int
+    cap: int
+
+
+class _Order(NamedTuple):
+    """rank: [R, gamma] int32, a candidate's place in the admission order. units: [R * (cap - floor)] int32, in that
+    order."""
+
+    rank: torch.Tensor
+    units: torch.Tensor
+
+
+class _Prices(NamedTuple):
+    """What a stopping rule walks along: inverse [size] float64, fill_to [R * gamma + 1] int64 or None, tops [num_tops]
+    int64 for lookahead or None."""
+
+    inverse: torch.Tensor
+    size: int
+    fill_to: torch.Tensor | None
+    tops: torch.Tensor | None
+    num_tops: int
 
 
 @triton.jit
-def _rank_kernel(UNITS, RANK, SORTED, num_requests, gamma, floor, cap, BLOCK: tl.constexpr, BLOCK_OTHER: tl.constexpr):
+def _rank_kernel(batch, order, BLOCK: tl.constexpr, BLOCK_OTHER: tl.constexpr):
     # Candidates are numbered position first, then request: the number is the tie-break.
-    count = num_requests * (cap - floor)
+    count = batch.num_requests * (batch.cap - batch.floor)
     mine = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = mine < count
-    address = (mine % num_requests) * gamma + floor + mine // num_requests
-    units = tl.load(UNITS + address, inside, 0).to(tl.int64)
+    address = (mine % batch.num_requests) * batch.gamma + batch.floor + mine // batch.num_requests
+    units = tl.load(batch.units + address, inside, 0).to(tl.int64)
     key = units * count - mine
     rank = tl.zeros([BLOCK], tl.int32)
-    lane = tl.arange(0, BLOCK_OTHER)
-    for position in range(floor, cap):
-        for first in range(0, num_requests, BLOCK_OTHER):
-            there = first + lane < num_requests
-            found = tl.load(UNITS + (first + lane) * gamma + position, there, 0).to(tl.int64)
-            other = found * count - ((position - floor) * num_requests + first + lane)
+    for position in range(batch.floor, batch.cap):
+        for first in range(0, batch.num_requests, BLOCK_OTHER):
+            request = first + tl.arange(0, BLOCK_OTHER)
+            there = request < batch.num_requests
+            found = tl.load(batch.units + request * batch.gamma + position, there, 0).to(tl.int64)
+            other = found * count - ((position - batch.floor) * batch.num_requests + request)
             rank += tl.sum((there[None, :] & (other[None, :] > key[:, None])).to(tl.int32), 1)
-    tl.store(RANK + address, rank, inside)
-    tl.store(SORTED + rank, units.to(tl.int32), inside)
+    tl.store(order.rank + address, rank, inside)
+    tl.store(order.units + rank, units.to(tl.int32), inside)
 
 
 @triton.jit
-def _first_stop(
-    SORTED, INVERSE, TOPS, count, start, tau, table, num_tops, LOOKAHEAD: tl.constexpr, CHUNK: tl.constexpr
-):
+def _first_stop(order, prices, count, start, tau, CHUNK: tl.constexpr):
+    # How many candidates the walk admits beyond the floor.
     stop = count
     begin = count - count
     while (begin < count) & (stop == count):
         rank = begin + tl.arange(0, CHUNK)
         inside = rank < count
-        units = tl.load(SORTED + rank, inside, 0).to(tl.int64)
+        at = start + rank
+        units = tl.load(order.units + rank, inside, 0).to(tl.int64)
         after = tau + tl.cumsum(units, 0)
         before = after - units
-        value = before.to(tl.float64) * tl.load(INVERSE + start + rank, inside & (start + rank < table), 0.0)
-        if LOOKAHEAD:
+        value = before.to(tl.float64) * tl.load(prices.inverse + at, inside & (at < prices.size), 0.0)
+        if prices.tops is not None:
             best = tl.zeros([CHUNK], tl.float64)
-            for index in range(0, num_tops):
-                top = tl.load(TOPS + index)
-                ahead = top - (start + rank)
-                reach = (before + ahead * units).to(tl.float64) * tl.load(INVERSE + top)
+            for index in range(0, prices.num_tops):
+                top = tl.load(prices.tops + index)
+                ahead = top - at
+                reach = (before + ahead * units).to(tl.float64) * tl.load(prices.inverse + top)
                 best = tl.maximum(best, tl.where(ahead > 0, reach, 0.0))
             declines = ~(best > value)
         else:
-            known = inside & (start + rank + 1 < table)
-            declines = ~(known & (after.to(tl.float64) * tl.load(INVERSE + start + rank + 1, known, 0.0) > value))
+            known = inside & (at + 1 < prices.size)
+            declines = ~(known & (after.to(tl.float64) * tl.load(prices.inverse + at + 1, known, 0.0) > value))
         stop = tl.minimum(stop, tl.min(tl.where(inside & declines, rank, count), 0))
         tau += tl.sum(units, 0)
         begin += CHUNK
@@ -81,73 +103,36 @@ def _first_stop(
 
 
 @triton.jit
-def _admit_kernel(
-    UNITS, RANK, SORTED, BUDGET, INVERSE, FILL, TOPS, LENGTHS, TOTAL,
-    num_requests, gamma, floor, cap, table, num_tops,
-    WALK: tl.constexpr, LOOKAHEAD: tl.constexpr, FILLED: tl.constexpr,
-    CHUNK: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_G: tl.constexpr,
-):  # fmt: skip
-    position = tl.arange(0, BLOCK_G)
-    start = num_requests * floor
-    most = num_requests * cap
-    if WALK:
-        tau = tl.full([], 16777216, tl.int64) * num_requests
-        for first in range(0, num_requests, BLOCK_R):
-            request = first + tl.arange(0, BLOCK_R)
-            mask = (request < num_requests)[:, None] & (position < floor)[None, :]
-            floored = tl.load(UNITS + request[:, None] * gamma + position[None, :], mask, 0)
-            tau += tl.sum(tl.sum(floored.to(tl.int64), 1), 0)
-        total = start + _first_stop(SORTED, INVERSE, TOPS, most - start, start, tau, table, num_tops, LOOKAHEAD, CHUNK)
-        if FILLED:
-            total = tl.minimum(tl.maximum(tl.load(FILL + total).to(tl.int32), total), most)
-    else:
-        total = tl.minimum(tl.maximum(tl.load(BUDGET), start), most).to(tl.int32)
-    for first in range(0, num_requests, BLOCK_R):
+def _floored(batch, position, BLOCK_R: tl.constexpr):
+    # tau before the walk: a whole unit for every anchor, and the survivals below the floor.
+    tau = tl.full([], 16777216, tl.int64) * batch.num_requests
+    for first in range(0, batch.num_requests, BLOCK_R):
         request = first + tl.arange(0, BLOCK_R)
-        walked = (request < num_requests)[:, None] & ((position >= floor) & (position < cap))[None, :]
-        rank = tl.load(RANK + request[:, None] * gamma + position[None, :], walked, 0)
-        lengths = floor + tl.sum((walked & (rank < total - start)).to(tl.int32), 1)
-        tl.store(LENGTHS + request, lengths, request < num_requests)
-    tl.store(TOTAL, total)
+        mask = (request < batch.num_requests)[:, None] & (position < batch.floor)[None, :]
+        units = tl.load(batch.units + request[:, None] * batch.gamma + position[None, :], mask, 0)
+        tau += tl.sum(tl.sum(units.to(tl.int64), 1), 0)
+    return tau
 
 
-def admit_reference(
-    units: torch.Tensor, rule: Rule, *, budget: torch.Tensor | int | None = None, inverse: torch.Tensor | None = None,
-    fill_to: torch.Tensor | None = None, tops: torch.Tensor | None = None, floor: int = 0, cap: int | None = None,
-) -> Admission:  # fmt: skip
-    """`admit` in torch, one rank at a time for the stopping rules."""
-    num_requests, gamma = units.shape
-    cap = gamma if cap is None else cap
-    start, most = num_requests * floor, num_requests * cap
-    candidates = units[:, floor:cap].T.reshape(-1).to(torch.int64)
-    order = torch.argsort(candidates, descending=True, stable=True)
-    if rule == "budget":
-        total = min(max(int(budget), start), most)
+@triton.jit
+def _admit_kernel(batch, order, budget, prices, out, CHUNK: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_G: tl.constexpr):
+    position = tl.arange(0, BLOCK_G)
+    start = batch.num_requests * batch.floor
+    most = batch.num_requests * batch.cap
+    if budget is not None:
+        total = tl.minimum(tl.maximum(tl.load(budget), start), most).to(tl.int32)
     else:
-        tau = num_requests * SURVIVAL_SCALE + int(units[:, :floor].to(torch.int64).sum())
-        total = start + _walk_reference(candidates[order].tolist(), tau, start, rule, inverse, tops)
-        if fill_to is not None:
-            total = min(max(int(fill_to[total]), total), most)
-    chosen = torch.bincount(order[: total - start] % max(num_requests, 1), minlength=num_requests)
-    return Admission((chosen + floor).to(torch.int32), torch.tensor([total], dtype=torch.int32, device=units.device))
-
-
-def _walk_reference(
-    survivals: list[int], tau: int, start: int, rule: Rule, inverse: torch.Tensor, tops: torch.Tensor | None
-) -> int:
-    prices = inverse.tolist()
-    for rank, survival in enumerate(survivals):
-        at = start + rank
-        here = float(tau) * prices[at] if at < len(prices) else 0.0
-        if rule == "early-stop":
-            goes_on = at + 1 < len(prices) and float(tau + survival) * prices[at + 1] > here
-        else:
-            reach = [float(tau + (top - at) * survival) * prices[top] for top in tops.tolist() if top > at]
-            goes_on = max(reach, default=0.0) > here
-        if not goes_on:
-            return rank
-        tau += survival
-    return len(survivals)
+        total = start + _first_stop(order, prices, most - start, start, _floored(batch, position, BLOCK_R), CHUNK)
+        if prices.fill_to is not None:
+            total = tl.minimum(tl.maximum(tl.load(prices.fill_to + total).to(tl.int32), total), most)
+    decided = (position >= batch.floor) & (position < batch.cap)
+    for first in range(0, batch.num_requests, BLOCK_R):
+        request = first + tl.arange(0, BLOCK_R)
+        walked = (request < batch.num_requests)[:, None] & decided[None, :]
+        rank = tl.load(order.rank + request[:, None] * batch.gamma + position[None, :], walked, 0)
+        lengths = batch.floor + tl.sum((walked & (rank < total - start)).to(tl.int32), 1)
+        tl.store(out.lengths + request, lengths, request < batch.num_requests)
+    tl.store(out.total, total)
 
 
 def _check(units, rule, budget, inverse, fill_to, tops, floor, cap) -> None:
@@ -206,26 +191,22 @@ def admit(
             units, rule, budget=budget, inverse=inverse, fill_to=fill_to, tops=tops, floor=floor, cap=cap
         )
     device, (num_requests, gamma) = units.device, units.shape
-    units = units.contiguous()
+    if cap == floor:
+        # Nothing is left to decide, and a kernel would loop over it: Triton compiles sizes of 1 as constants, sees that
+        # such a loop is dead, and 3.6 fails on dead loops (an assertion in TritonGPUCoalesce).
+        decided = ((num_requests, floor), (1, num_requests * floor))
+        return Admission(*(torch.full((size,), value, dtype=torch.int32, device=device) for size, value in decided))
     count = num_requests * (cap - floor)
-    rank = torch.empty(num_requests, gamma, dtype=torch.int32, device=device)
-    ordered = torch.empty(max(count, 1), dtype=torch.int32, device=device)
-    admission = Admission(
-        torch.empty(num_requests, dtype=torch.int32, device=device), torch.empty(1, dtype=torch.int32, device=device)
-    )
-    if count:
-        _rank_kernel[(triton.cdiv(count, 32),)](
-            units, rank, ordered, num_requests, gamma, floor, cap, BLOCK=32, BLOCK_OTHER=128
-        )
+    batch = _Batch(units.contiguous(), num_requests, gamma, floor, cap)
+    order = _Order(*(torch.empty(size, dtype=torch.int32, device=device) for size in ((num_requests, gamma), count)))
+    out = Admission(*(torch.empty(size, dtype=torch.int32, device=device) for size in (num_requests, 1)))
+    _rank_kernel[(triton.cdiv(count, 32),)](batch, order, BLOCK=32, BLOCK_OTHER=128)
     if isinstance(budget, int):
         budget = torch.full((1,), budget, dtype=torch.int64, device=device)
-    none = ordered
+    prices = None
+    if inverse is not None:
+        prices = _Prices(inverse, inverse.shape[0], fill_to, tops, 0 if tops is None else tops.shape[0])
     _admit_kernel[(1,)](
-        units, rank, ordered, none if budget is None else budget, none if inverse is None else inverse,
-        none if fill_to is None else fill_to, none if tops is None else tops, *admission,
-        num_requests, gamma, floor, cap,
-        0 if inverse is None else inverse.shape[0], 0 if tops is None else tops.shape[0],
-        WALK=rule != "budget", LOOKAHEAD=rule == "lookahead", FILLED=fill_to is not None,
-        CHUNK=1024, BLOCK_R=128, BLOCK_G=triton.next_power_of_2(gamma), num_warps=8,
-    )  # fmt: skip
-    return admission
+        batch, order, budget, prices, out, CHUNK=1024, BLOCK_R=128, BLOCK_G=triton.next_power_of_2(gamma), num_warps=8
+    )
+    return out

@@ -3,7 +3,7 @@
 `with interpreted():` swaps every `@triton.jit` function that this package and `triton.language` hold for an
 interpreted one, and swaps them back. It does not depend on TRITON_INTERPRET or on who imported triton first, so that
 a test process, a benchmark and a server can share one interpreter-free import. Slow by design: for tests and
-debugging, never for speed figures.
+debugging, never for speed figures. Works with Triton 3.6 to 3.8.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ import importlib
 import pkgutil
 import sys
 from collections.abc import Iterator
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import torch
 import triton.language as tl
+from triton.runtime import interpreter as triton_interpreter
 from triton.runtime.interpreter import (
     InterpretedFunction,
     InterpreterBuilder,
@@ -61,7 +62,7 @@ def interpreted(*modules: ModuleType) -> Iterator[None]:
     _active = 1
     try:
         # Masked lanes compute log(0) and inf - inf on purpose; a GPU does not warn either.
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"), _language_patched_once():
             yield
     finally:
         _active = 0
@@ -70,7 +71,24 @@ def interpreted(*modules: ModuleType) -> Iterator[None]:
             _restore(owner, names)
 
 
-# Triton 3.8's interpreter keeps bfloat16 as its bits in uint16, multiplies those bits in a dot, and truncates where a
+@contextlib.contextmanager
+def _language_patched_once() -> Iterator[None]:
+    """Triton's interpreter replaces the whole of `triton.language` at every launch and every inner call, a third of a
+    test's time; here once, and what it would have done there is nothing."""
+    patch = triton_interpreter._patch_lang
+    # It looks for the language among the globals of a function.
+    scope = patch(SimpleNamespace(__globals__={"tl": tl, "core": tl.core}))
+    # NumPy from 2.5 refuses int() of an array with dimensions, which Triton 3.6 counts on for a scalar.
+    scope.set_attr(tl.tensor, "__index__", lambda self: self.handle.data.item())
+    triton_interpreter._patch_lang = lambda function: triton_interpreter._LangPatchScope()
+    try:
+        yield
+    finally:
+        triton_interpreter._patch_lang = patch
+        scope.restore()
+
+
+# Triton's interpreter keeps bfloat16 as its bits in uint16, multiplies those bits in a dot, and truncates where a
 # GPU rounds to nearest even. The three functions below make it compute what the GPU does.
 
 

@@ -8,6 +8,8 @@ Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011); 
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import triton
 import triton.language as tl
@@ -23,6 +25,23 @@ ACCEPT_STREAM = tl.constexpr(ACCEPT)
 RECOVER_STREAM = tl.constexpr(RECOVER)
 MAX_SEED = (1 << 63) - 1
 _TWO_POW_MINUS_32 = tl.constexpr(2.0**-32)
+
+
+class Counters(NamedTuple):
+    """Where the draws of a batch stand, as one argument of a kernel.
+
+    seed: 0..2^63-1. request: [R] int64, dense. step: [1] or [R] int64; stride_step is 0 where one step holds for all.
+    """
+
+    seed: int
+    request: torch.Tensor
+    step: torch.Tensor
+    stride_step: int
+
+    @classmethod
+    def of(cls, seed: int, request: torch.Tensor, step: torch.Tensor) -> Counters:
+        """The counters as public functions take them; they pass `check_counters` first."""
+        return cls(seed, request.contiguous(), step, step.stride(0) if step.shape[0] > 1 else 0)
 
 
 @triton.jit
@@ -64,12 +83,11 @@ def gumbel_row(seed, request, step, position, STREAM: tl.constexpr, first, BLOCK
 
 
 @triton.jit
-def _words_kernel(REQUEST, STEP, OUT, seed, position, count, stride_step, STREAM: tl.constexpr, BLOCK: tl.constexpr):
+def _words_kernel(counters, OUT, position, count, STREAM: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0)
     quad = tl.program_id(1) * (BLOCK // 4) + tl.arange(0, BLOCK // 4)
-    w0, w1, w2, w3 = noise_words(
-        seed, tl.load(REQUEST + row), tl.load(STEP + row * stride_step), position, STREAM, quad
-    )
+    request, step = tl.load(counters.request + row), tl.load(counters.step + row * counters.stride_step)
+    w0, w1, w2, w3 = noise_words(counters.seed, request, step, position, STREAM, quad)
     bits = tl.interleave(tl.interleave(w0, w2), tl.interleave(w1, w3))
     index = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     tl.store(OUT + row.to(tl.int64) * count + index, bits.to(tl.int64), index < count)
@@ -149,8 +167,7 @@ def draw_words(
     if not runs_kernel(request) or request.shape[0] == 0:
         return words_reference(seed, request, step, position, stream, count)
     out = torch.empty(request.shape[0], count, dtype=torch.int64, device=request.device)
-    stride_step = step.stride(0) if step.shape[0] > 1 else 0
     _words_kernel[(request.shape[0], triton.cdiv(count, 1024))](
-        request.contiguous(), step, out, seed, position, count, stride_step, STREAM=stream, BLOCK=1024
+        Counters.of(seed, request, step), out, position, count, STREAM=stream, BLOCK=1024
     )
     return out

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 
 from dspark_kernels.philox import ACCEPT, RECOVER, gumbel_reference, uniform_reference, words_reference
-from dspark_kernels.sampling_filter import keep_reference
 
 
-@dataclass(frozen=True)
-class Sampling:
+class Sampling(NamedTuple):
     """What each request samples with, [R] each. temperatures: float32, 0 = greedy. top_k: int32, 1 = greedy, <= 0 or
     >= V = off.
-    top_p: float32, >= 1 = off. min_p: float32, 0 = off. None = off for all."""
+    top_p: float32, >= 1 = off. min_p: float32, 0 = off. None = off for all. Also a kernel's argument."""
 
     temperatures: torch.Tensor
     top_k: torch.Tensor | None = None
@@ -23,8 +20,7 @@ class Sampling:
     min_p: torch.Tensor | None = None
 
 
-@dataclass(frozen=True)
-class DraftLaw:
+class DraftLaw(NamedTuple):
     """The law that the draft tokens were drawn from: q(v) = exp(step_logits / temperature - log_normaliser), as
     `MarkovBlock` gives it. step_logits: [R, gamma, V] float. log_normaliser: [R, gamma] float32. temperatures: [R]
     float32, 0 counts as 1."""
@@ -39,6 +35,37 @@ class Verified(NamedTuple):
 
     accepted: torch.Tensor
     bonus: torch.Tensor
+
+
+def keep_reference(
+    logits: torch.Tensor,
+    temperatures: torch.Tensor,
+    top_k: torch.Tensor | None,
+    top_p: torch.Tensor | None,
+    min_p: torch.Tensor | None,
+) -> torch.Tensor:
+    """Which tokens the filters keep, in torch. logits: [R, n, V]; the rest [R]. Returns [R, n, V] bool."""
+    scaled = logits.float() / torch.where(temperatures > 0, temperatures, 1.0)[:, None, None]
+    vocab = logits.shape[-1]
+    keep = ~torch.isnan(scaled)
+    scaled = torch.where(keep, scaled, float("-inf"))
+    ranked = scaled.sort(dim=-1, descending=True)[0]
+    if top_k is not None:
+        off = (top_k <= 0) | (top_k >= vocab)
+        last = ranked.gather(-1, top_k.clamp(1, vocab).long().sub(1)[:, None, None].expand(-1, logits.shape[1], 1))
+        keep &= off[:, None, None] | (scaled >= last)
+    if top_p is not None:
+        law = torch.softmax(torch.where(keep, scaled, float("-inf")), dim=-1)
+        ordered, index = law.sort(dim=-1, descending=True)
+        before = ordered.cumsum(dim=-1) - ordered
+        needed = (before < top_p[:, None, None]).sum(dim=-1, keepdim=True).clamp(min=1)
+        least = scaled.gather(-1, index.gather(-1, needed - 1))
+        keep &= (top_p >= 1)[:, None, None] | (scaled >= least)
+    if min_p is not None:
+        with torch.no_grad():
+            floor = torch.where(min_p > 0, torch.log(min_p), float("-inf"))[:, None, None]
+        keep &= scaled >= ranked[..., :1] + floor
+    return keep
 
 
 def verify_reference(

@@ -52,42 +52,62 @@ def _survival_kernel(CONFIDENCE, UNITS, GAMMA: tl.constexpr, BLOCK_G: tl.constex
     tl.store(UNITS + row * GAMMA + position, _survival_of(confidence, position, GAMMA), position < GAMMA)
 
 
+class _Drafted(NamedTuple):
+    """hidden: [R, gamma, width], rows dense. anchor: [R] int64. draft: [R, gamma] int64, dense."""
+
+    hidden: torch.Tensor
+    stride_request: int
+    stride_position: int
+    width: int
+    anchor: torch.Tensor
+    draft: torch.Tensor
+
+
+class _Head(NamedTuple):
+    """weight: [width + rank]. bias: [1] or None. temperature: [] or [gamma] float32. w1: [V, rank], rows dense, or
+    None."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    temperature: torch.Tensor
+    stride_temperature: int
+    w1: torch.Tensor | None
+    stride_w1: int
+    rank: int
+
+
 @triton.jit
 def _confidence_kernel(
-    HIDDEN, ANCHOR, DRAFT, W1, WEIGHT, BIAS, TEMPERATURE, OUT, RAW, UNITS,
-    stride_hr, stride_hg, stride_w1, stride_t, width, rank,
-    GAMMA: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr,
-    WITH_MARKOV: tl.constexpr, WITH_BIAS: tl.constexpr,
-):  # fmt: skip
+    drafted, head, out, GAMMA: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr
+):
     row = tl.program_id(0).to(tl.int64)
     position = tl.arange(0, BLOCK_G)
     inside = position < GAMMA
-    lane = tl.arange(0, BLOCK_H)
+    HIDDEN = drafted.hidden + row * drafted.stride_request + position[:, None] * drafted.stride_position
     products = tl.zeros([BLOCK_G, BLOCK_H], tl.float32)
-    for start in range(0, width, BLOCK_H):
-        column = start + lane
-        mask = inside[:, None] & (column < width)[None, :]
-        hidden = tl.load(HIDDEN + row * stride_hr + position[:, None] * stride_hg + column[None, :], mask, 0.0)
-        weight = tl.load(WEIGHT + column, column < width, 0.0)
-        products += hidden.to(tl.float32) * weight.to(tl.float32)[None, :]
+    for start in range(0, drafted.width, BLOCK_H):
+        column = start + tl.arange(0, BLOCK_H)
+        mask = inside[:, None] & (column < drafted.width)[None, :]
+        weight = tl.load(head.weight + column, column < drafted.width, 0.0).to(tl.float32)
+        products += tl.load(HIDDEN + column[None, :], mask, 0.0).to(tl.float32) * weight[None, :]
     raw = tl.sum(products, 1)
-    if WITH_MARKOV:
-        before = tl.load(DRAFT + row * GAMMA + position - 1, inside & (position > 0), 0)
-        token = tl.where(position == 0, tl.load(ANCHOR + row), before)
+    if head.w1 is not None:
+        before = tl.load(drafted.draft + row * GAMMA + position - 1, inside & (position > 0), 0)
+        token = tl.where(position == 0, tl.load(drafted.anchor + row), before)
         column = tl.arange(0, BLOCK_K)
-        mask = inside[:, None] & (column < rank)[None, :]
-        embedding = tl.load(W1 + token[:, None] * stride_w1 + column[None, :], mask, 0.0)
+        mask = inside[:, None] & (column < head.rank)[None, :]
+        embedding = tl.load(head.w1 + token[:, None] * head.stride_w1 + column[None, :], mask, 0.0)
         # SGLang casts the embedding to the hidden states' dtype before it goes to float32.
-        embedding = embedding.to(HIDDEN.dtype.element_ty).to(tl.float32)
-        weight = tl.load(WEIGHT + width + column, column < rank, 0.0).to(tl.float32)
+        embedding = embedding.to(drafted.hidden.dtype.element_ty).to(tl.float32)
+        weight = tl.load(head.weight + drafted.width + column, column < head.rank, 0.0).to(tl.float32)
         raw += tl.sum(embedding * weight[None, :], 1)
-    if WITH_BIAS:
-        raw += tl.load(BIAS).to(tl.float32)
-    temperature = tl.load(TEMPERATURE + position * stride_t, inside, 1.0)
+    if head.bias is not None:
+        raw += tl.load(head.bias).to(tl.float32)
+    temperature = tl.load(head.temperature + position * head.stride_temperature, inside, 1.0)
     confidence = 1.0 / (1.0 + tl.exp(-raw / temperature))
-    tl.store(RAW + row * GAMMA + position, raw, inside)
-    tl.store(OUT + row * GAMMA + position, confidence, inside)
-    tl.store(UNITS + row * GAMMA + position, _survival_of(confidence, position, GAMMA), inside)
+    tl.store(out.raw + row * GAMMA + position, raw, inside)
+    tl.store(out.confidence + row * GAMMA + position, confidence, inside)
+    tl.store(out.units + row * GAMMA + position, _survival_of(confidence, position, GAMMA), inside)
 
 
 def survival_reference(confidence: torch.Tensor) -> torch.Tensor:
@@ -167,14 +187,15 @@ def confidence_survival(
     expect_tensor("temperatures", temperatures, [] if temperatures.ndim == 0 else [gamma], torch.float32, device)
     if not runs_kernel(hidden) or num_requests == 0:
         return confidence_reference(hidden, anchor, draft, weight, bias, temperatures, w1)
-    out, raw = (torch.empty(num_requests, gamma, dtype=torch.float32, device=device) for _ in range(2))
-    units = torch.empty(num_requests, gamma, dtype=torch.int32, device=device)
-    _confidence_kernel[(num_requests,)](
-        hidden, anchor.contiguous(), draft.contiguous(), hidden if w1 is None else w1, weight.view(-1).contiguous(),
-        weight if bias is None else bias, temperatures, out, raw, units,
-        hidden.stride(0), hidden.stride(1), 0 if w1 is None else w1.stride(0),
-        temperatures.stride(0) if temperatures.ndim else 0, width, rank,
-        GAMMA=gamma, BLOCK_G=triton.next_power_of_2(gamma), BLOCK_H=512, BLOCK_K=triton.next_power_of_2(max(rank, 1)),
-        WITH_MARKOV=w1 is not None, WITH_BIAS=bias is not None, num_warps=8,
+    kinds = (torch.float32, torch.float32, torch.int32)
+    out = Confidence(*(torch.empty(num_requests, gamma, dtype=kind, device=device) for kind in kinds))
+    drafted = _Drafted(hidden, *hidden.stride()[:2], width, anchor.contiguous(), draft.contiguous())
+    head = _Head(
+        weight.view(-1).contiguous(), bias, temperatures, temperatures.stride(0) if temperatures.ndim else 0,
+        w1, 0 if w1 is None else w1.stride(0), rank,
     )  # fmt: skip
-    return Confidence(out, raw, units)
+    _confidence_kernel[(num_requests,)](
+        drafted, head, out, GAMMA=gamma, BLOCK_G=triton.next_power_of_2(gamma), BLOCK_H=512,
+        BLOCK_K=triton.next_power_of_2(max(rank, 1)), num_warps=8,
+    )  # fmt: skip
+    return out

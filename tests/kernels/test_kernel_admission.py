@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch", reason="needs torch and triton (extra `serve`)")
 pytest.importorskip("triton", reason="needs torch and triton (extra `serve`)")
 
-from dspark_kernels import admission  # noqa: E402
+from dspark_kernels import admission, admission_reference  # noqa: E402
 
 from sglang_dspark.cost import StepPrices  # noqa: E402
 from sglang_dspark.policies import EarlyStop, Hull, LiveBlock, Lookahead, Past, allocate  # noqa: E402
@@ -102,7 +102,7 @@ def test_reference_decides_as_the_kernel(device, batch, rule):
     tops = on(device, table.tier_tops) if rule == "lookahead" else None
     arguments = dict(inverse=on(device, table.inverse), tops=tops, floor=floor, cap=cap)
     got = admission.admit(on(device, live.units), rule, **arguments)
-    want = admission.admit_reference(on(device, live.units), rule, **arguments)
+    want = admission_reference.admit_reference(on(device, live.units), rule, **arguments)
     same(got, want.lengths.tolist(), int(want.total))
 
 
@@ -157,5 +157,5 @@ def test_admission_can_be_captured():
     with torch.cuda.graph(graph):
         got = admission.admit(units, "early-stop", inverse=inverse)
     graph.replay()
-    want = admission.admit_reference(units.cpu(), "early-stop", inverse=inverse.cpu())
+    want = admission_reference.admit_reference(units.cpu(), "early-stop", inverse=inverse.cpu())
     same(got, want.lengths.tolist(), int(want.total))

@@ -8,10 +8,11 @@ pytest.importorskip("triton", reason="needs torch and triton (extra `serve`)")
 
 from dspark_kernels import admission, philox, survival  # noqa: E402
 from dspark_kernels.markov import sample_markov_block  # noqa: E402
+from dspark_kernels.markov_bounds import markov_bounds  # noqa: E402
 from dspark_kernels.markov_heads import MarkovHead  # noqa: E402
-from dspark_kernels.markov_screening import markov_bounds  # noqa: E402
-from dspark_kernels.rejection import draft_normaliser, verify  # noqa: E402
+from dspark_kernels.rejection import verify  # noqa: E402
 from dspark_kernels.rejection_reference import DraftLaw, Sampling  # noqa: E402
+from dspark_kernels.rejection_statistics import draft_normaliser  # noqa: E402
 from kernel_compile import compile_launch, recorded_launches  # noqa: E402
 
 

@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch", reason="needs torch and triton (extra `serve`)")
 pytest.importorskip("triton", reason="needs torch and triton (extra `serve`)")
 
-from dspark_kernels.markov import markov_reference, sample_markov_block  # noqa: E402
+from dspark_kernels.markov import sample_markov_block  # noqa: E402
+from dspark_kernels.markov_bounds import markov_bounds  # noqa: E402
 from dspark_kernels.markov_heads import MarkovHead  # noqa: E402
-from dspark_kernels.markov_screening import markov_bounds  # noqa: E402
+from dspark_kernels.markov_reference import markov_reference  # noqa: E402
 
 FEW = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 KINDS = ["vanilla", "gated", "rnn"]

@@ -9,9 +9,9 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs torch and triton (extra `serve`)")
 pytest.importorskip("triton", reason="needs torch and triton (extra `serve`)")
 
-from dspark_kernels.rejection import draft_normaliser, verify  # noqa: E402
-from dspark_kernels.rejection_reference import DraftLaw, Sampling, verify_reference  # noqa: E402
-from dspark_kernels.sampling_filter import keep_reference  # noqa: E402
+from dspark_kernels.rejection import verify  # noqa: E402
+from dspark_kernels.rejection_reference import DraftLaw, Sampling, keep_reference, verify_reference  # noqa: E402
+from dspark_kernels.rejection_statistics import draft_normaliser  # noqa: E402
 
 
 def ragged_batch(num_requests, gamma, vocab, dtype, device, seed=0, lengths=None):

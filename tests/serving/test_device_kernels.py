@@ -20,7 +20,8 @@ from sglang.srt.speculative.ragged_verify import RaggedVerifyLayout  # noqa: E40
 from sglang_dspark.cost import StepPrices  # noqa: E402
 from sglang_dspark.policies import LiveBlock, Past, Plan, allocate, make_policy, survival_units  # noqa: E402
 from sglang_dspark.serving.base import admission, contract  # noqa: E402
-from sglang_dspark.serving.gpu.device_kernels import OPERATIONS, choice, install, measure  # noqa: E402
+from sglang_dspark.serving.gpu.device_kernels import choice  # noqa: E402
+from sglang_dspark.serving.gpu.device_kernels.choice import OPERATIONS, install, measure  # noqa: E402
 from sglang_dspark.serving.gpu.device_kernels.live import LiveAdmission, measure_live  # noqa: E402
 from sglang_dspark.serving.gpu.device_kernels.operations import (  # noqa: E402
     ConfidenceOperation,

@@ -27,7 +27,7 @@ from sglang_dspark.serving.base.steps import StepObserver
 from sglang_dspark.serving.feedback.copies import DRAFT, VERIFY
 from sglang_dspark.serving.feedback.metrics import PrometheusObserver
 from sglang_dspark.serving.gpu import flashinfer_ragged
-from sglang_dspark.serving.gpu.device_kernels import install, measure
+from sglang_dspark.serving.gpu.device_kernels.choice import install, measure
 from sglang_dspark.serving.loop.agreement import Agreement
 from sglang_dspark.serving.loop.engine import PolicyEngine
 from sglang_dspark.serving.loop.planner import PolicyPlanner

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from dspark_kernels.admission import admit
 from dspark_kernels.markov import sample_markov_block
+from dspark_kernels.markov_bounds import MarkovBounds, markov_bounds
 from dspark_kernels.markov_heads import MarkovHead
-from dspark_kernels.markov_screening import MarkovBounds, markov_bounds
-from dspark_kernels.rejection import draft_normaliser, verify
+from dspark_kernels.rejection import verify
 from dspark_kernels.rejection_reference import DraftLaw, Sampling
+from dspark_kernels.rejection_statistics import draft_normaliser
 from dspark_kernels.survival import confidence_survival, survival_units
 
 from sglang_dspark.policies import Plan
