@@ -20,15 +20,16 @@ import numpy as np
 from sglang_dspark.calibration.quality import Quality, quality
 from sglang_dspark.errors import InputError
 from sglang_dspark.live.client import Answer, Server, read_prompts, run_closed_loop
-from sglang_dspark.records import RecordSet, StepRecord
+from sglang_dspark.records import RecordSet, StepRecord, fault
 from sglang_dspark.records.upstream import upstream_infos, upstream_steps
+from sglang_dspark.statistics import accept_length
 
 _FLUSH_S = 3.0  # the recorder's own flush, and a step on its way
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One data set. accept_length: output tokens per verify step over all requests, bonus included (Table 1).
+    """One data set. accept_length: accepted draft tokens per verify step over all requests, plus the bonus (Table 1).
 
     quality: of its full blocks, None when the server shows none.
     """
@@ -148,6 +149,9 @@ def _shown_blocks(server: Server, tag: str) -> dict[str, Quality]:
     rows: Rows = {}
     for rank, info in enumerate(infos):
         for step in upstream_steps(info, rank):
+            wrong = fault(step, info.gamma)
+            if wrong is not None:
+                raise InputError(f"{server.url}/server_info shows step {step.step}: {wrong}")
             _collect(rows, step, tag, info.gamma)
     return _qualities(rows)
 
@@ -162,6 +166,7 @@ def _qualities(rows: Rows) -> dict[str, Quality]:
 
 
 def _evaluation(name: str, metas: list[dict[str, Any]], seconds: float, found: Quality | None) -> Evaluation:
-    tokens = sum(int(meta.get("completion_tokens", 0)) for meta in metas)
-    steps = sum(int(meta.get("spec_verify_ct", 0)) for meta in metas)
-    return Evaluation(name, len(metas), tokens, tokens / steps if steps else float("nan"), seconds, found)
+    """SGLang gives an answer's speculative counts together, and only where a step was verified."""
+    names = ("completion_tokens", "spec_num_correct_drafts", "spec_verify_ct")
+    tokens, accepted, steps = (sum(int(meta.get(key, 0)) for meta in metas) for key in names)
+    return Evaluation(name, len(metas), tokens, accept_length(accepted, steps), seconds, found)

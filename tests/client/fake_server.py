@@ -103,7 +103,7 @@ class FakeServer:
             with self.lock:
                 self.tick()
                 self.running -= 1
-            meta = {"id": body.get("rid"), "completion_tokens": 30, "spec_verify_ct": 10}
+            meta = {"id": body.get("rid"), "completion_tokens": 30, "spec_verify_ct": 10, "spec_num_correct_drafts": 19}
             return 200, {"text": " answer", "meta_info": meta}
         with self.lock:
             self.tick()

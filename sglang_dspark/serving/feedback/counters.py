@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sglang_dspark.serving.base.steps import REASONS, StepRecord
+from sglang_dspark.statistics import accept_length
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +87,7 @@ class Counters:
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON, with the mean accepted length (bonus included)."""
         values = asdict(self)
-        values["mean_accept_length"] = (self.accepted_tokens + self.anchors) / self.anchors if self.anchors else None
+        values["mean_accept_length"] = accept_length(self.accepted_tokens, self.anchors) if self.anchors else None
         return values
 
 
