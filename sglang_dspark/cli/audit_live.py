@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sglang_dspark.audit.live.prompts import Prompt, Tokenizer
     from sglang_dspark.audit.live.settings import AuditSettings
 
-_NEEDED = ("httpx", "scipy", "torch", "transformers")
+_NEEDED = ("httpx", "torch", "transformers")
 
 
 @audit_app.command("live")

@@ -15,6 +15,7 @@ import numpy as np
 
 from sglang_dspark.errors import InputError
 from sglang_dspark.live.client import Server
+from sglang_dspark.statistics import t_interval
 
 MIN_STEPS = 20
 """A block with fewer timed decode steps says nothing about its policy; its pair is repeated."""
@@ -23,15 +24,9 @@ _SETTLE_S = 0.5  # steps under way at a switch belong to nobody
 _STOP_EARLY_PAIRS = 5
 _MOST_IDLE = 5
 
-# Student's t for 1..30 degrees of freedom, two-sided: 95 % and, for stopping early, 99.5 %.
-_T95 = (
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
-    2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
-)  # fmt: skip
-_T995 = (
-    127.321, 14.089, 7.453, 5.598, 4.773, 4.317, 4.029, 3.833, 3.690, 3.581, 3.497, 3.428, 3.372, 3.326, 3.286,
-    3.252, 3.222, 3.197, 3.174, 3.153, 3.135, 3.119, 3.104, 3.091, 3.078, 3.067, 3.057, 3.047, 3.038, 3.030,
-)  # fmt: skip
+_LEVEL = 0.95
+_EARLY_LEVEL = 0.995
+"""To stop early: looking after every pair gives chance many tries."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +107,7 @@ def compare_live(
                 break
     finally:
         server.switch(before)
-    gain, low, high = _interval(done, _T95)
+    gain, low, high = _interval(done, _LEVEL)
     keep = b if low > 0 else a if high < 0 else None
     return Verdict(a, b, done, gain, low, high, keep, len(done) < pairs)
 
@@ -137,19 +132,14 @@ def _counters(server: Server) -> tuple[float, float, float, float]:
     return steps, seconds, tokens, requests
 
 
-def _interval(pairs: list[tuple[Block, Block]], quantiles: tuple[float, ...]) -> tuple[float, float, float]:
+def _interval(pairs: list[tuple[Block, Block]], level: float) -> tuple[float, float, float]:
     """(mean, low, high) of the relative gain of B, from the logarithms of paired ratios."""
-    logs = np.log([second.rate / first.rate for first, second in pairs])
-    mean = float(logs.mean())
-    if len(logs) < 2:
+    mean, half = t_interval(np.log([second.rate / first.rate for first, second in pairs]), level)
+    if math.isnan(half):
         return math.expm1(mean), -1.0, math.inf
-    freedom = len(logs) - 1
-    quantile = quantiles[freedom - 1] if freedom <= len(quantiles) else quantiles[-1]
-    half = quantile * float(logs.std(ddof=1)) / math.sqrt(len(logs))
     return math.expm1(mean), math.expm1(mean - half), math.expm1(mean + half)
 
 
 def _decided(pairs: list[tuple[Block, Block]]) -> bool:
-    """Stop early only at a much stricter level: looking after every pair gives chance many tries."""
-    _, low, high = _interval(pairs, _T995)
+    _, low, high = _interval(pairs, _EARLY_LEVEL)
     return low > 0 or high < 0

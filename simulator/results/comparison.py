@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from sglang_dspark.cost import Assumption
+from sglang_dspark.statistics import t_interval
 from simulator.results.metrics import Figures
 
 COMPARED = (
@@ -16,13 +17,6 @@ COMPARED = (
     "steady_mean_tpot_ms", "mean_ttft_ms", "steady_mean_ttft_ms", "mean_e2e_latency_ms", "steady_mean_e2e_latency_ms",
 )  # fmt: skip
 """Figures for which the difference to the first policy is given with an interval, where a run has them."""
-
-
-# 97.5 % quantiles of Student's t for 1..30 degrees of freedom; beyond, the normal one is within 2 %.
-_T975 = (
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
-    2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -93,9 +87,5 @@ def paired(values: list[float], base: list[float], windows: int = 1) -> Paired:
     gaps = (np.array(values) - np.array(base)) / scale
     if windows > 1:
         gaps = gaps.reshape(-1, windows).mean(axis=0)
-    mean, count = float(gaps.mean()), gaps.size
-    if count < 2:
-        return Paired(mean, math.nan, math.nan)
-    quantile = _T975[count - 2] if count - 2 < len(_T975) else 1.96
-    half = quantile * float(gaps.std(ddof=1)) / math.sqrt(count)
+    mean, half = t_interval(gaps)
     return Paired(mean, mean - half, mean + half)

@@ -105,12 +105,13 @@ def test_too_little_is_refused():
 
 
 def test_non_negative_least_squares():
-    scipy = pytest.importorskip("scipy.optimize", reason="the reference")
+    from scipy.optimize import nnls
+
     rng = np.random.default_rng(0)
     for _ in range(20):
         design = np.abs(rng.normal(size=(60, 6)))
         target = design @ np.maximum(rng.normal(size=6), 0) + 0.1 * rng.normal(size=60)
-        np.testing.assert_allclose(non_negative_least_squares(design, target), scipy.nnls(design, target)[0], atol=1e-4)
+        np.testing.assert_allclose(non_negative_least_squares(design, target), nnls(design, target)[0], atol=1e-4)
 
 
 def test_the_model_is_a_step_cost():

@@ -21,7 +21,7 @@ import simulator
 from sglang_dspark.errors import InputError
 from sglang_dspark.policies import BudgetRule, Past, make_policy
 from simulator import EngineSettings, simulate
-from simulator.results.comparison import _T975, paired
+from simulator.results.comparison import paired
 from simulator.results.report import json_lines
 from simulator.results.run import run_once
 from simulator.results.spread import spread_ms
@@ -112,15 +112,14 @@ def test_percentiles_are_numpy_s_of_the_repeated_values(pairs: list[tuple[float,
 
 
 def test_intervals_are_student_s_on_paired_differences() -> None:
-    stats = pytest.importorskip("scipy.stats", reason="checks quantiles against SciPy (extra `test`)")
-    for degrees, quantile in enumerate(_T975, start=1):
-        assert quantile == pytest.approx(stats.t.ppf(0.975, degrees), abs=6e-4)
+    from scipy import stats
+
     rng = np.random.default_rng(1)
     base = 100 + rng.random(5)
     values = base * 1.02 + 0.1 * rng.random(5)
     gap = paired(values.tolist(), base.tolist())
     low, high = stats.t.interval(0.95, 4, loc=(values - base).mean(), scale=stats.sem(values - base))
-    assert (gap.low, gap.high) == pytest.approx((low / base.mean(), high / base.mean()), rel=1e-3)
+    assert (gap.low, gap.high) == pytest.approx((low / base.mean(), high / base.mean()))
     assert gap.verdict == "higher"
     assert paired(base.tolist(), base.tolist()).verdict == "no difference"
     assert paired([1.0], [2.0]).verdict == "one replication"
