@@ -8,7 +8,8 @@ print(result.best().policy)
 from simulator.blocks.acceptance import Confidence
 from simulator.blocks.drafters import DRAFTERS
 from simulator.engine.settings import EngineSettings
-from simulator.results.comparison import Comparison, Paired, PolicyResult
+from simulator.results.comparison import Comparison, PolicyResult
+from simulator.results.paired import Paired
 from simulator.simulate import simulate
 from simulator.traces import Trace, load_trace, write_trace
 

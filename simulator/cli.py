@@ -22,6 +22,7 @@ from simulator.results.comparison import Comparison
 from simulator.results.goodput import parse_slos
 from simulator.results.report import json_lines, json_report, print_report
 from simulator.results.timeline import write_timeline
+from simulator.sensitivity import sensitivity as vary
 from simulator.simulate import compare_policies, prepare
 from simulator.sustainable import check_find_rate, sustainable_rates
 from simulator.traces import TRACE_FORMATS
@@ -86,6 +87,9 @@ def command(
     find_rate: Annotated[
         float | None, typer.Option(help="find the highest rate at which this share of requests meets --goodput")
     ] = None,
+    sensitivity: Annotated[
+        bool, typer.Option("--sensitivity", help="vary one assumption at a time: which of them flips the verdict?")
+    ] = False,
     windows: Annotated[int, typer.Option(help="serve so many parts of the trace in turn: intervals cover them")] = 1,
     replications: Annotated[int | None, typer.Option(help="sets of draws (default: 5, or one a window)")] = None,
     seed: Annotated[int, typer.Option(help="of every draw")] = 0,
@@ -136,6 +140,8 @@ def command(
         rates = sustainable_rates(setting, policies, find_rate, comparison.setting["replications"], jobs)
         stated = {**comparison.setting, "find_rate": find_rate}
         comparison = replace(comparison, sustainable=rates, setting=stated)
+    if sensitivity:
+        comparison = replace(comparison, sensitivity=vary(setting, policies, comparison, jobs))
     if timeline is not None:
         write_timeline(timeline, setting, policies)
     _deliver(comparison, output, json)

@@ -15,11 +15,13 @@ from simulator.engine.recorded_load import RecordedLoad, holds_records, load_rec
 from simulator.engine.run import EVEN_MIX, Setting
 from simulator.engine.settings import EngineSettings
 from simulator.parallel import run_all
-from simulator.results.comparison import COMPARED, Comparison, Paired, PolicyResult, paired
+from simulator.results.comparison import COMPARED, Comparison, PolicyResult
 from simulator.results.goodput import check_slos
 from simulator.results.metrics import Figures
+from simulator.results.paired import Paired, paired
 from simulator.results.probes import beyond_probes, hanging_gains
 from simulator.results.stated import shares_drawn, stated_assumptions, stated_setting
+from simulator.results.surcharge import flipping_surcharge
 from simulator.results.verdict import judged
 from simulator.traces import Trace, example_trace, load_trace
 
@@ -143,8 +145,12 @@ def compare_policies(
     met = {result.policy: result.figures["decode_steps"] * result.figures["mean_batch"] for result in results}
     assumptions = (*stated_assumptions(setting), *shares_drawn(setting, met))
     comparison = Comparison(results, assumptions, stated_setting(setting, replications))
-    warnings = (*beyond_probes(setting, results), *hanging_gains(setting, policies, results, judged(comparison).figure))
-    return replace(comparison, warnings=warnings)
+    by = judged(comparison)
+    return replace(
+        comparison,
+        warnings=(*beyond_probes(setting, results), *hanging_gains(setting, policies, results, by.figure)),
+        surcharge=flipping_surcharge(setting, policies, results, by),
+    )
 
 
 def find_cost(profile: str | Path | StepCost, *, force_diagonal: bool = False) -> StepCost:

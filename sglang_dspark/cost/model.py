@@ -128,7 +128,8 @@ class StepCost:
         if self.eager is not None:
             outside = np.full(tokens.shape, True) if eager else tokens > self.last_captured
             seconds = np.where(outside, self.eager.at(tokens, context), seconds)
-        return self.bias_s + seconds + self.terms["context_token_s"] * context_tokens
+        wider = self.terms["width_context_s"] * (tokens - num_requests) * context
+        return self.bias_s + seconds + self.terms["context_token_s"] * context_tokens + wider
 
     def prefill_s(self, new_tokens: int, context_tokens: float = 0.0) -> float:
         """Seconds of a prefill chunk of `new_tokens` whose requests already hold `context_tokens`."""
@@ -159,8 +160,8 @@ class StepCost:
     @cached_property
     def knows_context(self) -> bool:
         """Whether the step time depends on the context at all."""
-        slopes = self.terms["context_token_s"] + self.terms["draft_context_token_s"]
-        return slopes > 0 or self.draft.knows_context or self.verify.knows_context
+        slopes = (self.terms[key] for key in ("context_token_s", "draft_context_token_s", "width_context_s"))
+        return any(slopes) or self.draft.knows_context or self.verify.knows_context
 
     def with_terms(self, source: str = "set by the user", /, **terms: float) -> StepCost:
         """The same model with terms overridden, which the assumptions then state with their source."""

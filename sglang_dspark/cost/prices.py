@@ -82,8 +82,10 @@ class StepPrices:
     def _inverse_of_hull(self, cost: Floats) -> Floats:
         if cost.size == 0:
             return np.empty(0)
-        # A convex function below a staircase touches it only where a tier ends, or at the left end.
-        corners = np.unique(np.concatenate([[0], self.tier_tops]))
+        # A convex function below a staircase touches it only where a tier ends, or at the left end; where tokens cost
+        # something inside a tier too, also where it begins.
+        begins = np.minimum(self.tier_tops[:-1] + 1, cost.size - 1)
+        corners = np.unique(np.concatenate([[0], begins, self.tier_tops]))
         kept = lower_hull(corners, cost[corners])
         inverse = 1.0 / np.interp(np.arange(cost.size), kept, cost[kept])
         inverse.setflags(write=False)

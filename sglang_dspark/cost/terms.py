@@ -29,6 +29,10 @@ TERMS: dict[str, Term] = {
     "prefill_pair_s": Term(0.0, 1e-3, "s/token^2", "prefill attention per (new token x context token)"),
     "context_token_s": Term(0.0, 1e-3, "s/token", "verify attention per context token of the batch"),
     "draft_context_token_s": Term(0.0, 1e-3, "s/token", "draft attention per context token of the batch"),
+    "width_context_s": Term(
+        0.0, 1e-3, "s/token^2", "verify attention per (verified token beyond a request's first x its context token)"
+    ),
+    "adaptive_s": Term(0.0, 1.0, "s", "what a step costs more under a policy that needs survivals"),
     "kv_tokens": Term(1.0, 1e12, "tokens", "KV cache capacity of one replica"),
 }
 """A profile gives them or they are stated assumptions."""
@@ -39,6 +43,8 @@ _ASSUMED: dict[str, tuple[float, str]] = {
     "prefill_pair_s": (0.0, "prefill attention is inside the per-token time"),
     "context_token_s": (0.0, "the source measured one context length"),
     "draft_context_token_s": (0.0, "the source measured one context length"),
+    "width_context_s": (0.0, "the source does not tell attention by width"),
+    "adaptive_s": (0.0, "none is seen on B300; 2 ms of it explain ROCm's losses at low load (vLLM #52362)"),
     "kv_tokens": (1_000_000.0, "KV capacity is not part of the source"),
 }
 

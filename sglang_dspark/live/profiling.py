@@ -228,10 +228,7 @@ def table_of(cells: list[Cell], meta: dict[str, Any]) -> SpsAdditiveCostTable:
     for cell in cells:
         # The fit weighs cells by their steps; a median of windows is worth more than one step.
         for _ in range(min(max(cell.steps, 20), 50)):
-            times.requests.append(cell.requests)
-            times.tokens.append(cell.tokens)
-            times.context.append(cell.requests * cell.context)
-            times.seconds.append(cell.seconds)
+            times.note(cell.requests, cell.tokens, cell.requests * cell.context, cell.seconds)
     fitted = fit_times(times)
     slope = fitted.cost.terms["context_token_s"]
     spread = float(np.median([cell.spread for cell in cells]))

@@ -52,6 +52,11 @@ class Policy(ABC):
         return True
 
     @property
+    def adaptive(self) -> bool:
+        """Whether what is verified depends on survivals at all, lagged or live: such a policy needs them every step."""
+        return True
+
+    @property
     def max_lag(self) -> int:
         """The oldest publish that it looks at; 0 if it never looks at lagged survivals."""
         return 0
@@ -158,6 +163,10 @@ class LengthRule(Policy):
 
     kind: ClassVar[str] = "length"
     reads_confidence: ClassVar[bool] = True
+
+    @property
+    def adaptive(self) -> bool:
+        return self.reads_confidence
 
     @abstractmethod
     def admits(self, past: Past, position: int, confidence: NDArray[np.float32]) -> bool:

@@ -12,6 +12,9 @@ from sglang_dspark.cost import TERMS, Assumption, StepCost
 from sglang_dspark.cost.curves import Curve
 from sglang_dspark.errors import InputError
 
+_LATER = {"width_context_s": 0.0, "adaptive_s": 0.0}
+"""Terms that records of before do not hold, and what prices a step as it was priced then."""
+
 
 def cost_to_plain(cost: StepCost) -> dict[str, Any]:
     """A step-cost model as plain values, for `Header.costs`."""
@@ -49,7 +52,7 @@ def cost_from_plain(plain: dict[str, Any]) -> StepCost:
             splits_draft=plain["splits_draft"],
             diagonal=plain["diagonal"],
             diagonal_gamma=plain.get("diagonal_gamma"),
-            terms={key: float(plain["terms"][key]) for key in TERMS},
+            terms={key: float({**_LATER, **plain["terms"]}[key]) for key in TERMS},
             assumptions=tuple(map(Assumption.from_plain, plain["assumptions"])),
             meta=plain["meta"],
         )
@@ -62,6 +65,7 @@ def table_hash(cost: StepCost) -> str:
     plain = cost_to_plain(cost)
     for key in ("name", "assumptions", "meta", "diagonal_gamma"):
         del plain[key]
+    plain["terms"] = {key: value for key, value in plain["terms"].items() if value != _LATER.get(key)}
     for key in ("draft", "verify", "eager"):
         if plain[key] is not None:
             del plain[key]["measured_to"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from sglang_dspark.cost import TERMS, Assumption, StepCost
 from sglang_dspark.cost.curves import Curve
 from sglang_dspark.errors import InputError
+from sglang_dspark.policies import make_policy
 from sglang_dspark.records import StepRecord
 
 Floats = NDArray[np.float64]
@@ -29,6 +31,7 @@ _UNTOLD = {
     "copy_s": "inside the measured step times, where the recorded policy waited for its copy",
     "prefill_pair_s": "inside the time per prompt token",
     "draft_context_token_s": "inside context_token_s",
+    "width_context_s": "inside the measured step times",
     "kv_tokens": "KV capacity is not part of step times",
 }
 _SWEEPS = 4000
@@ -36,7 +39,8 @@ _SWEEPS = 4000
 
 @dataclass
 class StepTimes:
-    """Timed decode steps, as columns that grow. requests, tokens (executed), context: regressors; seconds: [n].
+    """Timed decode steps, as columns that grow. requests, tokens (executed), context, adaptive (whether the policy
+    needs survivals): regressors; seconds: [n].
 
     prefill_tokens, prefill_s: [p] prefills that ran until a decode step.
     """
@@ -45,6 +49,7 @@ class StepTimes:
     tokens: list[int] = field(default_factory=list)
     context: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
+    adaptive: list[bool] = field(default_factory=list)
     prefill_tokens: list[int] = field(default_factory=list)
     prefill_s: list[float] = field(default_factory=list)
     tiers: NDArray[np.int64] | None = None
@@ -58,10 +63,16 @@ class StepTimes:
             self.prefill_s.append(float(step.prefill_ago_s[-1]))
         if step.step_s is None or step.num_requests == 0:
             return
-        self.requests.append(step.num_requests)
-        self.tokens.append(step.graph_tokens or step.num_tokens)
-        self.context.append(step.context_tokens)
-        self.seconds.append(step.step_s)
+        tokens, adaptive = step.graph_tokens or step.num_tokens, _is_adaptive(step.policy)
+        self.note(step.num_requests, tokens, step.context_tokens, step.step_s, adaptive=adaptive)
+
+    def note(self, requests: int, tokens: int, context: float, seconds: float, *, adaptive: bool = False) -> None:
+        """One timed step."""
+        self.requests.append(requests)
+        self.tokens.append(tokens)
+        self.context.append(context)
+        self.seconds.append(seconds)
+        self.adaptive.append(adaptive)
 
 
 @dataclass(frozen=True)
@@ -103,32 +114,36 @@ def fit_times(times: StepTimes, name: str = "fitted from records") -> FittedCost
     requests, tokens = np.array(times.requests, dtype=np.float64), np.array(times.tokens, dtype=np.float64)
     context, seconds = np.array(times.context), np.array(times.seconds)
     kept = _plausible(requests, seconds)
-    cells = _cells(requests[kept], tokens[kept], context[kept], seconds[kept])
+    cells = _cells(requests[kept], tokens[kept], np.array(times.adaptive)[kept], context[kept], seconds[kept])
     if len(np.unique(cells.tokens)) < 2:
         raise InputError(
             f"all timed steps verify {int(cells.tokens[0])} tokens: a cost model needs several, expected other loads "
             "or a policy that varies the verify length"
         )
-    draft, verify, slope = _solve(cells)
+    draft, verify, slope, adaptive = _solve(cells)
     base, per_token, prefills = _prefill(times)
     terms = {
         "host_s": 0.0, "copy_s": 0.0, "prefill_base_s": base, "prefill_token_s": per_token, "prefill_pair_s": 0.0,
-        "context_token_s": slope, "draft_context_token_s": 0.0, "kv_tokens": 1_000_000.0,
+        "context_token_s": slope, "draft_context_token_s": 0.0, "width_context_s": 0.0,
+        "adaptive_s": adaptive or 0.0, "kv_tokens": 1_000_000.0,
     }  # fmt: skip
     assert set(terms) == set(TERMS)
     cost = StepCost(
         name, "additive", draft, verify, captured=times.tiers, splits_draft=False, terms=terms,
-        assumptions=_assumed(cells, terms, prefills),
+        assumptions=_assumed(cells, terms, prefills, told=adaptive is not None),
         meta={"how": "fitted from step records", "steps": int(kept.sum())},
     )  # fmt: skip
     fitted = draft.at(cells.requests) + verify.at(cells.tokens) + slope * cells.context
+    fitted = fitted + terms["adaptive_s"] * cells.adaptive
     error = float(np.average(np.abs(fitted - cells.seconds) / cells.seconds, weights=cells.count))
     return FittedCost(cost, int(kept.sum()), int((~kept).sum()), error, prefills)
 
 
-def _assumed(cells: _Cells, terms: dict[str, float], prefills: int) -> tuple[Assumption, ...]:
-    """What step times alone do not tell."""
+def _assumed(cells: _Cells, terms: dict[str, float], prefills: int, *, told: bool) -> tuple[Assumption, ...]:
+    """What step times alone do not tell. told: whether they tell what adaptivity costs."""
     why = dict(_UNTOLD)
+    if not told:
+        why["adaptive_s"] = "the records hold no steps of both kinds of policies at the same sizes"
     if prefills == 0:
         why |= dict.fromkeys(("prefill_base_s", "prefill_token_s"), "as the smallest step: no prefill is recorded")
     stated = [Assumption(key, terms[key], TERMS[key].unit, source) for key, source in why.items()]
@@ -140,10 +155,11 @@ def _assumed(cells: _Cells, terms: dict[str, float], prefills: int) -> tuple[Ass
 
 @dataclass(frozen=True)
 class _Cells:
-    """Means over steps of the same batch and tokens, [n] each."""
+    """Means over steps of the same batch, tokens and kind of policy, [n] each; adaptive: 0 or 1."""
 
     requests: Floats
     tokens: Floats
+    adaptive: Floats
     context: Floats
     seconds: Floats
     count: Floats
@@ -157,12 +173,32 @@ def _plausible(requests: Floats, seconds: Floats) -> NDArray[np.bool_]:
     return kept & (seconds > 0)
 
 
-def _cells(requests: Floats, tokens: Floats, context: Floats, seconds: Floats) -> _Cells:
-    pairs, index = np.unique(np.stack([requests, tokens]), axis=1, return_inverse=True)
+def _cells(
+    requests: Floats, tokens: Floats, adaptive: NDArray[np.bool_], context: Floats, seconds: Floats
+) -> _Cells:
+    keys, index = np.unique(np.stack([requests, tokens, adaptive.astype(float)]), axis=1, return_inverse=True)
     index = index.ravel()
     count = np.bincount(index).astype(np.float64)
     means = [np.bincount(index, weights=values) / count for values in (context, seconds)]
-    return _Cells(pairs[0], pairs[1], means[0], means[1], count)
+    return _Cells(keys[0], keys[1], keys[2], means[0], means[1], count)
+
+
+@lru_cache(maxsize=64)
+def _is_adaptive(policy: str) -> bool:
+    """Whether a recorded policy needs survivals; one that this version does not know is taken to."""
+    try:
+        return bool(make_policy(policy).adaptive) if policy else False
+    except InputError:
+        return True
+
+
+def _adaptive_is_told(cells: _Cells) -> bool:
+    """Whether steps of both kinds are there, in numbers, within the same range of sizes."""
+    kinds = [cells.adaptive == kind for kind in (0.0, 1.0)]
+    if any(cells.count[kind].sum() < MIN_STEPS for kind in kinds):
+        return False
+    spans = [(cells.tokens[kind].min(), cells.tokens[kind].max()) for kind in kinds]
+    return bool(max(low for low, _ in spans) <= min(high for _, high in spans))
 
 
 def _knots(values: Floats, weight: Floats) -> Floats:
@@ -173,12 +209,18 @@ def _knots(values: Floats, weight: Floats) -> Floats:
     return np.unique(np.round(np.concatenate([[values.min()], inner, [values.max()]])))
 
 
-def _solve(cells: _Cells) -> tuple[Curve, Curve, float]:
-    """Draft curve over requests, verify curve over tokens, and the context slope; all non-negative, non-decreasing."""
+def _solve(cells: _Cells) -> tuple[Curve, Curve, float, float | None]:
+    """Draft curve over requests, verify curve over tokens, the context slope, and what adaptivity costs (None: untold).
+
+    All non-negative, the curves non-decreasing.
+    """
     by_requests, by_tokens = _knots(cells.requests, cells.count), _knots(cells.tokens, cells.count)
     columns = [np.ones((len(cells.seconds), 1)), _ramps(cells.requests, by_requests), _ramps(cells.tokens, by_tokens)]
     scale = max(float(cells.context.max()), 1.0)
     columns.append((cells.context / scale)[:, None])
+    told = _adaptive_is_told(cells)
+    if told:
+        columns.append(cells.adaptive[:, None])
     design = np.concatenate(columns, axis=1)
     weight = np.sqrt(cells.count)
     solution = non_negative_least_squares(design * weight[:, None], cells.seconds * weight)
@@ -186,7 +228,8 @@ def _solve(cells: _Cells) -> tuple[Curve, Curve, float]:
     draft_steps, verify_steps = solution[1 : 1 + grows], solution[1 + grows : 1 + grows + more]
     draft = np.concatenate([[0.0], np.cumsum(draft_steps)])
     verify = solution[0] + np.concatenate([[0.0], np.cumsum(verify_steps)])
-    return _extended(by_requests, draft), _extended(by_tokens, np.maximum(verify, 1e-9)), float(solution[-1] / scale)
+    slope, adaptive = float(solution[grows + more + 1] / scale), float(solution[-1]) if told else None
+    return _extended(by_requests, draft), _extended(by_tokens, np.maximum(verify, 1e-9)), slope, adaptive
 
 
 def _extended(knots: Floats, seconds: Floats) -> Curve:

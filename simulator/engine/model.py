@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from sglang_dspark.cost import StepCost
 from sglang_dspark.policies import Policy
+from sglang_dspark.policies.arithmetic import Ints
 from simulator.blocks.acceptance import AcceptanceSource
 from simulator.engine.settings import EngineSettings
 
@@ -48,6 +49,16 @@ class EngineModel:
         seconds, host = self.cost.prefill_s(new_tokens, context_tokens), self.cost.terms["host_s"]
         return seconds + host if self.schedule == "no-overlap" else max(seconds, host)
 
+    @property
+    def adaptive_s(self) -> float:
+        """What a step costs more under a policy that needs survivals."""
+        return self.cost.terms["adaptive_s"] if self.policy.adaptive else 0.0
+
+    def width_context_s(self, lengths: Ints, contexts: Ints) -> float:
+        """What verify attention costs beyond an even spread: wide blocks of long contexts. Both [R] tokens."""
+        slope = self.cost.terms["width_context_s"]
+        return slope * float(lengths @ contexts - lengths.sum() * contexts.mean()) if slope else 0.0
+
     def decode_seconds(self, draft: float, verify: float, *, live: bool) -> float:
         """Overlapped: the host works while the GPU does. Synchronous: the verify launch waits for the survivals.
 
@@ -55,6 +66,7 @@ class EngineModel:
         """
         terms = self.cost.terms
         host = terms["host_s"]
+        verify = verify + self.adaptive_s
         if self.schedule == "overlapped":
             return max(draft + verify, host)
         if self.schedule == "synchronous":

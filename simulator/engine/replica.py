@@ -192,6 +192,8 @@ class Engine:
         draft, verify = model.cost.decode_s(size, model.gamma, decision.total, context)
         if eager:
             verify = float(model.cost.verify_s(size, size + decision.total, context, eager=True))
+        if model.cost.terms["width_context_s"]:
+            verify += model.width_context_s(decision.lengths, self._contexts())
         if not model.policy.drafts:
             draft = 0.0
         accepted = np.minimum(decision.lengths, depth)
@@ -199,6 +201,13 @@ class Engine:
             self._learn(Outcome(live.units, decision.lengths, accepted))
         seconds = model.decode_seconds(draft, verify, live=model.policy.live and not eager)
         return Step(decision, accepted, draft, verify, seconds, memory.used(size))
+
+    def _contexts(self) -> Ints:
+        """[R] tokens that each running request holds."""
+        batch, recorder = self.batch, self.recorder
+        requests = batch.request[: batch.size]
+        total = recorder.input_length[requests] + recorder.output_length[requests]
+        return np.asarray(total - batch.remaining[: batch.size])
 
     def _decide(self, live: LiveBlock, eager: bool) -> Decision:
         """The policy's decision; eager batches verify everything. Both publish this step's survivals."""

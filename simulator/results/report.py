@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from typing import Any
 
 import msgspec
@@ -12,7 +13,8 @@ from rich.text import Text
 
 from sglang_dspark.records.steady import STEADY_RATIO
 from simulator.results.comparison import Comparison, PolicyResult
-from simulator.results.verdict import interval, judged, overload_words, verdict
+from simulator.results.paired import interval
+from simulator.results.verdict import judged, overload_words, verdict
 
 
 def print_report(comparison: Comparison, console: Console) -> None:
@@ -34,6 +36,8 @@ def print_report(comparison: Comparison, console: Console) -> None:
     if failed:
         console.print(Text(f"failed: {failed:,.0f} requests can never fit in {setting['kv_tokens']:,} KV tokens"))
     said = [*map(overload_words, comparison.results), *comparison.warnings, _rates(comparison), verdict(comparison)]
+    said += [str(comparison.surcharge)] if comparison.surcharge is not None else []
+    said += [] if comparison.sensitivity is None else comparison.sensitivity.lines()
     for sentence in filter(None, said):
         console.print(Text(sentence))
     console.print(Text(_engine_line(setting), style="dim"))
@@ -129,6 +133,8 @@ def json_report(comparison: Comparison) -> bytes:
             "setting": comparison.setting,
             "judged_by": judged(comparison).figure,
             "verdict": verdict(comparison),
+            "surcharge": None if comparison.surcharge is None else asdict(comparison.surcharge),
+            "sensitivity": None if comparison.sensitivity is None else comparison.sensitivity.as_json(),
             "warnings": [*filter(None, map(overload_words, comparison.results)), *comparison.warnings],
             "assumptions": [assumption.as_json() for assumption in comparison.assumptions],
             "results": [_record(result, comparison) for result in comparison.results],

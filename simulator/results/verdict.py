@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from simulator.results.comparison import Comparison, Paired, PolicyResult
+from simulator.results.comparison import Comparison, PolicyResult
+from simulator.results.paired import interval
 from simulator.results.steady import ENOUGH
 
 STEADY = "steady_output_throughput"
@@ -85,11 +86,3 @@ def _not_all_keep_up(results: Sequence[PolicyResult]) -> str:
         return ""
     kept = ", ".join(result.policy for result in results if result not in late)
     return f"no latency verdict: {', '.join(result.policy for result in late)} overloaded; {kept} keep up"
-
-
-def interval(gap: Paired) -> str:
-    """A relative difference with its interval, in words."""
-    if math.isnan(gap.low):
-        return f"{100 * gap.mean:+.1f} %"
-    text = f"{100 * gap.mean:+.1f} % [{100 * gap.low:+.1f}, {100 * gap.high:+.1f}]"
-    return text + (" no difference" if gap.verdict == "no difference" else "")

@@ -22,10 +22,7 @@ def times(count=4000, seed=0, noise=0.0, tiers=None, most=16):
         if tiers is not None:
             tokens = int(tiers[np.searchsorted(tiers, tokens)])
         seconds = true_seconds(requests, tokens, context)
-        out.requests.append(requests)
-        out.tokens.append(tokens)
-        out.context.append(context)
-        out.seconds.append(seconds * float(np.exp(noise * rng.standard_normal())))
+        out.note(requests, tokens, context, seconds * float(np.exp(noise * rng.standard_normal())))
     return out
 
 
@@ -44,6 +41,20 @@ def test_the_costs_come_back(noise):
     assert fitted.steps == 4000 and fitted.left_out == 0
 
 
+@pytest.mark.parametrize("surcharge", [0.0, 0.002])
+def test_what_adaptivity_costs_comes_back(surcharge):
+    """Half of the steps ran under a policy that reads confidences, at the same sizes, and took 2 ms more."""
+    mixed, rng = StepTimes(), np.random.default_rng(1)
+    plain = times(noise=0.05)
+    for row in zip(plain.requests, plain.tokens, plain.context, plain.seconds, strict=True):
+        adaptive = bool(rng.random() < 0.5)
+        mixed.note(*row[:3], row[3] + surcharge * adaptive, adaptive=adaptive)
+    cost = fit_times(mixed).cost
+    assert cost.terms["adaptive_s"] == pytest.approx(surcharge, abs=2e-4)
+    assert "adaptive_s" not in keys_of(cost.assumptions)
+    assert "adaptive_s" in keys_of(fit_times(plain).cost.assumptions), "one kind alone tells nothing"
+
+
 def test_executed_tiers_are_priced():
     tiers = np.array([8, 16, 32, 64, 128])
     cost = fit_times(times(tiers=tiers)).cost
@@ -56,8 +67,7 @@ def test_loads_left_out_are_predicted_from_low_and_high():
     whole, part = times(noise=0.1), StepTimes()
     for row in zip(whole.requests, whole.tokens, whole.context, whole.seconds, strict=True):
         if row[0] <= 4 or row[0] >= 12:
-            for column, value in zip((part.requests, part.tokens, part.context, part.seconds), row, strict=True):
-                column.append(value)
+            part.note(*row)
     cost = fit_times(part).cost
     seconds = cost.draft_s(8, 8000.0) + float(cost.verify_s(8, 40, 8000.0))
     assert seconds == pytest.approx(np.exp(0.005) * true_seconds(8, 40, 8000.0), rel=0.03)

@@ -1,4 +1,4 @@
-"""The engine on a CUDA device: pinned copies behind a busy stream, late publishes, live decisions, plans under capture."""
+"""The engine on a CUDA device: pinned copies behind a busy stream, late publishes, live decisions, captured plans."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from hypothesis import strategies as st
 
-from sglang_dspark.cost import StepCost
+from sglang_dspark.cost import TERMS, StepCost
 from sglang_dspark.cost.curves import Curve
 from sglang_dspark.policies import BudgetRule, LengthRule, LiveBlock, Outcome, Past, Policy
 from sglang_dspark.policies.arithmetic import Ints
@@ -25,14 +25,7 @@ def flat_cost(
     draft_s: float = 0.001, verify_s: float = 0.009, prefill_s: float = 0.02, slots: int | None = None, **terms: float
 ) -> StepCost:
     """Every step costs the same; `terms` override the scalar ones, `slots` is the largest batch with a graph."""
-    zero = dict.fromkeys(("host_s", "copy_s", "prefill_token_s", "prefill_pair_s"), 0.0)
-    given = {
-        **zero,
-        "context_token_s": 0.0,
-        "draft_context_token_s": 0.0,
-        "kv_tokens": ROOM,
-        "prefill_base_s": prefill_s,
-    }
+    given = {**dict.fromkeys(TERMS, 0.0), "kv_tokens": ROOM, "prefill_base_s": prefill_s}
     curves = Curve(np.array([1.0]), np.array([draft_s])), Curve(np.array([1.0]), np.array([verify_s]))
     return StepCost("flat", "tiered", *curves, captured_requests=slots, terms={**given, **terms})
 

@@ -21,7 +21,7 @@ import simulator
 from sglang_dspark.errors import InputError
 from sglang_dspark.policies import BudgetRule, Past, make_policy
 from simulator import EngineSettings, simulate
-from simulator.results.comparison import paired
+from simulator.results.paired import paired
 from simulator.results.report import json_lines
 from simulator.results.run import run_once
 from simulator.results.spread import spread_ms

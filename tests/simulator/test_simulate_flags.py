@@ -56,6 +56,7 @@ CHANGES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 ELSEWHERE = {
     "format": "test_format_reads_as_told_or_refuses",
+    "sensitivity": "test_sensitivity_varies_one_assumption_at_a_time",
     "jobs": "test_jobs_change_nothing_but_the_time",
     "output": "test_output_is_written",
     "timeline": "test_timeline_is_written",
@@ -208,3 +209,14 @@ def test_complete_is_for_records(capsys: pytest.CaptureFixture[str]) -> None:
     """tests/replay has what it does with them."""
     answer = call(capsys, *BASE, "--complete")
     assert answer.status == 2 and "--complete does nothing with example" in answer.err
+
+
+def test_sensitivity_varies_one_assumption_at_a_time(
+    capsys: pytest.CaptureFixture[str], written: dict[str, Path]
+) -> None:
+    report = run(capsys, written, *CLOSED, "--policy", "fixed:k=3", "--policy", "hull", "--sensitivity").report
+    found = report["sensitivity"]
+    assert {found["leader"], found["runner_up"]} == {"fixed:k=3", "hull"}
+    names = [one["what"] for one in found["varied"]]
+    assert len(set(names)) == len(names) >= 8 and any("prefill" in name for name in names)
+    assert_one_line_error(run(capsys, written, "--policy", "hull", "--sensitivity"), "add another --policy")

@@ -16,8 +16,8 @@ from sglang_dspark.cost import load_profile
 from sglang_dspark.errors import InputError
 from sglang_dspark.records.steady import steady_window
 from simulator import Comparison, EngineSettings, Trace, simulate
-from simulator.results.comparison import paired
 from simulator.results.goodput import SLO_KEYS, parse_slos
+from simulator.results.paired import paired
 from simulator.results.verdict import judged, too_short, verdict
 from simulator.traces import example_trace, first_requests, part_of
 

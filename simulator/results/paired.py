@@ -1,0 +1,50 @@
+"""Differences of two policies on the same draws, with what their interval covers."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from sglang_dspark.statistics import t_interval
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Relative difference to another policy, replication by replication: mean and 95 % interval (NaN with one)."""
+
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def verdict(self) -> str:
+        """`higher` and `lower` say more and less, not good and bad; `no difference` when the interval holds 0."""
+        if math.isnan(self.low):
+            return "one replication"
+        return "higher" if self.low > 0 else "lower" if self.high < 0 else "no difference"
+
+
+def paired(values: list[float], base: list[float], windows: int = 1) -> Paired:
+    """Relative mean difference and its 95 % interval from paired replications.
+
+    windows: replication r served window r mod windows of the trace. With several the unit is a window, so that the
+    interval covers how much windows differ, and draws with them; with one it covers the draws alone.
+    """
+    scale = float(np.mean(base))
+    if scale == 0 or not math.isfinite(scale):
+        return Paired(0.0, math.nan, math.nan)
+    gaps = (np.array(values) - np.array(base)) / scale
+    if windows > 1:
+        gaps = gaps.reshape(-1, windows).mean(axis=0)
+    mean, half = t_interval(gaps)
+    return Paired(mean, mean - half, mean + half)
+
+
+def interval(gap: Paired) -> str:
+    """A relative difference with its interval, in words."""
+    if math.isnan(gap.low):
+        return f"{100 * gap.mean:+.1f} %"
+    text = f"{100 * gap.mean:+.1f} % [{100 * gap.low:+.1f}, {100 * gap.high:+.1f}]"
+    return text + (" no difference" if gap.verdict == "no difference" else "")
