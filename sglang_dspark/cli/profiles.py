@@ -14,6 +14,7 @@ from sglang_dspark.cli.app import app
 
 if TYPE_CHECKING:
     from sglang_dspark.cost import StepCost
+    from sglang_dspark.cost.curves import Curve
 
 
 @app.command("profiles")
@@ -42,8 +43,8 @@ def _document(name: str, model: StepCost) -> dict[str, Any]:
         "name": name,
         "form": model.form,
         "provenance": model.meta,
-        "verify_probes": _span(model.verify.probes),
-        "draft_probes": _span(model.draft.probes) if model.splits_draft else None,
+        "verify_probes": _span(model.verify),
+        "draft_probes": _span(model.draft) if model.splits_draft else None,
         "captured_tokens": None if model.captured is None else model.captured.tolist(),
         "captured_requests": model.captured_requests,
         "eager_cliff": model.eager is not None,
@@ -54,8 +55,10 @@ def _document(name: str, model: StepCost) -> dict[str, Any]:
     }
 
 
-def _span(probes: Any) -> dict[str, int]:
-    return {"count": int(probes.size), "first": int(probes[0]), "last": int(probes[-1])}
+def _span(curve: Curve) -> dict[str, int]:
+    """What was measured; a probe beyond is where a straight line leads."""
+    first, last = curve.span
+    return {"count": int((curve.probes <= last).sum()), "first": first, "last": last}
 
 
 def _table(name: str, model: StepCost) -> Table:
@@ -81,10 +84,10 @@ def _table(name: str, model: StepCost) -> Table:
 
 def _sizes(model: StepCost) -> dict[str, str]:
     """What was measured, in words."""
-    verify = _span(model.verify.probes)
+    verify = _span(model.verify)
     found = {"form": model.form, "verify": f"{verify['count']} probes, {verify['first']}..{verify['last']} tokens"}
     if model.splits_draft:
-        draft = _span(model.draft.probes)
+        draft = _span(model.draft)
         found["draft"] = f"{draft['count']} probes, {draft['first']}..{draft['last']} requests"
     else:
         found["draft"] = "not measured apart from verify"
