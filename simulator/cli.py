@@ -76,6 +76,9 @@ def command(
     max_running_requests: Annotated[int | None, typer.Option(help="default: 48, or what the records say")] = None,
     chunked_prefill_size: Annotated[int | None, typer.Option(help="tokens of a prefill chunk (default: 8192)")] = None,
     max_prefill_tokens: Annotated[int | None, typer.Option(help="tokens of a prefill step (default: 16384)")] = None,
+    prefill: Annotated[
+        str | None, typer.Option(help="elsewhere[:MS]: a decode server, KV comes so many ms after sending")
+    ] = None,
     kv_tokens: Annotated[int | None, typer.Option(help="KV capacity of a replica (default: the profile's)")] = None,
     replicas: Annotated[int, typer.Option(help="data-parallel engine replicas")] = 1,
     router: Annotated[str | None, typer.Option(help=f"{' or '.join(ROUTERS)}; needs --replicas")] = None,
@@ -113,9 +116,12 @@ def command(
     terms = options.key_values("--cost", cost, TERMS)
     model = options.cost_model(profile, terms, force_diagonal=force_diagonal)
     belief = model if policy_profile is None else options.cost_model(policy_profile, {}, force_diagonal=force_diagonal)
+    elsewhere_s = options.decode_server(
+        prefill, chunked_prefill_size=chunked_prefill_size, max_prefill_tokens=max_prefill_tokens
+    )
     engine = options.engine_settings(
-        load, max_running_requests=max_running_requests, chunked_prefill_size=chunked_prefill_size,
-        max_prefill_tokens=max_prefill_tokens, kv_tokens=kv_tokens, schedule=schedule, replicas=replicas,
+        load, prefill_elsewhere_s=elsewhere_s, max_running_requests=max_running_requests,
+        chunked_prefill_size=chunked_prefill_size, max_prefill_tokens=max_prefill_tokens, kv_tokens=kv_tokens, schedule=schedule, replicas=replicas,
         router=router, dp_attention=dp_attention or None,
     )  # fmt: skip
     setting = prepare(

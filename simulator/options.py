@@ -84,11 +84,29 @@ def selected(
     return trace if rate is None else scale_rate(trace, rate)
 
 
-def engine_settings(load: Trace | RecordedLoad, **flags: int | str | bool | None) -> EngineSettings:
+def engine_settings(load: Trace | RecordedLoad, **flags: float | str | bool | None) -> EngineSettings:
     """The flags that were given, over what records say of their server, over SGLang's defaults."""
     known = load.engine if isinstance(load, RecordedLoad) else EngineSettings()
     given = {name: value for name, value in flags.items() if value is not None}
     return replace(known, **given)  # type: ignore[arg-type]
+
+
+def decode_server(text: str | None, **flags: int | None) -> float | None:
+    """Seconds of `--prefill elsewhere[:MS]`; flags: those of a server that prefills itself, which then do nothing."""
+    if text is None:
+        return None
+    word, colon, delay = text.partition(":")
+    try:
+        seconds = float(delay) / 1e3 if colon else 0.0
+    except ValueError:
+        seconds = math.nan
+    if word != "elsewhere" or not 0 <= seconds < math.inf:
+        raise InputError(f"--prefill {text} is refused, expected elsewhere or elsewhere:MILLISECONDS")
+    for flag, value in flags.items():
+        if value is not None:
+            name = flag.replace("_", "-")
+            raise InputError(f"--{name} does nothing with --prefill elsewhere, where nothing is prefilled")
+    return seconds
 
 
 def domain_mix(text: str | None, load: Trace | RecordedLoad, name: str | None) -> dict[str, float] | None:

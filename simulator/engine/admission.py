@@ -59,6 +59,10 @@ class Chunk:
         waiting.done += tokens
 
 
+RESERVED_DECODE_TOKENS = 512
+"""What a decode server keeps free for each request when it lets one in (SGLang's --num-reserved-decode-tokens)."""
+
+
 class Memory:
     """KV tokens of one replica and SGLang's guess of how much running requests will still need."""
 
@@ -81,6 +85,14 @@ class Memory:
             return True  # whatever is expected
         expected = np.minimum(batch.remaining[: batch.size], _LONGEST_ESTIMATE).sum() * self._ratio
         return bool(expected <= free)
+
+    def fits_decode_server(self, running: int, waiting: Waiting) -> bool:
+        """Whether a decode server takes a request over: every running one and this one keep room to decode on.
+
+        SGLang 0.5.23, disaggregation/decode.py:509, 2058; with nobody running whatever fits is taken.
+        """
+        reserved = RESERVED_DECODE_TOKENS * (running + 1) if running else self.reserve
+        return self.used(running) + waiting.context + reserved <= self.capacity
 
     def idle(self) -> None:
         """Nothing runs and nothing waits."""

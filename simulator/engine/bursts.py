@@ -67,6 +67,10 @@ class Gaps:
         """A request left the batch with tokens to come."""
         self._retracted_s[request] = self._joined_s.pop(slot, self._previous_s)
 
+    def last_token(self, request: int, first_token_s: NDArray[np.float64]) -> float:
+        """When a request that a decode server takes over got its last token: its first one, or before retraction."""
+        return self._retracted_s.pop(request, float(first_token_s[request]))
+
     def resumed(self, request: int, now: float) -> None:
         """The prefill of a retracted request gave it one token more."""
         self._bursts.add_one(now, now - self._retracted_s.pop(request), 1)

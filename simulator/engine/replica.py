@@ -118,12 +118,29 @@ class Engine:
         """The prefill step that goes next, or None; requests that the host knows to be finished leave first."""
         if self._leaving:
             self._leave(self._leaving.take_known(self._steps))
+        if self.model.settings.prefill_elsewhere_s is not None:
+            self._leave(self._leaving.take_foreseen())
+            self._take_over()
+            return None
         chunk = self._choose()
         if chunk is None and self._leaving:
             self._leave(self._leaving.take_foreseen())
             if not self.batch.size:
                 return self._choose()  # nothing to decode either: the host looks again
         return chunk
+
+    def _take_over(self) -> None:
+        """A decode server: requests whose KV has come join the batch, no step of their own; retracted ones first."""
+        self._receive()
+        settings = self.model.settings
+        while self.queue and self.batch.size < settings.max_running_requests:
+            head = self.queue[0]
+            if not self.memory.fits_decode_server(self.batch.size, head):
+                return
+            self.queue.popleft()
+            self.memory.context += head.context
+            slot = self.batch.add(head.request, head.remaining, head.generated, self._decode_steps)
+            self._gaps.joined(slot, self._gaps.last_token(head.request, self.recorder.first_token_s))
 
     def _choose(self) -> Chunk | None:
         self._receive()
@@ -310,7 +327,11 @@ class Engine:
             recorder.left(request, self._decode_steps - int(batch.joined[index]))
             recorder.retracted(request)
             self._gaps.retracted(request, int(batch.slot[index]))
-            self.queue.append(Waiting(request, context, int(generated[index]), left))
+            waiting = Waiting(request, context, int(generated[index]), left)
+            if self.model.settings.prefill_elsewhere_s is None:
+                self.queue.append(waiting)
+            else:
+                self.queue.appendleft(waiting)  # its KV waits on the host, and nobody new enters before it
         else:
             self._leaving.forget(int(batch.slot[index]))
         batch.remove(index)

@@ -15,8 +15,18 @@ from simulator.traces import Trace
 class Router:
     """Hands every request of the trace to a replica, exactly once."""
 
-    def __init__(self, env: simpy.Environment, trace: Trace, recorder: Recorder, kv_tokens: int, reserve: int) -> None:
+    def __init__(
+        self,
+        env: simpy.Environment,
+        trace: Trace,
+        recorder: Recorder,
+        kv_tokens: int,
+        reserve: int,
+        elsewhere_s: float | None = None,
+    ) -> None:
+        """elsewhere_s: seconds until a prefill server has given the first token; None: the replicas prefill."""
         self.env, self.trace, self.recorder = env, trace, recorder
+        self._elsewhere_s = elsewhere_s
         self.engines: list[Engine] = []
         self.failed = 0
         self.done = env.event()
@@ -69,8 +79,22 @@ class Router:
             self.failed += 1
             return False
         context, remaining, cached = self._lengths[request]
+        if self._elsewhere_s is not None:
+            self.env.process(self._prefilled_elsewhere(request, context, remaining))
+            return True
         self._pick().submit(Waiting(request, context, 0, remaining, cached=cached))
         return True
+
+    def _prefilled_elsewhere(self, request: int, context: int, remaining: int) -> Generator[simpy.Event, None, None]:
+        """A prefill server gives the first token, and with it the KV of the prompt comes."""
+        assert self._elsewhere_s is not None
+        yield self.env.timeout(self._elsewhere_s)
+        self.recorder.prefilled(request, self.env.now, first=True)
+        if remaining == 1:
+            self.recorder.finished(request, self.env.now)
+            self.on_finish(request)
+            return
+        self._pick().submit(Waiting(request, context + 1, 1, remaining - 1))
 
     def _pick(self) -> Engine:
         if self._least_loaded:

@@ -117,7 +117,9 @@ def assemble(
     model = _engine_model(setting, policy, trace, seed)
     env = simpy.Environment()
     recorder = Recorder(trace.input_length, trace.output_length, model.gamma, on_step, on_tokens)
-    router = Router(env, trace, recorder, model.kv_tokens, model.kv_reserve)
+    router = Router(
+        env, trace, recorder, model.kv_tokens, model.kv_reserve, setting.engine.prefill_elsewhere_s
+    )
     on_finish = router.on_finish if on_progress is None else _reporting(router, recorder, on_progress)
     engines = [
         Engine(env, model, recorder, on_finish, replica)

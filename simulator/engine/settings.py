@@ -27,6 +27,8 @@ class EngineSettings:
     schedule: None takes overlapped where the policy allows it and synchronous where it does not. Mixed prefill and
     decode steps are off, as SGLang has them by default. kv_tokens: None takes the profile's. dp_attention: the replicas
     are ranks of one model that step together (`simulator.engine.lockstep`) instead of independent engines.
+    prefill_elsewhere_s: the replicas are decode servers (SGLang's disaggregation): a request's first token and its KV
+    come so many seconds after it was sent; None: the replicas prefill themselves.
     """
 
     max_running_requests: int = 48
@@ -37,6 +39,7 @@ class EngineSettings:
     replicas: int = 1
     router: str = "round-robin"
     dp_attention: bool = False
+    prefill_elsewhere_s: float | None = None
 
     def __post_init__(self) -> None:
         for name, (low, high) in _RANGES.items():
@@ -50,6 +53,16 @@ class EngineSettings:
             raise InputError(f"router '{self.router}' is unknown, expected one of {', '.join(ROUTERS)}")
         if self.dp_attention and self.replicas == 1:
             raise InputError("dp-attention is refused with one rank, expected replicas of 2 or more")
+        self._check_decode_server()
+
+    def _check_decode_server(self) -> None:
+        delay = self.prefill_elsewhere_s
+        if delay is None:
+            return
+        if not 0 <= delay <= 3600:
+            raise InputError(f"prefill elsewhere:{1e3 * delay:g} is refused, expected 0..3600000 ms")
+        if self.dp_attention:
+            raise InputError("prefill elsewhere is refused with dp-attention, expected independent replicas")
 
     def schedule_for(self, policy: Policy) -> str:
         """The schedule that runs this policy; an overlapped one cannot serve a live rule or fresh survivals."""

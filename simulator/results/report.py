@@ -113,6 +113,11 @@ def _range(values: list[float], form: str) -> str:
 
 
 def _engine_line(setting: dict[str, Any]) -> str:
+    if setting["prefill_elsewhere_s"] is not None:
+        return (
+            f"engine: decode server, max running requests {setting['max_running_requests']}, "
+            f"KV {setting['kv_tokens']:,} tokens, replicas {setting['replicas']}"
+        )
     return (
         f"engine: max running requests {setting['max_running_requests']}, "
         f"chunked prefill {setting['chunked_prefill_size']}, prefill before decode, mixed chunks off, "

@@ -18,9 +18,17 @@ def stated_assumptions(setting: Setting) -> tuple[Assumption, ...]:
         out += [_of_belief(setting.belief, one) for one in setting.belief.assumptions if one.key not in TERMS]
     if setting.engine.kv_tokens is not None:
         out = [one for one in out if one.key != "kv_tokens"]
+    if setting.engine.prefill_elsewhere_s is not None:
+        out.append(_of_decode_server(setting.engine.prefill_elsewhere_s))
     if setting.recorded is None:
         out += _of_drawn_blocks(setting)
     return tuple(dict.fromkeys(out))
+
+
+def _of_decode_server(delay_s: float) -> Assumption:
+    why = "KV on its way holds no memory here; what is retracted waits on the host and resumes at no cost"
+    said = f"prefill elsewhere: first token and KV come {1e3 * delay_s:g} ms after a request is sent"
+    return Assumption("prefill_elsewhere", delay_s, "s", why, said)
 
 
 def _of_belief(belief: StepCost, assumption: Assumption) -> Assumption:

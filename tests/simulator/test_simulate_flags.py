@@ -44,6 +44,7 @@ CHANGES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "max_running_requests": ((*CLOSED,), ("--max-running-requests", "2")),
     "chunked_prefill_size": ((), ("--chunked-prefill-size", "64")),
     "max_prefill_tokens": ((), ("--max-prefill-tokens", "64")),
+    "prefill": ((*CLOSED,), ("--prefill", "elsewhere:40")),
     "kv_tokens": ((*CLOSED,), ("--kv-tokens", "2500")),
     "replicas": ((), ("--replicas", "2")),
     "router": (("--replicas", "2"), ("--router", "least-loaded")),
