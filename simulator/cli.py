@@ -121,8 +121,8 @@ def command(
     )
     engine = options.engine_settings(
         load, prefill_elsewhere_s=elsewhere_s, max_running_requests=max_running_requests,
-        chunked_prefill_size=chunked_prefill_size, max_prefill_tokens=max_prefill_tokens, kv_tokens=kv_tokens, schedule=schedule, replicas=replicas,
-        router=router, dp_attention=dp_attention or None,
+        chunked_prefill_size=chunked_prefill_size, max_prefill_tokens=max_prefill_tokens, kv_tokens=kv_tokens,
+        schedule=schedule, replicas=replicas, router=router, dp_attention=dp_attention or None,
     )  # fmt: skip
     setting = prepare(
         load, model, policy_profile=belief, drafter=drafter, gamma=gamma, concurrency=concurrency,

@@ -14,14 +14,14 @@ import pytest
 pytest.importorskip("sglang", reason="SGLang's benchmark is needed: extra `serve`")
 sys.path.insert(0, str(Path(__file__).parents[1] / "simulator"))
 from client_timeline import ClientOutput, watched  # noqa: E402
-from simulated_worlds import setting_of  # noqa: E402
+from simulated_worlds import setting_of, trace_of  # noqa: E402
 
 from sglang_dspark.cost import load_profile  # noqa: E402
 from sglang_dspark.policies import make_policy  # noqa: E402
 from sglang_dspark.records.steady import STEADY_RATIO, steady_window  # noqa: E402
 from simulator.engine.run import Assembly  # noqa: E402
 from simulator.results.metrics import figures  # noqa: E402
-from simulator.traces import Trace, example_trace, first_requests, scale_rate  # noqa: E402
+from simulator.traces import Trace, example_trace, first_requests  # noqa: E402
 
 pytestmark = [pytest.mark.engine, pytest.mark.short]
 
@@ -41,14 +41,20 @@ class Tokenizer:
         return text.split()
 
 
+def drawn_trace(seed: int, count: int, outputs: tuple[int, int]) -> Trace:
+    rng = np.random.default_rng(seed)
+    return trace_of(
+        list(zip(rng.integers(5, 900, count).tolist(), rng.integers(*outputs, count).tolist(), strict=True))
+    )
+
+
 def cases() -> dict[str, Any]:
-    example = first_requests(example_trace(), 250)
     cost = load_profile("vllm-b300-dsv4-flash")
-    tight = {"kv_tokens": 9_000, "max_running_requests": 64, "chunked_prefill_size": 512}
+    tight = {"kv_tokens": 1_500, "max_running_requests": 12, "chunked_prefill_size": 512}
     return {
-        "open": setting_of(example, cost),
-        "closed": setting_of(example, cost, concurrency=24),
-        "retracting": setting_of(scale_rate(example, 30.0), cost, **tight),
+        "open": setting_of(first_requests(example_trace(), 250), cost),
+        "closed": setting_of(drawn_trace(1, 300, (5, 900), (1, 200)), cost, concurrency=24),
+        "retracting": setting_of(drawn_trace(2, 150, (5, 100), (20, 800)), cost, concurrency=20, **tight),
     }
 
 
@@ -56,7 +62,7 @@ def cases() -> dict[str, Any]:
 def seen(request: pytest.FixtureRequest) -> tuple[Assembly, list[ClientOutput]]:
     run, outputs = watched(replace(cases()[request.param], slos_ms=SLOS_MS), make_policy("fixed:k=5"))
     if request.param == "retracting":
-        assert run.recorder.retractions.sum() > 10
+        assert run.recorder.retractions.sum() >= 5
     return run, outputs
 
 

@@ -1,9 +1,10 @@
 """Our kernels behind SGLang's own functions: same results, same bookkeeping, upstream's path where ours does not
 apply."""
 
+import json
+from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="needs the extra `serve`")
@@ -168,14 +169,6 @@ def test_confidence_equals_upstreams():
         torch.testing.assert_close(mine, other)
 
 
-@pytest.mark.parametrize(("budget", "floor", "cap"), [(0, 0, 3), (5, 0, 3), (7, 1, 2), (99, 0, 3)])
-def test_admission_equals_the_policies(budget, floor, cap):
-    confidence = torch.rand(ROWS, GAMMA, generator=torch.Generator().manual_seed(4))
-    got = admit_plan(confidence, Plan(budget, floor, cap))
-    assert np.array_equal(got.numpy(), allocate(survival_units(confidence.numpy()), budget, floor, cap))
-    assert got.dtype == torch.int64
-
-
 def test_without_a_gpu_nothing_is_measured(monkeypatch):
     monkeypatch.setattr(choice, "get_parallel", lambda: SimpleNamespace(tp_size=1))
     choices = measure(fake_worker(), "auto")
@@ -222,42 +215,35 @@ def test_upstream_is_what_was_replaced():
     assert contract.moved(choice.REPLACED) == []
 
 
-def staircase(num_requests, gamma):
-    """Prices with graph tiers, one dip and an eager tail."""
-    count = num_requests * gamma + 1
-    tops = [top for top in (2, 5, 9, 14, 20) if top < count] or [count - 1]
-    top = np.array([next((end for end in tops if end >= k), k) for k in range(count)], dtype=np.int64)
-    seconds = np.array(
-        [0.008 + 0.0004 * end - (0.0015 if end == 9 else 0.0) + (0.02 if end > tops[-1] else 0.0) for end in top]
-    )
-    return StepPrices(seconds, seconds.copy(), top, tops[-1])
+@pytest.mark.parametrize("kind", ["vanilla", "gated", "rnn"])
+def test_heads_are_sglangs(kind):
+    torch.manual_seed(5)
+    vocab, rank, width, rows, gamma = 60, 8, 12, 4, 3
+    config = type("Config", (), dict(vocab_size=vocab, markov_rank=rank, markov_head_type=kind, hidden_size=width))
+    theirs = dspark.build_markov_head(config).to(torch.bfloat16)
+    head = markov_head_of(theirs)
+    assert head.kind == kind
+    hidden = torch.randn(rows, gamma, width, dtype=torch.bfloat16)
+    their_state, state = theirs.init_state(hidden), head.first_state(hidden)
+    previous = torch.randint(0, vocab, (rows,))
+    with torch.no_grad():
+        for position in range(gamma):
+            want, their_state = theirs.step_bias(previous, hidden_states=hidden[:, position], state=their_state)
+            latent, state = head.latent(previous, hidden[:, position], state)
+            torch.testing.assert_close(torch.nn.functional.linear(latent, head.w2), want, rtol=0, atol=0)
+            previous = want.argmax(dim=1)
+    assert head.step_dtype(torch.bfloat16) == theirs.step_logits_dtype(torch.bfloat16)
 
 
-@pytest.mark.parametrize(
-    "text", ["early-stop", "hull", "hull:dips=false", "hull:fill=false", "lookahead", "lookahead:floor=1,cap=3"]
-)
-def test_live_rules_on_the_device_decide_as_the_policy(text):
-    policy, device = make_policy(text), torch.device("cpu")
-    live = LiveAdmission(device)
-    generator = np.random.default_rng(6)
-    for num_requests in (1, 3, 7):
-        past = Past(num_requests, 4, staircase(num_requests, 4))
-        assert live.serves(policy, num_requests, 4)
-        for _ in range(6):
-            confidence = generator.beta(4, 1, size=(num_requests, 4)).astype(np.float32)
-            want = policy.decide(past, LiveBlock.of(confidence))
-            with interpreted():
-                got = live.decide(policy, past, torch.from_numpy(confidence))
-            assert (got.lengths.tolist(), got.total) == (want.lengths.tolist(), want.total)
-    assert len(live._tables) == 3, "one table per prices"
+def test_a_profile_of_our_recorder_is_a_table_of_sglangs(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "benchmarks"))
+    from record_gpu_profile import as_profile
+    from sglang.srt.speculative.dspark_components.dspark_sps import load_sps_table_from_path
 
-
-def test_rules_without_a_kernel_stay_on_the_host():
-    live, device = LiveAdmission(torch.device("cpu")), torch.device("cpu")
-    assert not live.serves(make_policy("threshold:t=0.5"), 4, 4)
-    assert not live.serves(make_policy("hull"), 4, 17)
-    assert not live.serves(make_policy("hull"), 1025, 7)
-    past = Past(3, 4, staircase(3, 4))
-    assert "no kernel for threshold" in measure_live(make_policy("threshold:t=0.5"), past, device).reason
-    assert "no CUDA device" in measure_live(make_policy("hull"), past, device).reason
-    assert measure_live(make_policy("hull"), past, device, "ours").kernels == "ours"
+    terms = {
+        "context_token_s": 1e-9, "draft_context_token_s": 1e-10, "prefill_base_s": 0.01, "prefill_token_s": 1e-5,
+        "copy_s": 1e-5,
+    }  # fmt: skip
+    path = tmp_path / "measured.json"
+    path.write_text(json.dumps(as_profile({1: 1e-3}, {8: 8e-3, 16: 9e-3}, [(16, 12e-3)], 2, terms, {})))
+    assert load_sps_table_from_path(str(path)).bias_seconds == pytest.approx(8e-3)
