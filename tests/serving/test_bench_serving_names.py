@@ -41,11 +41,10 @@ class Tokenizer:
         return text.split()
 
 
-def drawn_trace(seed: int, count: int, outputs: tuple[int, int]) -> Trace:
+def drawn_trace(seed: int, count: int, prompts: tuple[int, int], outputs: tuple[int, int]) -> Trace:
     rng = np.random.default_rng(seed)
-    return trace_of(
-        list(zip(rng.integers(5, 900, count).tolist(), rng.integers(*outputs, count).tolist(), strict=True))
-    )
+    lengths = (rng.integers(*each, count).tolist() for each in (prompts, outputs))
+    return trace_of(list(zip(*lengths, strict=True)))
 
 
 def cases() -> dict[str, Any]:
