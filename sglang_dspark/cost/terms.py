@@ -29,6 +29,7 @@ TERMS: dict[str, Term] = {
     "prefill_pair_s": Term(0.0, 1e-3, "s/token^2", "prefill attention per (new token x context token)"),
     "context_token_s": Term(0.0, 1e-3, "s/token", "verify attention per context token of the batch"),
     "draft_context_token_s": Term(0.0, 1e-3, "s/token", "draft attention per context token of the batch"),
+    "draft_head_s": Term(0.0, 1.0, "s/position", "DSpark's head at every drafted position, a part of the draft time"),
     "width_context_s": Term(
         0.0, 1e-3, "s/token^2", "verify attention per (verified token beyond a request's first x its context token)"
     ),
@@ -43,6 +44,7 @@ _ASSUMED: dict[str, tuple[float, str]] = {
     "prefill_pair_s": (0.0, "prefill attention is inside the per-token time"),
     "context_token_s": (0.0, "the source measured one context length"),
     "draft_context_token_s": (0.0, "the source measured one context length"),
+    "draft_head_s": (0.0, "the source does not tell the head from the draft: another gamma takes the same draft time"),
     "width_context_s": (0.0, "the source does not tell attention by width"),
     "adaptive_s": (0.0, "none is seen on B300; 2 ms of it explain ROCm's losses at low load (vLLM #52362)"),
     "kv_tokens": (1_000_000.0, "KV capacity is not part of the source"),

@@ -31,6 +31,7 @@ _UNTOLD = {
     "copy_s": "inside the measured step times, where the recorded policy waited for its copy",
     "prefill_pair_s": "inside the time per prompt token",
     "draft_context_token_s": "inside context_token_s",
+    "draft_head_s": "inside the measured step times",
     "width_context_s": "inside the measured step times",
     "kv_tokens": "KV capacity is not part of step times",
 }
@@ -124,7 +125,7 @@ def fit_times(times: StepTimes, name: str = "fitted from records") -> FittedCost
     base, per_token, prefills = _prefill(times)
     terms = {
         "host_s": 0.0, "copy_s": 0.0, "prefill_base_s": base, "prefill_token_s": per_token, "prefill_pair_s": 0.0,
-        "context_token_s": slope, "draft_context_token_s": 0.0, "width_context_s": 0.0,
+        "context_token_s": slope, "draft_context_token_s": 0.0, "draft_head_s": 0.0, "width_context_s": 0.0,
         "adaptive_s": adaptive or 0.0, "kv_tokens": 1_000_000.0,
     }  # fmt: skip
     assert set(terms) == set(TERMS)
