@@ -10,24 +10,29 @@ burstgpt
 vidur
     Vidur and Frontier (CSV): ``arrived_at,num_prefill_tokens,num_decode_tokens``. Stamps in seconds.
 mooncake
-    Mooncake FAST'25 (JSONL): ``timestamp`` in ms, ``input_length``, ``output_length``, ``hash_ids``; also the many
-    files that have these lengths and no stamps.
+    Mooncake FAST'25 (JSONL): ``timestamp`` in ms, ``input_length``, ``output_length``, ``hash_ids`` (blocks of 512
+    tokens); also the many files that have these lengths and no stamps.
 bailian
     Qwen-Bailian (JSONL): ``chat_id``, ``parent_chat_id``, ``timestamp`` in seconds, ``input_length``,
-    ``output_length``, ``type``, ``turn``, ``hash_ids``. The chat id becomes the request id.
+    ``output_length``, ``type``, ``turn``, ``hash_ids`` (blocks of 16 tokens). The chat id becomes the request id.
 own
     The project's own (JSONL). First line: ``{"format": "sglang-dspark-trace", "version": 2}`` and optionally
     ``requests`` (how many follow; fewer or more are an error), ``domains`` (names; their order gives the
-    index), ``source`` and ``notes``. Then one object a request, in order of arrival: ``input_length``,
-    ``output_length`` (both at least 1) and, for all requests or for none, ``arrival_s``, ``domain``,
-    ``request_id`` and ``cached_length`` (prompt tokens in the prefix cache, fewer than ``input_length``).
-    Version 1 is read as well: it always has ``arrival_s`` and never ``cached_length``.
+    index), ``block_tokens``, ``source`` and ``notes``. Then one object a request, in order of arrival:
+    ``input_length``, ``output_length`` (both at least 1) and, for all requests or for none, ``arrival_s``, ``domain``,
+    ``request_id`` and ``cached_length`` (prompt tokens in the prefix cache, fewer than ``input_length``); instead of
+    the last, for any request, ``hash_ids`` (blocks of the header's ``block_tokens`` that the prompt begins with).
+    Version 1 is read as well: it always has ``arrival_s``, and neither ``cached_length`` nor ``hash_ids``.
 
 Any of them may be packed with gzip or zstd. Columns and keys that are not read may be there, except in `own`,
 where an unknown key is an error. Lengths are integers 0 .. 2**31 - 1, also written 655.0; stamps 0 .. 1e10 seconds.
 
 The stamps' column or key may be missing altogether: such a trace (`Trace.stamped` is false) has lengths and an
 order only, enough for a closed loop or for Poisson arrivals.
+
+Equal leading ``hash_ids`` are equal tokens, a last block that is not full only if it is equally long. A request whose
+``hash_ids`` are null, empty or missing shares no prefix; of a Mooncake or Bailian file with blocks of another size
+`block_tokens` says which.
 
 Numeric stamps of others count in the unit above unless `time_unit` says another; where it says nothing and the rate
 comes out below 0.01 or above 100 requests per second (`clock.PLAUSIBLE_RATE`), a note warns of it.
@@ -104,9 +109,9 @@ TRACE_FORMATS: dict[str, TraceReader] = {
         "num_decode_tokens",
     ),
     "bailian": JsonFormat(
-        "JSON lines with chat_id, timestamp (s), input_length, output_length", BailianRow, "s", name="chat_id"
+        "JSON lines with chat_id, timestamp (s), input_length, output_length", BailianRow, "s", 16, name="chat_id"
     ),
-    "mooncake": JsonFormat("JSON lines with timestamp (ms), input_length, output_length", MooncakeRow, "ms"),
+    "mooncake": JsonFormat("JSON lines with timestamp (ms), input_length, output_length", MooncakeRow, "ms", 512),
     "own": OwnFormat(),
 }
 """Asked in this order; the first that recognises a file reads it."""

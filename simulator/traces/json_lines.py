@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import msgspec
 
 from sglang_dspark.errors import InputError
+from simulator.traces.prefixes import MAX_BLOCK_ID
 from simulator.traces.raw import TIME_UNITS, stamp_range
 from simulator.traces.source import Lines
 from simulator.traces.trace import MAX_ARRIVAL_S, MAX_LENGTH
@@ -18,14 +19,16 @@ Tokens = Annotated[float, msgspec.Meta(ge=0, le=MAX_LENGTH, multiple_of=1)]
 SomeTokens = Annotated[float, msgspec.Meta(ge=1, le=MAX_LENGTH, multiple_of=1)]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=MAX_ARRIVAL_S)]
 Milliseconds = Annotated[float, msgspec.Meta(ge=0, le=MAX_ARRIVAL_S * TIME_UNITS["ms"])]
+BlockIds = list[Annotated[int, msgspec.Meta(ge=0, le=MAX_BLOCK_ID)]]
 
 TOKENS_EXPECTED = f"an integer 0 .. {MAX_LENGTH}"
 SOME_TOKENS_EXPECTED = f"an integer 1 .. {MAX_LENGTH}"
 SECONDS_EXPECTED = stamp_range("s")
+BLOCK_IDS_EXPECTED = f"a list of integers 0 .. {MAX_BLOCK_ID}"
 
-# msgspec says "Expected `int`, got `str` - at `$.timestamp`", "Number out of range - at `$.timestamp`" or
-# "Object missing required field `timestamp`".
-_VALUE = re.compile(r"(.*?)(?:, got .*?)? - at `\$\.(.*)`")
+# msgspec says "Expected `int`, got `str` - at `$.timestamp`" (`$.hash_ids[1]` in a list), "Number out of range - at
+# `$.timestamp`" or "Object missing required field `timestamp`".
+_VALUE = re.compile(r"(.*?)(?:, got .*?)? - at `\$\.(.*?)(?:\[[0-9.]+\])?`")
 _FIELD = re.compile(r"Object (missing required|contains unknown) field `(.*)`", re.DOTALL)
 
 

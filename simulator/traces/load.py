@@ -10,7 +10,9 @@ import numpy as np
 
 from sglang_dspark.errors import InputError
 from simulator.traces.clock import doubt_rate, settle_clock
-from simulator.traces.formats import TRACE_FORMATS, format_of
+from simulator.traces.formats import TRACE_FORMATS, TraceReader, format_of
+from simulator.traces.json_formats import JsonFormat
+from simulator.traces.prefixes import MAX_BLOCK_TOKENS
 from simulator.traces.raw import TIME_UNITS, RawRequests
 from simulator.traces.select import check_limit, first_requests, scale_rate, window, with_poisson_arrivals
 from simulator.traces.source import open_lines, printable, quoted, short_name
@@ -27,6 +29,7 @@ def load_trace(
     end_s: float | None = None,
     time_unit: str | None = None,
     jitter: bool | None = None,
+    block_tokens: int | None = None,
     rate_scale: float | None = None,
     request_rate: float | None = None,
 ) -> Trace:
@@ -43,6 +46,7 @@ def load_trace(
         time_unit: unit of numeric stamps, "s" or "ms"; None: the format's, with a warning if the rate is odd.
         jitter: True spreads stamps on any regular grid within its steps, False none; None only the clock of a foreign
             trace with ticks of at most about a second, while bursts further apart are kept.
+        block_tokens: tokens of a block of `hash_ids`; None: the format's.
         rate_scale: multiply the arrival rate: 2 halves every gap.
         request_rate: replace the arrivals by a Poisson process of so many requests per second; infinity
             lets all arrive at 0. Not together with `rate_scale` or `jitter`.
@@ -63,7 +67,11 @@ def load_trace(
         reader = TRACE_FORMATS[name]
         if time_unit is not None and reader.time_unit is None:
             raise InputError(f"--time-unit does nothing with {lines.name}: the stamps of format {name} have their unit")
+        if block_tokens is not None:
+            reader = _with_blocks(reader, block_tokens, name, lines.name)
         requests = reader.read(lines, time_unit or reader.time_unit)
+    if block_tokens is not None and requests.prefix_blocks is None:
+        raise InputError(f"--block-tokens does nothing with {printable(os.fspath(path))}: it has no hash_ids")
     trace = _put_right(requests, printable(os.fspath(path)), f"{short_name(path)} ({name})")
     if time_unit is not None:
         trace = _with_unit(trace, time_unit)
@@ -115,10 +123,19 @@ def _put_right(requests: RawRequests, name: str, source: str) -> Trace:
         domains=requests.domains,
         request_id=None if ids is None else tuple(ids[index] for index in order),
         cached_length=None if requests.cached_length is None else requests.cached_length[order],
+        prefix_blocks=None if requests.prefix_blocks is None else requests.prefix_blocks.take(order),
         source=source,
         notes=tuple(notes),
         stamped=stamp is not None,
     )
+
+
+def _with_blocks(reader: TraceReader, block_tokens: int, name: str, path: str) -> TraceReader:
+    if not isinstance(reader, JsonFormat):
+        raise InputError(f"--block-tokens does nothing with {path}: format {name} has no hash_ids, or says their size")
+    if not 1 <= block_tokens <= MAX_BLOCK_TOKENS:
+        raise InputError(f"block_tokens is {block_tokens}, expected 1 .. {MAX_BLOCK_TOKENS} tokens a block")
+    return replace(reader, block_tokens=block_tokens)
 
 
 def _with_unit(trace: Trace, time_unit: str) -> Trace:

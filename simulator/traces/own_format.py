@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
 
 from simulator.traces.json_lines import (
+    BLOCK_IDS_EXPECTED,
     SECONDS_EXPECTED,
     SOME_TOKENS_EXPECTED,
     TOKENS_EXPECTED,
+    BlockIds,
     Seconds,
     SomeTokens,
     Tokens,
@@ -19,6 +21,7 @@ from simulator.traces.json_lines import (
     object_of,
     rows_of,
 )
+from simulator.traces.prefixes import MAX_BLOCK_TOKENS, BlocksColumn, most_blocks
 from simulator.traces.raw import RawRequests
 from simulator.traces.source import Lines
 
@@ -31,6 +34,7 @@ _EXPECTED = {
     "input_length": SOME_TOKENS_EXPECTED,
     "output_length": SOME_TOKENS_EXPECTED,
     "cached_length": TOKENS_EXPECTED,
+    "hash_ids": BLOCK_IDS_EXPECTED,
 }
 
 
@@ -41,19 +45,20 @@ class _Kind(msgspec.Struct):
     version: int
 
 
-class OwnHeader(msgspec.Struct, forbid_unknown_fields=True):
-    """First line of a file; `requests`, if there, tells a file that was cut off."""
+class OwnHeader(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """First line of a file; `requests`, if there, tells a file that was cut off, `block_tokens` what hash_ids mean."""
 
     format: str
     version: int
     requests: int | None = None
     domains: tuple[str, ...] = ()
+    block_tokens: Annotated[int, msgspec.Meta(ge=1, le=MAX_BLOCK_TOKENS)] | None = None
     source: str = ""
     notes: tuple[str, ...] = ()
 
 
 class OwnRow(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
-    """One request; every key that may be missing is there for all requests or for none."""
+    """One request; every key that may be missing is there for all requests or for none, but for `hash_ids`."""
 
     arrival_s: Seconds | None = None
     input_length: SomeTokens
@@ -61,10 +66,11 @@ class OwnRow(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_
     domain: str | None = None
     request_id: str | None = None
     cached_length: Tokens | None = None
+    hash_ids: BlockIds | None = None
 
 
 class FirstOwnRow(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """One request of version 1: it has an arrival, and nothing in a prefix cache."""
+    """One request of version 1: it has an arrival, and nothing that a prefix cache could hold."""
 
     arrival_s: Seconds
     input_length: SomeTokens
@@ -75,6 +81,10 @@ class FirstOwnRow(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     @property
     def cached_length(self) -> None:
         """Version 1 does not know it."""
+
+    @property
+    def hash_ids(self) -> None:
+        """Version 1 does not know them."""
 
 
 _ROWS: dict[int, type[Any]] = {1: FirstOwnRow, FORMAT_VERSION: OwnRow}
@@ -97,6 +107,7 @@ class OwnFormat:
         rows: list[tuple[Any, ...]] = []
         first: Any = None
         last_s = 0.0
+        blocks = BlocksColumn()
         for row in rows_of(lines, _ROWS[header.version], _EXPECTED):
             first = first or row
             for column in _FOR_ALL:
@@ -107,6 +118,9 @@ class OwnFormat:
             if row.cached_length is not None and row.cached_length >= row.input_length:
                 expected = f"fewer than the {row.input_length:.0f} prompt tokens"
                 raise lines.error(expected, row.cached_length, column="cached_length")
+            if row.hash_ids is not None:
+                _check_blocks(lines, header, row)
+            blocks.add(row.hash_ids)
             last_s = row.arrival_s or last_s
             domain = None if row.domain is None else _domain_index(lines, header, domains, row.domain)
             rows.append((row.input_length, row.output_length, row.arrival_s, domain, row.request_id, row.cached_length))
@@ -121,6 +135,7 @@ class OwnFormat:
             domains=tuple(domains),
             request_id=None if names[0] is None else names,
             cached_length=_column(cached_length, np.int64),
+            prefix_blocks=blocks.blocks(header.block_tokens or 1),
             notes=header.notes,
             foreign=False,
             origin=header.source,
@@ -146,6 +161,18 @@ def _own_header(lines: Lines) -> OwnHeader:
     if len(header.domains) > _MOST_DOMAINS:
         raise lines.error(f"at most {_MOST_DOMAINS} domains", len(header.domains), column="domains")
     return header
+
+
+def _check_blocks(lines: Lines, header: OwnHeader, row: OwnRow) -> None:
+    if header.block_tokens is None:
+        raise lines.error("block_tokens in the header, which says how long a block is", column="hash_ids")
+    if row.cached_length is not None:
+        raise lines.error("hash_ids or cached_length, not both", column="hash_ids")
+    most = int(most_blocks(row.input_length, header.block_tokens))
+    assert row.hash_ids is not None
+    if len(row.hash_ids) > most:
+        expected = f"at most {most} blocks of {header.block_tokens} tokens for {row.input_length:.0f} prompt tokens"
+        raise lines.error(expected, len(row.hash_ids), column="hash_ids")
 
 
 def _domain_index(lines: Lines, header: OwnHeader, domains: dict[str, int], name: str) -> int:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from simulator.traces.prefixes import PrefixBlocks
 from simulator.traces.trace import MAX_ARRIVAL_S
 
 #: Units in which a file's numeric stamps may count: how many make a second.
@@ -33,6 +34,7 @@ class RawRequests:
         domains: names of the domains.
         request_id: names of the requests [N], or None.
         cached_length: int64 [N], prompt tokens in the prefix cache, or None.
+        prefix_blocks: what the prompts begin with, or None.
         notes: what the file says of itself.
         foreign: whether stamps are to be sorted, shifted to 0 and jittered within their buckets, and requests
             without tokens skipped.
@@ -47,6 +49,7 @@ class RawRequests:
     domains: tuple[str, ...] = ()
     request_id: tuple[str, ...] | None = None
     cached_length: np.ndarray | None = None
+    prefix_blocks: PrefixBlocks | None = None
     notes: tuple[str, ...] = ()
     foreign: bool = True
     origin: str = ""

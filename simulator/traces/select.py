@@ -102,4 +102,5 @@ def _take(trace: Trace, which: np.ndarray | slice) -> Trace:
         domain=None if trace.domain is None else trace.domain[which],
         request_id=names,
         cached_length=None if trace.cached_length is None else trace.cached_length[which],
+        prefix_blocks=None if trace.prefix_blocks is None else trace.prefix_blocks.take(which),
     )

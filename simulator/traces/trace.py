@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sglang_dspark.errors import InputError
+from simulator.traces.prefixes import PrefixBlocks, most_blocks
 
 #: Longest prompt or answer, in tokens, that a trace may hold (an int32, as engines store it).
 MAX_LENGTH = 2**31 - 1
@@ -31,6 +32,8 @@ class Trace:
         domains: names of the domains.
         request_id: names of the requests [N], or None.
         cached_length: int64 [N], prompt tokens that the prefix cache holds on arrival, < input_length; None: none.
+        prefix_blocks: what the prompts begin with, from which a simulated prefix cache finds its hits, so not together
+            with `cached_length`; None (also if no request has a block): the prompts share no prefix.
         source: file name and format.
         notes: what was done to the requests on the way here: jitter, skipped rows, window, rate.
         stamped: whether the requests have arrivals; if not, `arrival_s` is 0 and only their order is known.
@@ -46,6 +49,7 @@ class Trace:
     domains: tuple[str, ...] = ()
     request_id: tuple[str, ...] | None = None
     cached_length: np.ndarray | None = None
+    prefix_blocks: PrefixBlocks | None = None
     source: str = ""
     notes: tuple[str, ...] = ()
     stamped: bool = True
@@ -73,6 +77,8 @@ class Trace:
                     f"expected 0 .. {self.input_length[row] - 1}"
                 )
             _set(self, "cached_length", cached)
+        if self.prefix_blocks is not None:
+            _set(self, "prefix_blocks", _prefix_blocks(self, self.prefix_blocks))
         if self.request_id is not None:
             _set(self, "request_id", tuple(self.request_id))
             if len(self.request_id) != count:
@@ -126,6 +132,21 @@ def _arrivals(values: Sequence[float] | np.ndarray) -> np.ndarray:
             "expected requests in order of arrival"
         )
     return _read_only(arrival_s)
+
+
+def _prefix_blocks(trace: Trace, blocks: PrefixBlocks) -> PrefixBlocks | None:
+    if len(blocks) != len(trace):
+        raise InputError(f"trace field prefix_blocks has {len(blocks)} entries for {len(trace)} requests")
+    most = most_blocks(trace.input_length, blocks.block_tokens)
+    if (blocks.counts > most).any():
+        row = int(np.argmax(blocks.counts > most))
+        raise InputError(
+            f"trace field prefix_blocks of request {row} has {blocks.counts[row]} blocks, expected at most {most[row]} "
+            f"of {blocks.block_tokens} tokens for {trace.input_length[row]} prompt tokens"
+        )
+    if trace.cached_length is not None:
+        raise InputError("a trace has cached_length and prefix_blocks, expected one: both say what the cache holds")
+    return blocks if len(blocks.ids) else None
 
 
 def _integers(name: str, values: Sequence[int] | np.ndarray, count: int, low: int, high: int) -> np.ndarray:

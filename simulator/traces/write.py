@@ -15,6 +15,7 @@ import zstandard
 
 from sglang_dspark.errors import InputError
 from simulator.traces.own_format import FORMAT_NAME, FORMAT_VERSION, OwnHeader, OwnRow
+from simulator.traces.prefixes import PrefixBlocks
 from simulator.traces.source import printable
 from simulator.traces.trace import Trace
 
@@ -70,6 +71,7 @@ def _lines(trace: Trace) -> Iterator[bytes]:
         version=FORMAT_VERSION,
         requests=len(trace),
         domains=trace.domains,
+        block_tokens=None if trace.prefix_blocks is None else trace.prefix_blocks.block_tokens,
         source=trace.source,
         notes=trace.notes,
     )
@@ -82,7 +84,13 @@ def _lines(trace: Trace) -> Iterator[bytes]:
         none if trace.domain is None else [trace.domains[index] for index in trace.domain],
         trace.request_id or none,
         none if trace.cached_length is None else trace.cached_length.tolist(),
+        none if trace.prefix_blocks is None else _blocks(trace.prefix_blocks),
         strict=True,
     )
     for row in columns:
         yield _encode(OwnRow(**dict(zip(OwnRow.__struct_fields__, row, strict=True)))) + b"\n"
+
+
+def _blocks(blocks: PrefixBlocks) -> Iterator[list[int] | None]:
+    """Each request's blocks, None where it has none."""
+    return (blocks.of(request).tolist() or None for request in range(len(blocks)))

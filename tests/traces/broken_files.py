@@ -8,6 +8,7 @@ AZURE = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
 VIDUR = "arrived_at,num_prefill_tokens,num_decode_tokens\n0,5,5\n"
 OWN = '{"format": "sglang-dspark-trace", "version": 1}\n{"arrival_s": 1, "input_length": 5, "output_length": 5}\n'
 OWN_2 = OWN.replace('"version": 1', '"version": 2').replace("5}", '5, "cached_length": 2}')
+OWN_BLOCKS = OWN.replace('"version": 1', '"block_tokens": 4, "version": 2').replace("5}", '5, "hash_ids": [1, 2]}')
 MOONCAKE = '{"timestamp": 0, "input_length": 5, "output_length": 5}\n'
 BAILIAN = '{"chat_id": 1, "timestamp": 0, "input_length": 5, "output_length": 5}\n'
 
@@ -139,6 +140,42 @@ BROKEN = {
     "own negative cached": (
         OWN_2.replace('"cached_length": 2', '"cached_length": -1'),
         "line 2, column cached_length: expected an integer 0 .. 2147483647, got '-1'",
+    ),
+    "own blocks without their size": (
+        OWN_BLOCKS.replace('"block_tokens": 4, ', ""),
+        "line 2, column hash_ids: expected block_tokens in the header",
+    ),
+    "own too many blocks": (
+        OWN_BLOCKS.replace("[1, 2]", "[1, 2, 3]"),
+        "line 2, column hash_ids: expected at most 2 blocks of 4 tokens for 5 prompt tokens, got 3",
+    ),
+    "own blocks and cached": (
+        OWN_BLOCKS.replace('"hash_ids"', '"cached_length": 2, "hash_ids"'),
+        "line 2, column hash_ids: expected hash_ids or cached_length, not both",
+    ),
+    "own first version has no blocks": (
+        OWN.replace("5}", '5, "hash_ids": [1]}'),
+        "line 2, column hash_ids: expected no such key",
+    ),
+    "own block of no tokens": (
+        OWN_BLOCKS.replace('"block_tokens": 4', '"block_tokens": 0'),
+        "line 1, column block_tokens: expected int >= 1, got '0'",
+    ),
+    "mooncake negative block": (
+        MOONCAKE.replace("5}", '5, "hash_ids": [3, -4]}'),
+        "line 1, column hash_ids: expected a list of integers 0 .. 9223372036854775807, got '[3, -4]'",
+    ),
+    "mooncake block in words": (
+        MOONCAKE.replace("5}", '5, "hash_ids": ["a"]}'),
+        "line 1, column hash_ids: expected a list of integers 0 .. 9223372036854775807, got '[\"a\"]'",
+    ),
+    "mooncake blocks that are no list": (
+        MOONCAKE.replace("5}", '5, "hash_ids": 3}'),
+        "line 1, column hash_ids: expected a list of integers 0 .. 9223372036854775807, got '3'",
+    ),
+    "mooncake blocks of another size": (
+        MOONCAKE.replace("5}", '5, "hash_ids": [3, 4]}'),
+        "1 of 1 requests have more hash_ids than blocks of 512 tokens in their prompt: --block-tokens says another",
     ),
     "own some stamps": (
         OWN_2 + OWN_2.splitlines()[1].replace('"arrival_s": 1, ', ""),

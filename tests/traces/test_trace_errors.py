@@ -14,7 +14,7 @@ import zstandard
 from broken_files import BROKEN
 
 from sglang_dspark.errors import InputError
-from simulator.traces import Trace, example_trace, load_trace, write_trace
+from simulator.traces import PrefixBlocks, Trace, example_trace, load_trace, write_trace
 
 
 @pytest.mark.parametrize("name", BROKEN)
@@ -110,6 +110,15 @@ def test_arguments_out_of_range(tmp_path, options, message):
         ({"output_length": [1]}, "output_length has shape [1], expected [2]"),
         ({"domain": [0, 1]}, "domain of request 1 is 1, expected 0 .. 0"),
         ({"request_id": ("a",)}, "request_id has 1 entries for 2 requests"),
+        ({"prefix_blocks": PrefixBlocks([0, 1], [7], 4)}, "prefix_blocks has 1 entries for 2 requests"),
+        (
+            {"prefix_blocks": PrefixBlocks([0, 0, 2], [7, 8], 4)},
+            "prefix_blocks of request 1 has 2 blocks, expected at most 1 of 4 tokens for 2 prompt tokens",
+        ),
+        (
+            {"prefix_blocks": PrefixBlocks([0, 0, 1], [7], 4), "cached_length": [0, 1]},
+            "a trace has cached_length and prefix_blocks, expected one",
+        ),
         ({"stamped": False}, "arrival_s of a trace without stamps is not 0"),
     ],
     ids=str,
@@ -119,6 +128,21 @@ def test_trace_checks_itself(fields, message):
     Trace(**good)
     with pytest.raises(InputError, match=re.escape(message)):
         Trace(**(good | fields))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (([0, 1], [7], 0), "block_tokens is 0, expected 1 .. 1048576"),
+        (([0, 2], [7], 4), "offsets of prefix blocks do not divide the 1 ids"),
+        (([0, 1, 0, 1], [7], 4), "offsets of prefix blocks do not divide the 1 ids"),
+        (([], [7], 4), "offsets of prefix blocks do not divide the 1 ids"),
+        (([0, 1], [-7], 4), "a prefix block is -7, expected 0 .. 9223372036854775807"),
+    ],
+)
+def test_prefix_blocks_check_themselves(fields, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        PrefixBlocks(*fields)
 
 
 def test_trace_keeps_copies_that_cannot_be_changed():

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simulator.traces import (
+    PrefixBlocks,
     Trace,
     example_trace,
     first_requests,
@@ -31,6 +32,7 @@ def traces(draw) -> Trace:
     domain = draw(st.none() | st.lists(st.integers(0, len(names) - 1), **many))
     input_length = np.array(draw(st.lists(LENGTHS, **many)))
     cached = draw(st.none() | st.lists(st.floats(0, 1, exclude_max=True), **many))
+    blocks = draw(st.none() | st.lists(st.lists(st.integers(0, 2**63 - 1), max_size=5), **many))
     return Trace(
         arrival_s=np.sort(draw(st.lists(st.floats(0, 1e9, allow_subnormal=False), **many))),
         input_length=input_length,
@@ -38,10 +40,18 @@ def traces(draw) -> Trace:
         domain=domain,
         domains=() if domain is None else names,
         request_id=draw(st.none() | st.lists(st.text(max_size=5), **many)),
-        cached_length=None if cached is None else (cached * input_length).astype(np.int64),
+        cached_length=None if cached is None or blocks else (cached * input_length).astype(np.int64),
+        prefix_blocks=None if blocks is None else ragged(blocks, input_length, draw(st.integers(1, 1 << 20))),
         source=draw(st.text(max_size=9)),
         notes=tuple(draw(st.lists(st.text(max_size=9), max_size=2))),
     )
+
+
+def ragged(blocks: list[list[int]], input_length: np.ndarray, block_tokens: int) -> PrefixBlocks:
+    """The blocks, as many of each prompt as it has room for."""
+    kept = [ids[: -(-int(prompt) // block_tokens)] for ids, prompt in zip(blocks, input_length, strict=True)]
+    offsets = np.cumsum([0, *map(len, kept)])
+    return PrefixBlocks(offsets, np.array([block for ids in kept for block in ids], dtype=np.int64), block_tokens)
 
 
 def rows(trace: Trace) -> list[tuple]:
@@ -49,7 +59,11 @@ def rows(trace: Trace) -> list[tuple]:
     domains = [None] * len(trace) if trace.domain is None else [trace.domains[index] for index in trace.domain]
     names = trace.request_id or [None] * len(trace)
     cached = [None] * len(trace) if trace.cached_length is None else trace.cached_length.tolist()
-    return list(zip(trace.input_length.tolist(), trace.output_length.tolist(), domains, names, cached, strict=True))
+    blocks: list[list[int]] = [[]] * len(trace)  # of a trace where no request has any, it is None
+    if trace.prefix_blocks is not None:
+        blocks = [trace.prefix_blocks.of(n).tolist() for n in range(len(trace))]
+    lengths = trace.input_length.tolist(), trace.output_length.tolist()
+    return list(zip(*lengths, domains, names, cached, blocks, strict=True))
 
 
 @settings(deadline=None)
@@ -65,6 +79,8 @@ def test_what_is_written_is_read_back(tmp_path_factory, trace, stamped, suffix):
     assert back.arrival_s.tolist() == trace.arrival_s.tolist()
     assert rows(back) == rows(trace)
     assert back.domains == trace.domains
+    if trace.prefix_blocks is not None:
+        assert back.prefix_blocks.block_tokens == trace.prefix_blocks.block_tokens
     first_note = 1 if trace.source else 0  # behind "made from: ..."
     assert back.notes[first_note : first_note + len(trace.notes)] == trace.notes
     write_trace(path, trace)

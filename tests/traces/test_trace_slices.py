@@ -18,7 +18,8 @@ from sglang_dspark.errors import InputError
 from simulator.engine.run import domains_of
 from simulator.traces import Trace, load_trace
 
-FORMATS = ("azure", "burstgpt", "vidur", "mooncake", "bailian", "own")
+FORMATS = ("azure", "burstgpt", "vidur", "mooncake", "bailian", "own", "own with blocks")
+BLOCK_TOKENS = {"mooncake": 512, "bailian": 16, "own with blocks": 8}
 
 
 @dataclass(frozen=True)
@@ -35,13 +36,15 @@ class Row:
 
 
 def written(format: str, rows: list[Row], stamped: bool = True) -> str:
-    """A file of these rows, each with the name, domain and cached tokens that are its own."""
+    """A file of these rows, each with the name, domain and cached tokens or blocks that are its own."""
     triples = [row.triple for row in rows]
-    if format == "own":
+    if format.startswith("own"):
         lines = [{"format": "sglang-dspark-trace", "version": 2}]
-        lines += [own_row(row) for row in rows]
+        lines[0] |= {"block_tokens": BLOCK_TOKENS[format]} if format in BLOCK_TOKENS else {}
+        lines += [own_row(row, format) for row in rows]
     elif format in ("mooncake", "bailian"):
         lines = [json.loads(line) for line in getattr(trace_files, format)(triples).splitlines()]
+        lines = [line | {"hash_ids": blocks_of(row, format)} for line, row in zip(lines, rows, strict=True)]
         if format == "bailian":
             lines = [line | {"chat_id": row.name} for line, row in zip(lines, rows, strict=True)]
     else:
@@ -54,9 +57,16 @@ def written(format: str, rows: list[Row], stamped: bool = True) -> str:
     return "".join(json.dumps(line) + "\n" for line in lines)
 
 
-def own_row(row: Row) -> dict:
+def own_row(row: Row, format: str) -> dict:
     lengths = {"arrival_s": row.eighths / 8, "input_length": row.prompt, "output_length": row.answer}
-    return lengths | {"domain": row.domain, "request_id": row.name, "cached_length": row.prompt // 2}
+    held = {"hash_ids": blocks_of(row, format)} if format in BLOCK_TOKENS else {"cached_length": row.prompt // 2}
+    return lengths | {"domain": row.domain, "request_id": row.name} | held
+
+
+def blocks_of(row: Row, format: str) -> list[int] | None:
+    """Blocks that are this request's own, none for some."""
+    count = -(-row.prompt // BLOCK_TOKENS[format])
+    return [1000 * row.eighths + n for n in range(count)] if row.prompt % 5 else None
 
 
 def without_stamp(line: str, format: str) -> str:
@@ -72,7 +82,7 @@ def files(draw) -> tuple[str, list[Row]]:
     counts = draw(sparse | st.lists(st.integers(2, 8), min_size=6, max_size=14))
     at = np.repeat(np.arange(len(counts)), counts)
     chance = draw(st.randoms(use_true_random=False))
-    idle = 0.0 if format == "own" else draw(st.sampled_from([0.0, 0.2]))
+    idle = 0.0 if format.startswith("own") else draw(st.sampled_from([0.0, 0.2]))
     rows = [
         Row(
             offset + step * int(tick),
@@ -83,7 +93,7 @@ def files(draw) -> tuple[str, list[Row]]:
         )
         for n, tick in enumerate(at)
     ]
-    if format != "own" and draw(st.booleans()):
+    if not format.startswith("own") and draw(st.booleans()):
         chance.shuffle(rows)
     return format, rows
 
@@ -91,7 +101,7 @@ def files(draw) -> tuple[str, list[Row]]:
 def served(format: str, rows: list[Row]) -> list[tuple[int, Row]]:
     """What the clock of the trace says of each request that is served (in 1/8 s), in order of arrival."""
     kept = sorted((row for row in rows if row.prompt and row.answer), key=lambda row: row.eighths)
-    zero = kept[0].eighths if kept and format != "own" else 0
+    zero = kept[0].eighths if kept and not format.startswith("own") else 0
     return [(row.eighths - zero, row) for row in kept]
 
 
@@ -105,13 +115,14 @@ def loaded(path, text: str, **options) -> Trace | None:
 
 
 def meaning(trace: Trace | None) -> object:
-    """All that a simulation takes from a trace, domains by their name."""
+    """All that a simulation takes from a trace, domains and blocks by request."""
     if trace is None:
         return None
     domains = None if trace.domain is None else [trace.domains[index] for index in trace.domain]
     cached = None if trace.cached_length is None else trace.cached_length.tolist()
+    blocks = [] if trace.prefix_blocks is None else [trace.prefix_blocks.of(n).tolist() for n in range(len(trace))]
     lengths = trace.input_length.tolist(), trace.output_length.tolist()
-    return trace.stamped, trace.arrival_s.tolist(), *lengths, trace.request_id, domains, cached
+    return trace.stamped, trace.arrival_s.tolist(), *lengths, trace.request_id, domains, cached, blocks
 
 
 OPTIONS = st.fixed_dictionaries(

@@ -33,9 +33,17 @@ def vidur(rows=ROWS) -> str:
     return "\n".join(["arrived_at,num_prefill_tokens,num_decode_tokens", *(f"{t},{i},{o}" for t, i, o in rows)]) + "\n"
 
 
+def hash_ids(prompt: int, block_tokens: int) -> list[int]:
+    """Blocks of a prompt; all prompts begin with the same tokens."""
+    return list(range(-(-prompt // block_tokens)))
+
+
 def mooncake(rows=ROWS) -> str:
     return "".join(
-        json.dumps({"timestamp": round(t * 1e3), "input_length": i, "output_length": o, "hash_ids": [0, 1, 2]}) + "\n"
+        json.dumps(
+            {"timestamp": round(t * 1e3), "input_length": i, "output_length": o, "hash_ids": hash_ids(i, 512)}
+        )
+        + "\n"
         for t, i, o in rows
     )
 
@@ -44,7 +52,7 @@ def bailian(rows=ROWS) -> str:
     return "".join(
         json.dumps(
             {"chat_id": n, "parent_chat_id": -1, "timestamp": t, "input_length": i, "output_length": o}
-            | {"type": "text", "turn": 1, "hash_ids": [3, 4]}
+            | {"type": "text", "turn": 1, "hash_ids": hash_ids(i, 16)}
         )
         + "\n"
         for n, (t, i, o) in enumerate(rows)
@@ -66,6 +74,12 @@ def own_2(rows=ROWS) -> str:
     return "".join(json.dumps(line) + "\n" for line in lines)
 
 
+def own_2_blocks(rows=ROWS) -> str:
+    lines = [{"format": "sglang-dspark-trace", "version": 2, "block_tokens": 100}]
+    lines += [{"arrival_s": t, "input_length": i, "output_length": o, "hash_ids": hash_ids(i, 100)} for t, i, o in rows]
+    return "".join(json.dumps(line) + "\n" for line in lines)
+
+
 #: Name for the test, format that must be detected, text of the file.
 FILES = (
     ("azure-2023", "azure", azure()),
@@ -77,4 +91,5 @@ FILES = (
     ("bailian", "bailian", bailian()),
     ("own-1", "own", own()),
     ("own-2", "own", own_2()),
+    ("own-2-blocks", "own", own_2_blocks()),
 )
