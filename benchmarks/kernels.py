@@ -1,12 +1,12 @@
 """Times the kernels beside SGLang's sequences, against what the device can do at best.
 
-    python benchmarks/kernels.py --save              # a CUDA device; Qwen3 shapes; writes
-    benchmarks/results/kernels-<gpu>.json python benchmarks/kernels.py --device cpu --small    # Triton's interpreter:
-    shows that everything runs, times mean nothing
+    python benchmarks/kernels.py --out benchmarks/results/kernels-NAME.json    # a CUDA device; Qwen3 shapes
+    python benchmarks/kernels.py --device cpu --small    # Triton's interpreter: it runs, and times mean nothing
 
 For every operation: median and spread over repeats of CUDA-graph replays, the bytes that must move and the operations
 that must be done at least, the time they take at the copy and matrix-product rates measured in the same run
-(`least`), and the share of it that was reached. SGLang's sequence is `upstream_sequence.py`, timed in the same run.
+(`least`), and the share of it that was reached. SGLang's sequence is `upstream_sequence.py`: its own kernels, timed in
+the same run where it is installed or `--sglang` names a folder of its kernel files.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import ModuleType
 
 import torch
 import triton
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-import upstream_sequence  # noqa: E402
+import sglang_files  # noqa: E402
 from dspark_kernels.admission import admit  # noqa: E402
 from dspark_kernels.choose import seconds_per_call  # noqa: E402
 from dspark_kernels.interpreter import interpreted  # noqa: E402
@@ -36,8 +37,7 @@ from dspark_kernels.markov_heads import MarkovHead  # noqa: E402
 from dspark_kernels.rejection import verify  # noqa: E402
 from dspark_kernels.rejection_reference import DraftLaw, Sampling  # noqa: E402
 from dspark_kernels.survival import confidence_survival, survival_units  # noqa: E402
-
-RESULTS = Path(__file__).resolve().parent / "results"
+from upstream_sequence import UpstreamSequence  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,8 @@ def main() -> int:
     parser.add_argument(
         "--peaked", type=float, default=6.0, help="spread of the draft's base logits (standard deviation)"
     )
-    parser.add_argument("--save", action="store_true", help="write a JSON file under benchmarks/results")
+    parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser.add_argument("--sglang", help="folder of SGLang's kernel files, see gpu_wheels.py")
     options = parser.parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
         print(
@@ -103,8 +104,8 @@ def main() -> int:
     if options.device == "cpu" and not options.small:
         print("the interpreter takes hours at Qwen3 shapes: --device cpu needs --small", file=sys.stderr)
         return 2
-    if options.save and options.device == "cpu":
-        print("times of the interpreter are no results: --save needs a CUDA device", file=sys.stderr)
+    if options.out is not None and options.device == "cpu":
+        print("times of the interpreter are no results: --out needs a CUDA device", file=sys.stderr)
         return 2
     if options.repeats is not None and options.repeats < 1:
         print(f"--repeats {options.repeats} is refused, expected at least 1", file=sys.stderr)
@@ -121,13 +122,17 @@ def run(options: argparse.Namespace) -> None:
     print(", ".join(f"{name} {value}" for name, value in where.items()))
     if device.type != "cuda":
         print("INTERPRETER: these times say nothing about speed; the run shows that every kernel and the report work.")
-    with on(device):
+    files = sglang_files.load(options.sglang)
+    if files is None:
+        print("SGLang's sequence is left out: neither sglang nor --sglang is there")
+    sglang = None if files is None else UpstreamSequence(files)
+    with on(device, *([] if files is None else [files.reject_sampling])):
         copy_rate, product_rate = ceilings(device, options.small)
         print(f"ceilings: copy {copy_rate / 1e9:.1f} GB/s, bfloat16 matrix product {product_rate / 1e12:.2f} Tflop/s")
         rows = []
         for requests in shape.requests:
             torch.manual_seed(requests)
-            for work in works(shape, requests, device, options.peaked):
+            for work in works(shape, requests, device, options.peaked, sglang):
                 taken = seconds_per_call(work.call, device, repeats=repeats)
                 least = max(work.num_bytes / copy_rate, work.operations / product_rate)
                 row = Row(
@@ -143,17 +148,17 @@ def run(options: argparse.Namespace) -> None:
                 rows.append(row)
                 print_row(row, header=len(rows) == 1, measured=device.type == "cuda")
     print_goals(rows, measured=device.type == "cuda")
-    if options.save:
-        save(rows, where, shape, copy_rate, product_rate)
+    if options.out is not None:
+        save(options.out, rows, where, shape, copy_rate, product_rate)
 
 
 @contextlib.contextmanager
-def on(device: torch.device) -> Iterator[None]:
-    """CUDA as it is; a CPU through the interpreter."""
+def on(device: torch.device, *modules: ModuleType) -> Iterator[None]:
+    """CUDA as it is; a CPU through the interpreter, `modules` included."""
     if device.type == "cuda":
         yield
     else:
-        with interpreted(upstream_sequence):
+        with interpreted(*modules):
             yield
 
 
@@ -177,14 +182,18 @@ def ceilings(device: torch.device, small: bool) -> tuple[float, float]:
     return 2 * source.nbytes / copying, 2.0 * side**3 / multiplying
 
 
-def works(shape: Shape, requests: int, device: torch.device, peaked: float) -> Iterator[Work]:
+def works(
+    shape: Shape, requests: int, device: torch.device, peaked: float, sglang: UpstreamSequence | None
+) -> Iterator[Work]:
     """Every operation at one batch size."""
-    yield from markov_works(shape, requests, device, peaked)
-    yield from rejection_works(shape, requests, device)
+    yield from markov_works(shape, requests, device, peaked, sglang)
+    yield from rejection_works(shape, requests, device, sglang)
     yield from scheduling_works(shape, requests, device)
 
 
-def markov_works(shape: Shape, requests: int, device: torch.device, peaked: float) -> Iterator[Work]:
+def markov_works(
+    shape: Shape, requests: int, device: torch.device, peaked: float, sglang: UpstreamSequence | None
+) -> Iterator[Work]:
     """The Markov block: greedy without logits, sampled with them. Weights are random: a trained head screens
     differently."""
     vocab, rank, gamma = shape.vocab, shape.rank, shape.gamma
@@ -202,13 +211,13 @@ def markov_works(shape: Shape, requests: int, device: torch.device, peaked: floa
         needed = read + (weights + base.nbytes if keep else 0)
         arguments = (head, base, anchor, temperatures)
         ours = dict(counters, keep=kept)
-        yield Work(
-            f"Markov block, {kind}: SGLang's sequence",
-            lambda t=temperatures, k=keep: upstream_sequence.markov_block(
-                w1, w2, base, anchor, t, counters["step"], keep=k
-            ),
-            needed, product if keep else 0.0,
-        )  # fmt: skip
+        if sglang is not None:
+            yield Work(
+                f"Markov block, {kind}: SGLang's sequence",
+                lambda t=temperatures, k=keep: sglang.markov_block(w1, w2, base, anchor, t, counters["step"], keep=k),
+                needed,
+                product if keep else 0.0,
+            )
         yield Work(
             f"Markov block, {kind}: one pass a step", lambda a=arguments, o=ours: sample_markov_block(*a, **o), needed,
             product if keep else 0.0,
@@ -223,7 +232,9 @@ def markov_works(shape: Shape, requests: int, device: torch.device, peaked: floa
     print(f"R={requests}: screening read {tiles.tolist()} of {total} tiles at the {gamma} sampled steps")
 
 
-def rejection_works(shape: Shape, requests: int, device: torch.device) -> Iterator[Work]:
+def rejection_works(
+    shape: Shape, requests: int, device: torch.device, sglang: UpstreamSequence | None
+) -> Iterator[Work]:
     """Packed rejection when every request verifies about half its block."""
     vocab, gamma = shape.vocab, shape.gamma
     lengths = (torch.arange(requests, device=device) % (gamma + 1)).to(torch.int32)
@@ -236,11 +247,10 @@ def rejection_works(shape: Shape, requests: int, device: torch.device) -> Iterat
     counters = dict(seed=1, request=torch.arange(requests, device=device), step=torch.tensor([3], device=device))
     needed = packed.nbytes + requests * vocab * 4
     filters = dict(top_k=torch.full((requests,), 50, dtype=torch.int32, device=device), top_p=0.95 * ones)
-    yield Work(
-        "Rejection: SGLang's sequence",
-        lambda: upstream_sequence.accept(packed, start, lengths, draft, ones, step_logits),
-        needed,
-    )
+    if sglang is not None:
+        yield Work(
+            "Rejection: SGLang's sequence", lambda: sglang.accept(packed, lengths, draft, ones, step_logits), needed
+        )
     yield Work(
         "Rejection: packed", lambda: verify(packed, start, lengths, draft, Sampling(ones), law, **counters), needed
     )
@@ -307,17 +317,17 @@ def print_goals(rows: list[Row], measured: bool) -> None:
             print(f"goal {verdict}: {row.name} at R=256 takes {row.median_s * 1e6:.1f} us, goal under 30")
 
 
-def save(rows: list[Row], where: dict[str, str], shape: Shape, copy_rate: float, product_rate: float) -> None:
-    """Write the run under benchmarks/results, named by the GPU."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"kernels-{'-'.join(where['device'].lower().split())}.json"
+def save(
+    path: Path, rows: list[Row], where: dict[str, str], shape: Shape, copy_rate: float, product_rate: float
+) -> None:
+    """Write the run."""
     content = {
         "meta": {**where, "shape": asdict(shape)},
         "ceilings": {"copy_bytes_per_s": copy_rate, "bfloat16_operations_per_s": product_rate},
         "rows": [{**asdict(row), "share": row.share} for row in rows],
     }
     path.write_text(json.dumps(content, indent=1) + "\n")
-    print(f"written: {path.relative_to(RESULTS.parent.parent)}")
+    print(f"written: {path}")
 
 
 if __name__ == "__main__":
