@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from simulator.engine.batch import DecodeBatch
+from simulator.engine.prefix_cache import PrefixCache
 
 # managers/scheduler_components/new_token_ratio_tracker.py and environ.py:646-649
 _RATIO_START, _RATIO_LEAST, _RATIO_STEPS, _RETRACT_STEPS = 0.7, 0.7 * 0.14, 600, 20
@@ -66,16 +67,47 @@ RESERVED_DECODE_TOKENS = 512
 class Memory:
     """KV tokens of one replica and SGLang's guess of how much running requests will still need."""
 
-    def __init__(self, capacity: int, reserve: int) -> None:
+    def __init__(self, capacity: int, reserve: int, cache: PrefixCache | None = None) -> None:
         """reserve: slots that every decoding request holds beyond its context, whatever is verified."""
         self.capacity = capacity
         self.reserve = reserve
-        self.context = 0  # tokens of running requests and of a prompt in progress
+        self.cache = cache
+        self.context = 0  # tokens of running requests and of a prompt in progress, those that they share for each
         self._ratio = _RATIO_START
 
     def used(self, running: int) -> int:
-        """Tokens in use with `running` decoding requests, reservations included."""
-        return self.context + running * self.reserve
+        """Tokens that `running` decoding requests need, reservations included, shared ones once."""
+        used = self.context + running * self.reserve
+        return used if self.cache is None else used - self.cache.shared
+
+    def admit(self, waiting: Waiting) -> None:
+        """Count what is cached of a prompt as its own, be it to see whether the rest fits."""
+        if self.cache is not None:
+            waiting.cached = self.cache.admit(waiting.request, waiting.context)
+        waiting.done = waiting.cached
+        self.context += waiting.done
+
+    def turn_away(self, waiting: Waiting) -> None:
+        """Take back `admit`."""
+        self.drop(waiting.request, waiting.done)
+        waiting.done = 0
+
+    def finish(self, request: int, context: int) -> None:
+        """A request ends, which had `context` tokens; a prefix cache keeps them as long as there is room."""
+        self.context -= context
+        if self.cache is not None:
+            self.cache.finish(request, context)
+
+    def drop(self, request: int, context: int) -> None:
+        """A request leaves unfinished."""
+        self.context -= context
+        if self.cache is not None:
+            self.cache.drop(request)
+
+    def evict(self, running: int) -> None:
+        """Evict what does not fit beside `running` decoding requests."""
+        if self.cache is not None:
+            self.cache.evict_to(self.capacity - self.used(running))
 
     def fits(self, batch: DecodeBatch, waiting: Waiting, promised: int = 0) -> bool:
         """Whether a request may enter now; `promised` tokens went to others of the same chunk."""
@@ -121,11 +153,11 @@ def next_chunk(
         if not head.done:
             if closed:
                 break
+            memory.admit(head)
             if not memory.fits(batch, head, promised):
+                memory.turn_away(head)
                 chunk.blocked = True
                 break
-            head.done = head.cached
-            memory.context += head.cached
         taken = min(size - chunk.new_tokens, head.context - head.done)
         chunk.take(head, taken)
         memory.context += taken

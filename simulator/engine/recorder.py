@@ -17,6 +17,7 @@ class StepView:
 
     batch: requests in the decode batch, running: those of them that still want tokens. tokens: verified (decode) or
     prompt (prefill) tokens, committed: output tokens that the step gave. kv: tokens of KV memory held during it.
+    cached: further ones that a prefix cache holds and nobody who runs needs, None without a cache.
     """
 
     kind: str
@@ -29,6 +30,7 @@ class StepView:
     committed: int
     kv: int
     replica: int = 0
+    cached: int | None = None
 
 
 class Recorder:
@@ -53,6 +55,7 @@ class Recorder:
         self.decode_steps = self.prefill_steps = 0
         self.steps_beyond_probes = 0  # decode steps that the profile was not measured for
         self.draft_s = self.verify_s = self.decode_s = self.prefill_s = 0.0
+        self.cached_tokens = 0  # prompt tokens that a request's first prefill found in the prefix cache
         self.prefill_outputs = 0  # tokens that prefills gave: first ones, and those of resumed requests
         self.verified_tokens = self.committed_tokens = self.request_steps = 0
         self.bursts = Bursts(gamma + 1)
@@ -66,11 +69,12 @@ class Recorder:
         """A request reached the router."""
         self.sent_s[request] = now
 
-    def prefilled(self, request: int, now: float, *, first: bool) -> None:
-        """Its prefill ended and gave a token; `first`: the request's first one."""
+    def prefilled(self, request: int, now: float, *, first: bool, cached: int = 0) -> None:
+        """Its prefill ended and gave a token; `first`: the request's first one. cached: tokens not prefilled."""
         self.prefill_outputs += 1
         if first:
             self.first_token_s[request] = now
+            self.cached_tokens += cached
         if self.on_tokens is not None:
             self.on_tokens(request, now, 1)
 

@@ -28,7 +28,8 @@ class EngineSettings:
     decode steps are off, as SGLang has them by default. kv_tokens: None takes the profile's. dp_attention: the replicas
     are ranks of one model that step together (`simulator.engine.lockstep`) instead of independent engines.
     prefill_elsewhere_s: the replicas are decode servers (SGLang's disaggregation): a request's first token and its KV
-    come so many seconds after it was sent; None: the replicas prefill themselves.
+    come so many seconds after it was sent; None: the replicas prefill themselves. prefix_cache: where the trace says
+    what prompts share, a replica keeps and finds it (SGLang's radix cache); decode servers never do.
     """
 
     max_running_requests: int = 48
@@ -40,6 +41,7 @@ class EngineSettings:
     router: str = "round-robin"
     dp_attention: bool = False
     prefill_elsewhere_s: float | None = None
+    prefix_cache: bool = True
 
     def __post_init__(self) -> None:
         for name, (low, high) in _RANGES.items():
