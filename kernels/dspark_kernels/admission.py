@@ -20,6 +20,9 @@ from dspark_kernels.interpreter import runs_kernel
 from dspark_kernels.survival import MAX_GAMMA
 
 MAX_REQUESTS = 1024
+RANKED, COMPARED, CHUNK, ROWS = 32, 128, 1024, 128
+"""Entries a program takes at a time: candidates that it ranks, requests that they are compared with, ranks of the walk,
+requests whose lengths it writes."""
 
 
 class _Batch(NamedTuple):
@@ -200,13 +203,14 @@ def admit(
     batch = _Batch(units.contiguous(), num_requests, gamma, floor, cap)
     order = _Order(*(torch.empty(size, dtype=torch.int32, device=device) for size in ((num_requests, gamma), count)))
     out = Admission(*(torch.empty(size, dtype=torch.int32, device=device) for size in (num_requests, 1)))
-    _rank_kernel[(triton.cdiv(count, 32),)](batch, order, BLOCK=32, BLOCK_OTHER=128)
+    _rank_kernel[(triton.cdiv(count, RANKED),)](batch, order, BLOCK=RANKED, BLOCK_OTHER=COMPARED)
     if isinstance(budget, int):
         budget = torch.full((1,), budget, dtype=torch.int64, device=device)
     prices = None
     if inverse is not None:
         prices = _Prices(inverse, inverse.shape[0], fill_to, tops, 0 if tops is None else tops.shape[0])
     _admit_kernel[(1,)](
-        batch, order, budget, prices, out, CHUNK=1024, BLOCK_R=128, BLOCK_G=triton.next_power_of_2(gamma), num_warps=8
-    )
+        batch, order, budget, prices, out,
+        CHUNK=CHUNK, BLOCK_R=ROWS, BLOCK_G=triton.next_power_of_2(gamma), num_warps=8,
+    )  # fmt: skip
     return out

@@ -35,7 +35,7 @@ def _search(
     # The largest key t such that the tokens with kept_from <= key and t <= key number (or weigh) at least `least`.
     base = tl.zeros([], tl.uint32)
     digit = tl.arange(0, 16)
-    for level in tl.static_range(LEVELS):
+    for level in range(0, LEVELS):
         shift = 28 - 4 * level
         total = tl.zeros([16], tl.float32)
         for start in range(0, vocab, BLOCK):

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 NO_TRITON = "needs torch and triton (extra `serve`)"
+NO_CUDA = "needs a CUDA device"
 
 
 @pytest.fixture(params=["interpreter", pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -20,7 +21,7 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
     poison_empty(torch, monkeypatch)
     if request.param == "cuda":
         if not torch.cuda.is_available():
-            pytest.skip("no CUDA device")
+            pytest.skip(NO_CUDA)
         yield torch.device("cuda")
     else:
         with interpreter.interpreted():

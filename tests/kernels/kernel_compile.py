@@ -1,56 +1,90 @@
-"""Compiles, without a GPU, every kernel specialisation that a piece of code launches in the interpreter."""
+"""Compiles what a public function would launch, for a GPU that need not be there, and reads which kernels there are."""
 
 from __future__ import annotations
 
-import contextlib
-import inspect
-import sys
-from collections.abc import Callable, Iterator
+import ast
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-Launch = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+import torch
+import triton
+from dspark_kernels import interpreter
+from triton.backends.compiler import GPUTarget
+from triton.runtime.jit import JITFunction
+
+PACKAGE = Path(interpreter.__file__).parent
+SHARED_BYTES = {80: 163 << 10, 90: 227 << 10, 100: 227 << 10}
+"""Compute capability -> shared memory that a block may have (CUDA C++ programming guide, compute capabilities)."""
 
 
-@contextlib.contextmanager
-def recorded_launches() -> Iterator[list[Launch]]:
-    """Inside, kernels run in the interpreter and every launch is noted."""
-    from dspark_kernels.interpreter import interpreted
-    from triton.runtime.interpreter import InterpretedFunction
+class _Ahead:
+    """As much of a Triton driver as compiling asks for. Triton keeps what it compiled by device: one for each
+    capability."""
 
-    launches: list[Launch] = []
-    run = InterpretedFunction.run
+    def __init__(self, capability: int) -> None:
+        self._capability = capability
 
-    def noting(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
-        launches.append((self.fn, args, dict(kwargs)))
-        return run(self, *args, grid=grid, warmup=warmup, **kwargs)
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", self._capability, 32)
 
-    InterpretedFunction.run = noting
-    try:
-        with interpreted():
-            yield launches
-    finally:
-        InterpretedFunction.run = run
+    def get_current_device(self) -> str:
+        return f"sm{self._capability}"
+
+    def get_current_stream(self, device: str) -> int:
+        return 0
+
+    def get_active_torch_device(self) -> torch.device:
+        return torch.device("cpu")
 
 
-def compile_launch(launch: Launch, capability: int = 90) -> Any:
-    """The compiled kernel (with `asm["cubin"]`) for a compute capability, from the arguments of one launch."""
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-    from triton.runtime.jit import mangle_type
+@contextmanager
+def compiled_ahead(capability: int, cache: Path, *, every: bool = True) -> Iterator[dict[str, list[Any]]]:
+    """Inside, a launch on CPU tensors compiles its kernel, specialised for these arguments as a GPU would, and does not
+    run it.
 
-    function, args, kwargs = launch
-    jitted = getattr(sys.modules[function.__module__], function.__name__)
-    options = {name: kwargs.pop(name) for name in ("num_warps", "num_stages") if name in kwargs}
-    values = inspect.signature(function).bind(*args, **kwargs).arguments
-    signature, constants = {}, {}
-    for parameter in jitted.params:
-        value = values[parameter.name]
-        # Triton compiles an integer argument of 1 as a constant.
-        if parameter.is_constexpr or (type(value) is int and value == 1):
-            signature[parameter.name], constants[(parameter.num,)] = "constexpr", value
-        else:
-            signature[parameter.name] = mangle_type(value)
-    return triton.compile(
-        ASTSource(jitted, signature, constants), target=GPUTarget("cuda", capability, 32), options=options
-    )
+    Yields kernel name -> what was compiled (`asm`, `metadata`). cache: an empty folder for Triton's files. every: each
+    variant of a kernel, or its first launch alone.
+    """
+    found: dict[str, list[Any]] = {}
+    run, driver = JITFunction.run, triton.runtime.driver
+    before = interpreter._active, driver._active
+
+    def compile_only(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
+        compiled = found.setdefault(self.fn.__name__, [])
+        if every or not compiled:
+            compiled.append(run(self, *args, grid=grid, warmup=True, **kwargs))
+
+    with triton.knobs.cache.scope():
+        triton.knobs.cache.dir = str(cache)
+        JITFunction.run, interpreter._active, driver._active = compile_only, 1, _Ahead(capability)
+        try:
+            yield found
+        finally:
+            JITFunction.run = run
+            interpreter._active, driver._active = before
+
+
+def jit_functions(source: str) -> dict[str, ast.FunctionDef]:
+    """The `@triton.jit` functions of a file, with or without options."""
+
+    def jitted(node: ast.expr) -> bool:
+        return ast.unparse(node.func if isinstance(node, ast.Call) else node) in ("triton.jit", "jit")
+
+    functions = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef))
+    return {function.name: function for function in functions if any(map(jitted, function.decorator_list))}
+
+
+def kernels_of(package: Path = PACKAGE) -> dict[str, ast.FunctionDef]:
+    """The jitted functions that no other one calls: those are launched."""
+    functions: dict[str, ast.FunctionDef] = {}
+    for file in sorted(package.glob("*.py")):
+        functions |= jit_functions(file.read_text())
+    called = {
+        node.func.id
+        for function in functions.values()
+        for node in ast.walk(function)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    }
+    return {name: function for name, function in functions.items() if name not in called}

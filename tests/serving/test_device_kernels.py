@@ -11,24 +11,19 @@ torch = pytest.importorskip("torch", reason="needs the extra `serve`")
 pytest.importorskip("sglang", reason="needs the extra `serve`")
 
 from dspark_kernels.choose import Choice  # noqa: E402
-from dspark_kernels.interpreter import interpreted  # noqa: E402
 from dspark_kernels.rejection_reference import DraftLaw, Sampling, verify_reference  # noqa: E402
 from sglang.srt.models import dspark  # noqa: E402
 from sglang.srt.speculative.dspark_components import dspark_draft, dspark_draft_sampler, dspark_verify  # noqa: E402
 from sglang.srt.speculative.dspark_components.dspark_draft import DraftBlockResult, DraftNoise  # noqa: E402
 from sglang.srt.speculative.ragged_verify import RaggedVerifyLayout  # noqa: E402
 
-from sglang_dspark.cost import StepPrices  # noqa: E402
-from sglang_dspark.policies import LiveBlock, Past, Plan, allocate, make_policy, survival_units  # noqa: E402
 from sglang_dspark.serving.base import admission, contract  # noqa: E402
 from sglang_dspark.serving.gpu.device_kernels import choice  # noqa: E402
 from sglang_dspark.serving.gpu.device_kernels.choice import OPERATIONS, install, measure  # noqa: E402
-from sglang_dspark.serving.gpu.device_kernels.live import LiveAdmission, measure_live  # noqa: E402
 from sglang_dspark.serving.gpu.device_kernels.operations import (  # noqa: E402
     ConfidenceOperation,
     MarkovOperation,
     RejectionOperation,
-    admit_plan,
     markov_head_of,
 )
 
