@@ -8,6 +8,7 @@ from sglang_dspark.cost import StepCost
 from sglang_dspark.policies import Policy
 from sglang_dspark.policies.arithmetic import Ints
 from simulator.blocks.acceptance import AcceptanceSource
+from simulator.engine.prefix_cache import Prompts
 from simulator.engine.settings import EngineSettings
 
 
@@ -20,7 +21,8 @@ def kv_reserve(policy: Policy, gamma: int) -> int:
 class EngineModel:
     """Everything that is the same for all replicas of one run.
 
-    cost: what steps cost. belief: what the policy believes they cost. schedule: one of `SCHEDULES`.
+    cost: what steps cost. belief: what the policy believes they cost. schedule: one of `SCHEDULES`. prompts: what the
+    prefix cache may find in common; None: no cache.
     """
 
     settings: EngineSettings
@@ -29,6 +31,7 @@ class EngineModel:
     belief: StepCost
     source: AcceptanceSource
     schedule: str
+    prompts: Prompts | None = None
 
     @property
     def gamma(self) -> int:

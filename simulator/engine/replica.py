@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from simulator.engine.batch import DecodeBatch
 from simulator.engine.bursts import Gaps
 from simulator.engine.departures import Departures
 from simulator.engine.model import EngineModel
+from simulator.engine.prefix_cache import PrefixCache
 from simulator.engine.recorder import Recorder, StepView
 from simulator.engine.settings import OVERLAPPED_LAG
 
@@ -56,7 +58,9 @@ class Engine:
         settings, policy = model.settings, model.policy
         capacity = settings.max_running_requests
         self.batch = DecodeBatch(capacity, model.source, confidence=policy.reads_confidence)
-        self.memory = Memory(model.kv_tokens, model.kv_reserve)
+        self._overlap = model.schedule != "no-overlap"
+        cache = None if model.prompts is None else PrefixCache(model.prompts, overlap=self._overlap)
+        self.memory = Memory(model.kv_tokens, model.kv_reserve, cache)
         self.queue: deque[Waiting] = deque()
         self._inbox: deque[tuple[float, Waiting]] = deque()  # (time, request): came since the host last looked
         self._looked_s = 0.0
@@ -66,7 +70,6 @@ class Engine:
         self._carry = policy.start(model.gamma)
         self._outcomes: deque[Outcome] = deque()
         self._outcome_lag = OVERLAPPED_LAG if model.schedule == "overlapped" else 1
-        self._overlap = model.schedule != "no-overlap"
         self._slots = model.cost.captured_requests or (1 << 30)
         self._closed = False  # SGLang's batch_is_full: nobody new enters until a request leaves
         self._leaving = Departures(self._overlap)
@@ -116,6 +119,8 @@ class Engine:
 
     def prefill_next(self) -> Chunk | None:
         """The prefill step that goes next, or None; requests that the host knows to be finished leave first."""
+        if self.memory.cache is not None:
+            self.memory.cache.see(self._steps)
         if self._leaving:
             self._leave(self._leaving.take_known(self._steps))
         if self.model.settings.prefill_elsewhere_s is not None:
@@ -149,11 +154,22 @@ class Engine:
         batch, settings = self.batch, self.model.settings
         if batch.size == 0:
             self._closed = False
+        if self.memory.cache is not None:
+            self._begin_pass(self.memory.cache)
         size = min(settings.chunked_prefill_size, settings.max_prefill_tokens)
         chunk = next_chunk(self.queue, batch, self.memory, size, settings.max_running_requests, closed=self._closed)
+        self.memory.evict(batch.size)
         self._closed = self._closed or chunk.blocked
         self.entering = len(chunk.completed)
         return chunk if chunk.new_tokens else None
+
+    def _begin_pass(self, cache: PrefixCache) -> None:
+        """What the cache learns when a prefill is about to be chosen: a cut prompt, and who waits."""
+        head, cut = self.queue[0], int(self.queue[0].done > 0)
+        if cut:
+            cache.cut(head.request, head.done)
+        if cut or not self._closed and self.batch.size < self.model.settings.max_running_requests:
+            cache.refresh(waiting.request for waiting in islice(self.queue, cut, None))
 
     def _receive(self) -> None:
         """Queue the requests that had come when the host chose this step; an idle host waits for them and looks again.
@@ -181,20 +197,23 @@ class Engine:
     def _start(self, waiting: Waiting, now: float) -> None:
         """The last prompt chunk gives a token: the first one, or a further one of a request that had been retracted."""
         request, generated, remaining = waiting.request, waiting.generated + 1, waiting.remaining - 1
-        self.recorder.prefilled(request, now, first=generated == 1)
+        self.recorder.prefilled(request, now, first=generated == 1, cached=waiting.cached)
         if generated > 1:
             self._gaps.resumed(request, now)
         self.memory.context += 1
         if remaining:
             slot = self.batch.add(request, remaining, generated, self._decode_steps)
             self._gaps.joined(slot, now)
+            if self.memory.cache is not None:
+                self.memory.cache.prefilled(request, self._steps)
             return
-        self.memory.context -= waiting.context + 1
+        self.memory.finish(request, waiting.context + 1)
         self._finish(request, now)
 
     def begin_decode(self) -> Step:
         """Draft, decide, verify: everything that is settled when the step starts."""
         self._make_room()
+        self.memory.evict(self.batch.size)
         self.batch.refill()
         batch, model, memory = self.batch, self.model, self.memory
         size, context = batch.size, memory.context
@@ -297,7 +316,7 @@ class Engine:
         for slot in slots:
             index = batch.index_of[slot]
             request = int(batch.request[index])
-            self.memory.context -= int(recorder.input_length[request] + recorder.output_length[request])
+            self.memory.finish(request, int(recorder.input_length[request] + recorder.output_length[request]))
             batch.remove(index)
             self._closed = False
 
@@ -322,7 +341,7 @@ class Engine:
         prompt = recorder.input_length[requests]
         index = int(np.lexsort((-prompt, generated))[0])
         request, context, left = int(requests[index]), int(prompt[index] + generated[index]), int(remaining[index])
-        self.memory.context -= context
+        self.memory.drop(request, context)
         if left:
             recorder.left(request, self._decode_steps - int(batch.joined[index]))
             recorder.retracted(request)
@@ -340,6 +359,9 @@ class Engine:
         recorder, batch, waiting = self.recorder, self.batch, self.waiting
         assert recorder.on_step is not None
         running = batch.size - len(self._leaving)
+        cached = None if self.memory.cache is None else self.memory.cache.idle
         recorder.on_step(
-            StepView(kind, self.env.now, seconds, batch.size, running, waiting, tokens, committed, kv, self.replica)
+            StepView(
+                kind, self.env.now, seconds, batch.size, running, waiting, tokens, committed, kv, self.replica, cached
+            )
         )

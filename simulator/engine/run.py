@@ -16,6 +16,7 @@ from simulator.blocks.drafters import DOMAINS, Drafter
 from simulator.blocks.random import stream
 from simulator.engine.lockstep import LockStep
 from simulator.engine.model import EngineModel, kv_reserve
+from simulator.engine.prefix_cache import Prompts
 from simulator.engine.recorded_load import RecordedLoad
 from simulator.engine.recorder import Recorder, StepView
 from simulator.engine.replica import Engine
@@ -59,8 +60,14 @@ class Setting:
         """KV capacity of a replica."""
         return self.engine.kv_tokens or int(self.cost.terms["kv_tokens"])
 
+    def prompts(self, trace: Trace) -> Prompts | None:
+        """What a prefix cache knows of a trace's prompts; None if there is no cache, or nothing that it could find."""
+        cache = self.engine.prefix_cache and self.engine.prefill_elsewhere_s is None
+        return Prompts.of(trace) if cache else None
+
     def check(self, policy: Policy) -> None:
         """Refuse a policy that this setting cannot run or price (InputError)."""
+        self._check_prefix_cache()
         self.engine.schedule_for(policy)
         least = int((self.trace.input_length + self.trace.output_length).min()) + kv_reserve(policy, self.drafter.gamma)
         if least > self.kv_tokens:
@@ -85,6 +92,14 @@ class Setting:
                 gamma = model.diagonal_gamma or self.drafter.gamma
                 what = f"'{policy_to_string(policy)}' with gamma {self.drafter.gamma}"
                 raise model.off_diagonal(what, f"give --gamma {gamma} --policy fixed:k={gamma}, or --force-diagonal")
+
+    def _check_prefix_cache(self) -> None:
+        if self.engine.prefix_cache:
+            return
+        if self.engine.prefill_elsewhere_s is not None:
+            raise InputError("--no-prefix-cache does nothing with --prefill elsewhere: decode servers keep none")
+        if self.trace.prefix_blocks is None:
+            raise InputError(f"--no-prefix-cache does nothing with {self.trace.source}: it has no hash_ids")
 
 
 @dataclass(frozen=True)
@@ -145,7 +160,8 @@ def _engine_model(setting: Setting, policy: Policy, trace: Trace, seed: int) -> 
     scale = setting.drafter.cost_scale
     cost = with_draft_scale(setting.cost, scale)
     belief = cost if setting.belief is setting.cost else with_draft_scale(setting.belief, scale)
-    return EngineModel(setting.engine, policy, cost, belief, source, setting.engine.schedule_for(policy))
+    schedule = setting.engine.schedule_for(policy)
+    return EngineModel(setting.engine, policy, cost, belief, source, schedule, prompts=setting.prompts(trace))
 
 
 def _acceptance(setting: Setting, trace: Trace, seed: int) -> AcceptanceSource:
