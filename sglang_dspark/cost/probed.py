@@ -43,7 +43,7 @@ def probed(
     tokens = verify.span if captured is None else _padded(captured, verify.span)
     last = NO_END if captured is None else int(captured[-1])
     if form != "tiered":  # SGLang's tables hold what was executed, in graphs or not
-        return Probed(last, NO_END, requests, tokens, verify.span)
+        return Probed(last, NO_END, requests, tokens, verify.span if eager is None else eager.span)
     outside = NOTHING if eager is None else eager.span
     return Probed(last, NO_END if slots is None else slots, requests, tokens, outside)
 

@@ -18,9 +18,11 @@ from sglang.srt.mem_cache import kv_cache_configurator  # noqa: E402
 from sglang.srt.model_executor.cuda_graph_config import Phase, with_phase  # noqa: E402
 from sglang.srt.model_executor.runner import base_cuda_graph_runner as runner  # noqa: E402
 from sglang.srt.server_args import ServerArgs  # noqa: E402
+from sglang.srt.speculative.dspark_components import dspark_config  # noqa: E402
 from sglang.srt.utils import common  # noqa: E402
 
 from sglang_dspark.cost.graphs import Machine, captured_batches, listed_batches, request_pool  # noqa: E402
+from sglang_dspark.errors import InputError  # noqa: E402
 
 pytestmark = [pytest.mark.engine, pytest.mark.short]
 
@@ -32,6 +34,7 @@ def resolved(patch: pytest.MonkeyPatch, machine: Machine, drafting: bool, limit:
     memory = None if machine.gpu_memory_gib is None else machine.gpu_memory_gib * 1024  # nvidia-smi's MiB
     patch.setattr(memory_hook, "get_device_memory_capacity", lambda device=None: memory)
     patch.setattr(deepseek_v4_hook, "run_post_process_pass", lambda *_: None)  # the KV dtype, by the model's config
+    patch.setattr(dspark_config, "read_draft_checkpoint_config", lambda **_: None)  # there are no files
     drafts = {"speculative_algorithm": "DSPARK", "speculative_draft_model_path": "d"} if drafting else {}
     arguments = ServerArgs(
         model_path="m", device="cuda", tp_size=machine.tp, mem_fraction_static=0.8, max_running_requests=limit,
@@ -85,8 +88,13 @@ def check(machine: Machine, *, drafting: bool, limit: int | None, kv_tokens: int
         assert own == view.max_running_requests
         pool = pool_of(patch, view.max_running_requests, kv_tokens, 40_960)
         assert request_pool(own, kv_tokens, 40_960) == pool
-        found = captured(patch, view, pool, width, alignment)
-    listed = listed_batches(machine.graph_limit(limit), drafting=drafting)
+        listed = listed_batches(machine.graph_limit(limit), drafting=drafting)
+        try:
+            found = captured(patch, view, pool, width, alignment)
+        except AssertionError:  # SGLang does not start with nothing to capture
+            with pytest.raises(InputError, match="no batch size"):
+                captured_batches(listed, pool, width=width, alignment=alignment)
+            return []
     assert list(captured_batches(listed, pool, width=width, alignment=alignment)) == found
     return found
 
@@ -105,7 +113,9 @@ def test_deepseek_v4_at_8_x_180_gb() -> None:
     assert check(machine, drafting=False, limit=None, kv_tokens=2_000_000)[:6] == [1, 2, 4, 8, 12, 16]
 
 
-@pytest.mark.parametrize(("gib", "tp", "most"), [(15.9, 1, 8), (23.9, 1, 48), (23.9, 4, 160), (44.9, 2, 32), (47.9, 8, 160)])
+@pytest.mark.parametrize(
+    ("gib", "tp", "most"), [(15.9, 1, 8), (23.9, 1, 48), (23.9, 4, 160), (44.9, 2, 32), (47.9, 8, 160)]
+)
 def test_small_gpus(gib: float, tp: int, most: int) -> None:
     machine = Machine.of({}, gib, tp)
     assert check(machine, drafting=True, limit=None, kv_tokens=50_000)[-1] == min(most, 48)
@@ -129,5 +139,4 @@ def test_any_machine(
     gib: float | None, tp: int, v4: bool, drafting: bool, limit: int | None, kv_tokens: int, alignment: int
 ) -> None:
     machine = Machine.of({"model": "DeepSeek-V4-Flash" if v4 else "Qwen3-4B"}, gib, tp)
-    if (drafting or alignment == 1) or (limit or 512) >= alignment:
-        check(machine, drafting=drafting, limit=limit, kv_tokens=kv_tokens, alignment=alignment)
+    check(machine, drafting=drafting, limit=limit, kv_tokens=kv_tokens, alignment=alignment)
