@@ -21,8 +21,9 @@ own
     index), ``block_tokens``, ``source`` and ``notes``. Then one object a request, in order of arrival:
     ``input_length``, ``output_length`` (both at least 1) and, for all requests or for none, ``arrival_s``, ``domain``,
     ``request_id`` and ``cached_length`` (prompt tokens in the prefix cache, fewer than ``input_length``); instead of
-    the last, for any request, ``hash_ids`` (blocks of the header's ``block_tokens`` that the prompt begins with).
-    Version 1 is read as well: it always has ``arrival_s``, and neither ``cached_length`` nor ``hash_ids``.
+    the last, for any request, ``hash_ids`` (blocks of the header's ``block_tokens`` that the prompt begins with); and
+    ``max_tokens`` (what the client asks for at most, at least ``output_length``), for all requests or for none.
+    Version 1 is read as well: it always has ``arrival_s``, and none of ``cached_length``, ``hash_ids``, ``max_tokens``.
 
 Any of them may be packed with gzip or zstd. Columns and keys that are not read may be there, except in `own`,
 where an unknown key is an error. Lengths are integers 0 .. 2**31 - 1, also written 655.0; stamps 0 .. 1e10 seconds.

@@ -123,6 +123,7 @@ def _put_right(requests: RawRequests, name: str, source: str) -> Trace:
         domains=requests.domains,
         request_id=None if ids is None else tuple(ids[index] for index in order),
         cached_length=None if requests.cached_length is None else requests.cached_length[order],
+        max_tokens=None if requests.max_tokens is None else requests.max_tokens[order],
         prefix_blocks=None if requests.prefix_blocks is None else requests.prefix_blocks.take(order),
         source=source,
         notes=tuple(notes),

@@ -28,13 +28,14 @@ from simulator.traces.source import Lines
 FORMAT_NAME = "sglang-dspark-trace"
 FORMAT_VERSION = 2
 _MOST_DOMAINS = 2**15 - 1
-_FOR_ALL = ("arrival_s", "domain", "request_id", "cached_length")
+_FOR_ALL = ("arrival_s", "domain", "request_id", "cached_length", "max_tokens")
 _EXPECTED = {
     "arrival_s": SECONDS_EXPECTED,
     "input_length": SOME_TOKENS_EXPECTED,
     "output_length": SOME_TOKENS_EXPECTED,
     "cached_length": TOKENS_EXPECTED,
     "hash_ids": BLOCK_IDS_EXPECTED,
+    "max_tokens": SOME_TOKENS_EXPECTED,
 }
 
 
@@ -67,10 +68,11 @@ class OwnRow(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_
     request_id: str | None = None
     cached_length: Tokens | None = None
     hash_ids: BlockIds | None = None
+    max_tokens: SomeTokens | None = None
 
 
 class FirstOwnRow(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """One request of version 1: it has an arrival, and nothing that a prefix cache could hold."""
+    """One request of version 1: it has an arrival, nothing that a prefix cache could hold, and no client's limit."""
 
     arrival_s: Seconds
     input_length: SomeTokens
@@ -85,6 +87,10 @@ class FirstOwnRow(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     @property
     def hash_ids(self) -> None:
         """Version 1 does not know them."""
+
+    @property
+    def max_tokens(self) -> None:
+        """Version 1 does not know it."""
 
 
 _ROWS: dict[int, type[Any]] = {1: FirstOwnRow, FORMAT_VERSION: OwnRow}
@@ -118,15 +124,20 @@ class OwnFormat:
             if row.cached_length is not None and row.cached_length >= row.input_length:
                 expected = f"fewer than the {row.input_length:.0f} prompt tokens"
                 raise lines.error(expected, row.cached_length, column="cached_length")
+            if row.max_tokens is not None and row.max_tokens < row.output_length:
+                expected = f"at least the {row.output_length:.0f} generated tokens"
+                raise lines.error(expected, row.max_tokens, column="max_tokens")
             if row.hash_ids is not None:
                 _check_blocks(lines, header, row)
             blocks.add(row.hash_ids)
             last_s = row.arrival_s or last_s
             domain = None if row.domain is None else _domain_index(lines, header, domains, row.domain)
-            rows.append((row.input_length, row.output_length, row.arrival_s, domain, row.request_id, row.cached_length))
+            lengths = row.input_length, row.output_length, row.cached_length, row.max_tokens
+            rows.append((row.arrival_s, domain, row.request_id, *lengths))
         if header.requests is not None and header.requests != len(rows):
             raise lines.error(f"{header.requests} requests as the header says", len(rows), column="requests")
-        input_length, output_length, arrival_s, domain_index, names, cached_length = columns_of(lines, rows)
+        columns = columns_of(lines, rows)
+        arrival_s, domain_index, names, input_length, output_length, cached_length, max_tokens = columns
         return RawRequests(
             _column(arrival_s, np.float64),
             np.array(input_length, dtype=np.int64),
@@ -135,6 +146,7 @@ class OwnFormat:
             domains=tuple(domains),
             request_id=None if names[0] is None else names,
             cached_length=_column(cached_length, np.int64),
+            max_tokens=_column(max_tokens, np.int64),
             prefix_blocks=blocks.blocks(header.block_tokens or 1),
             notes=header.notes,
             foreign=False,

@@ -34,6 +34,7 @@ class RawRequests:
         domains: names of the domains.
         request_id: names of the requests [N], or None.
         cached_length: int64 [N], prompt tokens in the prefix cache, or None.
+        max_tokens: int64 [N], most tokens that the client asks for, or None.
         prefix_blocks: what the prompts begin with, or None.
         notes: what the file says of itself.
         foreign: whether stamps are to be sorted, shifted to 0 and jittered within their buckets, and requests
@@ -49,6 +50,7 @@ class RawRequests:
     domains: tuple[str, ...] = ()
     request_id: tuple[str, ...] | None = None
     cached_length: np.ndarray | None = None
+    max_tokens: np.ndarray | None = None
     prefix_blocks: PrefixBlocks | None = None
     notes: tuple[str, ...] = ()
     foreign: bool = True

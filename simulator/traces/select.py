@@ -103,4 +103,5 @@ def _take(trace: Trace, which: np.ndarray | slice) -> Trace:
         request_id=names,
         cached_length=None if trace.cached_length is None else trace.cached_length[which],
         prefix_blocks=None if trace.prefix_blocks is None else trace.prefix_blocks.take(which),
+        max_tokens=None if trace.max_tokens is None else trace.max_tokens[which],
     )

@@ -34,6 +34,7 @@ class Trace:
         cached_length: int64 [N], prompt tokens that the prefix cache holds on arrival, < input_length; None: none.
         prefix_blocks: what the prompts begin with, from which a simulated prefix cache finds its hits, so not together
             with `cached_length`; None (also if no request has a block): the prompts share no prefix.
+        max_tokens: int64 [N], most tokens that the client asks for, >= output_length; None: the trace does not say.
         source: file name and format.
         notes: what was done to the requests on the way here: jitter, skipped rows, window, rate.
         stamped: whether the requests have arrivals; if not, `arrival_s` is 0 and only their order is known.
@@ -50,6 +51,7 @@ class Trace:
     request_id: tuple[str, ...] | None = None
     cached_length: np.ndarray | None = None
     prefix_blocks: PrefixBlocks | None = None
+    max_tokens: np.ndarray | None = None
     source: str = ""
     notes: tuple[str, ...] = ()
     stamped: bool = True
@@ -77,6 +79,8 @@ class Trace:
                     f"expected 0 .. {self.input_length[row] - 1}"
                 )
             _set(self, "cached_length", cached)
+        if self.max_tokens is not None:
+            _set(self, "max_tokens", _max_tokens(self, self.max_tokens))
         if self.prefix_blocks is not None:
             _set(self, "prefix_blocks", _prefix_blocks(self, self.prefix_blocks))
         if self.request_id is not None:
@@ -132,6 +136,17 @@ def _arrivals(values: Sequence[float] | np.ndarray) -> np.ndarray:
             "expected requests in order of arrival"
         )
     return _read_only(arrival_s)
+
+
+def _max_tokens(trace: Trace, values: np.ndarray) -> np.ndarray:
+    most = _integers("max_tokens", values, len(trace), 1, MAX_LENGTH)
+    if (most < trace.output_length).any():
+        row = int(np.argmax(most < trace.output_length))
+        raise InputError(
+            f"trace field max_tokens of request {row} is {most[row]}, expected at least the "
+            f"{trace.output_length[row]} tokens that it generates"
+        )
+    return most
 
 
 def _prefix_blocks(trace: Trace, blocks: PrefixBlocks) -> PrefixBlocks | None:

@@ -85,6 +85,7 @@ def _lines(trace: Trace) -> Iterator[bytes]:
         trace.request_id or none,
         none if trace.cached_length is None else trace.cached_length.tolist(),
         none if trace.prefix_blocks is None else _blocks(trace.prefix_blocks),
+        none if trace.max_tokens is None else trace.max_tokens.tolist(),
         strict=True,
     )
     for row in columns:

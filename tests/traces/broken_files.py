@@ -137,6 +137,18 @@ BROKEN = {
         OWN_2 + OWN.splitlines()[1],
         "line 3, column cached_length: expected cached_length for every request or for none",
     ),
+    "own first version has no max_tokens": (
+        OWN.replace("5}", '5, "max_tokens": 9}'),
+        "line 2, column max_tokens: expected no such key",
+    ),
+    "own max_tokens below the answer": (
+        OWN_2.replace('"cached_length": 2', '"max_tokens": 4'),
+        "line 2, column max_tokens: expected at least the 5 generated tokens, got 4",
+    ),
+    "own some max_tokens": (
+        OWN_2 + OWN_2.splitlines()[1].replace("2}", '2, "max_tokens": 9}'),
+        "line 3, column max_tokens: expected max_tokens for every request or for none",
+    ),
     "own negative cached": (
         OWN_2.replace('"cached_length": 2', '"cached_length": -1'),
         "line 2, column cached_length: expected an integer 0 .. 2147483647, got '-1'",

@@ -119,6 +119,8 @@ def test_arguments_out_of_range(tmp_path, options, message):
             {"prefix_blocks": PrefixBlocks([0, 0, 1], [7], 4), "cached_length": [0, 1]},
             "a trace has cached_length and prefix_blocks, expected one",
         ),
+        ({"max_tokens": [1]}, "max_tokens has shape [1], expected [2]"),
+        ({"max_tokens": [1, 1]}, "max_tokens of request 1 is 1, expected at least the 2 tokens that it generates"),
         ({"stamped": False}, "arrival_s of a trace without stamps is not 0"),
     ],
     ids=str,

@@ -33,10 +33,13 @@ def traces(draw) -> Trace:
     input_length = np.array(draw(st.lists(LENGTHS, **many)))
     cached = draw(st.none() | st.lists(st.floats(0, 1, exclude_max=True), **many))
     blocks = draw(st.none() | st.lists(st.lists(st.integers(0, 2**63 - 1), max_size=5), **many))
+    output_length = np.array(draw(st.lists(LENGTHS, **many)))
+    slack = draw(st.none() | st.lists(st.integers(0, 5000), **many))
     return Trace(
         arrival_s=np.sort(draw(st.lists(st.floats(0, 1e9, allow_subnormal=False), **many))),
         input_length=input_length,
-        output_length=draw(st.lists(LENGTHS, **many)),
+        output_length=output_length,
+        max_tokens=None if slack is None else np.minimum(output_length + slack, 2**31 - 1),
         domain=domain,
         domains=() if domain is None else names,
         request_id=draw(st.none() | st.lists(st.text(max_size=5), **many)),
@@ -62,7 +65,8 @@ def rows(trace: Trace) -> list[tuple]:
     blocks: list[list[int]] = [[]] * len(trace)  # of a trace where no request has any, it is None
     if trace.prefix_blocks is not None:
         blocks = [trace.prefix_blocks.of(n).tolist() for n in range(len(trace))]
-    lengths = trace.input_length.tolist(), trace.output_length.tolist()
+    most = [None] * len(trace) if trace.max_tokens is None else trace.max_tokens.tolist()
+    lengths = trace.input_length.tolist(), trace.output_length.tolist(), most
     return list(zip(*lengths, domains, names, cached, blocks, strict=True))
 
 

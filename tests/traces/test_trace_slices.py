@@ -60,7 +60,7 @@ def written(format: str, rows: list[Row], stamped: bool = True) -> str:
 def own_row(row: Row, format: str) -> dict:
     lengths = {"arrival_s": row.eighths / 8, "input_length": row.prompt, "output_length": row.answer}
     held = {"hash_ids": blocks_of(row, format)} if format in BLOCK_TOKENS else {"cached_length": row.prompt // 2}
-    return lengths | {"domain": row.domain, "request_id": row.name} | held
+    return lengths | {"domain": row.domain, "request_id": row.name, "max_tokens": row.answer + row.eighths} | held
 
 
 def blocks_of(row: Row, format: str) -> list[int] | None:
@@ -121,7 +121,8 @@ def meaning(trace: Trace | None) -> object:
     domains = None if trace.domain is None else [trace.domains[index] for index in trace.domain]
     cached = None if trace.cached_length is None else trace.cached_length.tolist()
     blocks = [] if trace.prefix_blocks is None else [trace.prefix_blocks.of(n).tolist() for n in range(len(trace))]
-    lengths = trace.input_length.tolist(), trace.output_length.tolist()
+    most = None if trace.max_tokens is None else trace.max_tokens.tolist()
+    lengths = trace.input_length.tolist(), trace.output_length.tolist(), most
     return trace.stamped, trace.arrival_s.tolist(), *lengths, trace.request_id, domains, cached, blocks
 
 
