@@ -59,6 +59,9 @@ def command(
         bool | None,
         typer.Option("--jitter/--no-jitter", help="spread stamps on a regular grid (default: if it is at most 1 s)"),
     ] = None,
+    block_tokens: Annotated[
+        int | None, typer.Option(help="tokens of a block of hash_ids (default: the format's, 512 or 16)")
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="first so many requests")] = None,
     start: Annotated[float | None, typer.Option(help="time window of the trace, seconds")] = None,
     end: Annotated[float | None, typer.Option(help="end of the window, seconds")] = None,
@@ -79,6 +82,9 @@ def command(
     prefill: Annotated[
         str | None, typer.Option(help="elsewhere[:MS]: a decode server, KV comes so many ms after sending")
     ] = None,
+    no_prefix_cache: Annotated[
+        bool, typer.Option("--no-prefix-cache", help="SGLang's --disable-radix-cache; for traces with hash_ids")
+    ] = False,
     kv_tokens: Annotated[int | None, typer.Option(help="KV capacity of a replica (default: the profile's)")] = None,
     replicas: Annotated[int, typer.Option(help="data-parallel engine replicas")] = 1,
     router: Annotated[str | None, typer.Option(help=f"{' or '.join(ROUTERS)}; needs --replicas")] = None,
@@ -109,7 +115,8 @@ def command(
     for path in (output, timeline):
         _check_target(path)
     load = options.load(
-        trace, seed, gamma, complete=complete, format=format, time_unit=time_unit, jitter=jitter, start_s=start,
+        trace, seed, gamma, complete=complete, format=format, time_unit=time_unit, jitter=jitter,
+        block_tokens=block_tokens, start_s=start,
         end_s=end, limit=limit, rate_scale=rate_scale, drafter=drafter, domains=domains, confidence=confidence,
     )  # fmt: skip
     options.refuse_idle_force([profile, policy_profile], force_diagonal=force_diagonal)
@@ -123,6 +130,7 @@ def command(
         load, prefill_elsewhere_s=elsewhere_s, max_running_requests=max_running_requests,
         chunked_prefill_size=chunked_prefill_size, max_prefill_tokens=max_prefill_tokens, kv_tokens=kv_tokens,
         schedule=schedule, replicas=replicas, router=router, dp_attention=dp_attention or None,
+        prefix_cache=False if no_prefix_cache else None,
     )  # fmt: skip
     setting = prepare(
         load, model, policy_profile=belief, drafter=drafter, gamma=gamma, concurrency=concurrency,

@@ -49,6 +49,7 @@ def load(
     format: str | None,
     time_unit: str | None,
     jitter: bool | None,
+    block_tokens: int | None,
     start_s: float | None,
     end_s: float | None,
     limit: int | None,
@@ -56,7 +57,10 @@ def load(
     **said_by_records: str | None,
 ) -> Trace | RecordedLoad:
     """The requests of `--trace`: first the window, then the limit, then the rate; of records with their acceptance."""
-    of_files = {"format": format, "time-unit": time_unit, "no-jitter" if jitter is False else "jitter": jitter}
+    of_files: dict[str, str | bool | int | None] = {
+        "format": format, "time-unit": time_unit, "no-jitter" if jitter is False else "jitter": jitter,
+        "block-tokens": block_tokens,
+    }  # fmt: skip
     if trace != "example" and holds_records(trace):
         for flag, value in (of_files | said_by_records).items():
             if value is not None:
@@ -68,7 +72,7 @@ def load(
     if trace != "example":
         return load_trace(
             trace, format=format, seed=seed, limit=limit, start_s=start_s, end_s=end_s, time_unit=time_unit,
-            jitter=jitter, rate_scale=rate_scale,
+            jitter=jitter, block_tokens=block_tokens, rate_scale=rate_scale,
         )  # fmt: skip
     for flag, value in of_files.items():
         if value is not None:

@@ -60,10 +60,11 @@ class Setting:
         """KV capacity of a replica."""
         return self.engine.kv_tokens or int(self.cost.terms["kv_tokens"])
 
-    def prompts(self, trace: Trace) -> Prompts | None:
-        """What a prefix cache knows of a trace's prompts; None if there is no cache, or nothing that it could find."""
+    @property
+    def caches_prefixes(self) -> bool:
+        """Whether replicas have a prefix cache, and the trace says what it can find."""
         cache = self.engine.prefix_cache and self.engine.prefill_elsewhere_s is None
-        return Prompts.of(trace) if cache else None
+        return cache and self.trace.prefix_blocks is not None
 
     def check(self, policy: Policy) -> None:
         """Refuse a policy that this setting cannot run or price (InputError)."""
@@ -161,7 +162,8 @@ def _engine_model(setting: Setting, policy: Policy, trace: Trace, seed: int) -> 
     cost = with_draft_scale(setting.cost, scale)
     belief = cost if setting.belief is setting.cost else with_draft_scale(setting.belief, scale)
     schedule = setting.engine.schedule_for(policy)
-    return EngineModel(setting.engine, policy, cost, belief, source, schedule, prompts=setting.prompts(trace))
+    prompts = Prompts.of(trace) if setting.caches_prefixes else None
+    return EngineModel(setting.engine, policy, cost, belief, source, schedule, prompts=prompts)
 
 
 def _acceptance(setting: Setting, trace: Trace, seed: int) -> AcceptanceSource:

@@ -14,6 +14,7 @@ from simulator.engine.recorder import Recorder
 from simulator.engine.run import Assembly
 from simulator.results.goodput import goodput
 from simulator.results.open_loop import offered_and_served
+from simulator.results.prefixes import cached_figures
 from simulator.results.spread import Floats, spread_ms
 from simulator.results.steady import steady
 
@@ -53,6 +54,7 @@ def figures(run: Assembly, slos_ms: dict[str, float] | None = None) -> Figures:
         out |= offered_and_served(run, done)
     if slos_ms:
         out |= goodput(recorder, trace, duration, slos_ms)
+    out |= cached_figures(run, prompt)
     return out | _speculation(recorder) | _engine_share(recorder)
 
 

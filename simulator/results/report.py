@@ -14,6 +14,7 @@ from rich.text import Text
 from sglang_dspark.records.steady import STEADY_RATIO
 from simulator.results.comparison import Comparison, PolicyResult
 from simulator.results.paired import interval
+from simulator.results.prefixes import cache_report
 from simulator.results.verdict import judged, overload_words, verdict
 
 
@@ -90,12 +91,20 @@ def _load_line(comparison: Comparison) -> str:
         seconds, sent = ([each[key] for each in figures] for key in ("steady_window_s", "steady_requests"))
         return (
             f"steady window ({STEADY_RATIO:g} of the most in flight): {_range(seconds, '.1f')} s, "
-            f"{_range(sent, '.0f')} requests sent inside; tok/s, TPOT and TTFT are those inside"
+            f"{_range(sent, '.0f')} requests sent inside; tok/s, TPOT and TTFT are those inside{_cached(comparison)}"
         )
     served = _range([each["request_throughput"] for each in figures], ".3g")
     offered = figures[0]["offered_request_rate"]
     asked = "all requests at once" if math.isinf(offered) else f"{offered:.3g} requests/s offered"
-    return f"{asked}, {served} served; without a backlog tok/s is what was offered and judges nothing"
+    said = f"{asked}, {served} served; without a backlog tok/s is what was offered and judges nothing"
+    return said + _cached(comparison)
+
+
+def _cached(comparison: Comparison) -> str:
+    if not comparison.setting["caches_prefixes"]:
+        return ""
+    shares = _range([100 * result.figures["cached_prompt_share"] for result in comparison.results], ".1f")
+    return f"; {shares} % of the prompt tokens hit the prefix cache"
 
 
 def _rates(comparison: Comparison) -> str:
@@ -121,8 +130,14 @@ def _engine_line(setting: dict[str, Any]) -> str:
     return (
         f"engine: max running requests {setting['max_running_requests']}, "
         f"chunked prefill {setting['chunked_prefill_size']}, prefill before decode, mixed chunks off, "
-        f"KV {setting['kv_tokens']:,} tokens, replicas {setting['replicas']}"
+        f"KV {setting['kv_tokens']:,} tokens, replicas {setting['replicas']}{_prefix_cache(setting)}"
     )
+
+
+def _prefix_cache(setting: dict[str, Any]) -> str:
+    if setting["caches_prefixes"]:
+        return ", prefix cache LRU, requests first come first served"
+    return "" if setting["prefix_cache"] else ", prefix cache off"
 
 
 def json_lines(comparison: Comparison) -> bytes:
@@ -183,6 +198,7 @@ def _figures(figures: dict[str, float], setting: dict[str, Any]) -> dict[str, An
             out.setdefault(f"{key}_by_metric", {})[limit] = number
         else:
             out[key] = number
+    out |= cache_report(figures)
     return out | ({"goodput_slos_ms": setting["goodput_slos_ms"]} if setting["goodput_slos_ms"] else {})
 
 

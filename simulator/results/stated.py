@@ -8,6 +8,7 @@ from typing import Any
 from sglang_dspark.cost import TERMS, Assumption, StepCost, provenance
 from simulator.blocks.acceptance import Confidence
 from simulator.engine.run import Setting
+from simulator.results.prefixes import assumed_of_prefixes
 from simulator.traces import trace_facts
 
 
@@ -44,8 +45,7 @@ def _of_drawn_blocks(setting: Setting) -> list[Assumption]:
         out.append(Assumption("domain_mix", mix, "share of requests", "the trace has none", said))
     if setting.drafter.has_confidence:
         out += _of_confidences(setting.confidence)
-    if setting.trace.cached_length is None:
-        out.append(Assumption("prefix_hits", 0, "tokens", "no radix-cache hits", "prompts share no prefix"))
+    out += assumed_of_prefixes(setting)
     said = "requests generate the trace's lengths"
     out.append(Assumption("output_length", None, "", "under every policy", said))
     return out
@@ -108,4 +108,5 @@ def stated_setting(setting: Setting, replications: int) -> dict[str, Any]:
         "seed": setting.seed,
         **setting.engine.stated(),
         "kv_tokens": setting.kv_tokens,
+        "caches_prefixes": setting.caches_prefixes,
     }

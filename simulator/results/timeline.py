@@ -51,7 +51,10 @@ def _step(process: int, step: StepView, replicas: int) -> Iterator[dict[str, Any
         "ph": "X", "pid": process, "tid": step.replica, "name": name, "cat": step.kind, "ts": start, "dur": duration,
         "args": {"requests": step.batch, "tokens": step.tokens},
     }  # fmt: skip
-    for counter, value in (("running", step.running), ("waiting", step.waiting), ("kv tokens", step.kv)):
+    counters = [("running", step.running), ("waiting", step.waiting), ("kv tokens", step.kv)]
+    if step.cached is not None:
+        counters.append(("cached kv tokens", step.cached))
+    for counter, value in counters:
         counter += _which(step.replica, replicas)
         yield {"ph": "C", "pid": process, "name": counter, "ts": step.end_s * 1e6, "args": {counter: value}}
 

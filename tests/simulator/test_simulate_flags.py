@@ -20,6 +20,11 @@ AZURE = "TIMESTAMP,ContextTokens,GeneratedTokens\n" + "".join(
 
 TICKS = "arrived_at,num_prefill_tokens,num_decode_tokens\n" + "".join(f"{n // 4},{50 + n},20\n" for n in range(40))
 
+SHARED = "".join(
+    json.dumps({"timestamp": n, "input_length": 600, "output_length": 9, "hash_ids": [7]}) + "\n"
+    for n in range(0, 999, 25)
+)
+
 # Flag: (what both calls have, what the flag adds). Named files are made by `written`.
 CHANGES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "trace": ((), ("--trace", "{azure}")),
@@ -31,6 +36,8 @@ CHANGES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "concurrency": ((), ("--concurrency", "3")),
     "time_unit": (("--trace", "{ticks}"), ("--time-unit", "ms")),
     "jitter": (("--trace", "{ticks}"), ("--no-jitter",)),
+    "block_tokens": (("--trace", "{shared}"), ("--block-tokens", "64")),
+    "no_prefix_cache": (("--trace", "{shared}"), ("--no-prefix-cache",)),
     "limit": ((), ("--limit", "20")),
     "start": ((), ("--start", "2")),
     "end": ((), ("--end", "4")),
@@ -84,7 +91,8 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     (folder / "diagonal.json").write_text(json.dumps(table))
     (folder / "azure.csv").write_text(AZURE)
     (folder / "ticks.csv").write_text(TICKS)
-    names = ("slower.json", "diagonal.json", "azure.csv", "ticks.csv")
+    (folder / "shared.jsonl").write_text(SHARED)
+    names = ("slower.json", "diagonal.json", "azure.csv", "ticks.csv", "shared.jsonl")
     return {name.partition(".")[0]: folder / name for name in names}
 
 
@@ -145,6 +153,12 @@ REFUSED = {
     "--confidence does nothing here": ("--confidence", "bias=1", "--drafter", "eagle3"),
     "--policy-profile does nothing here": ("--policy", "fixed:k=3", "--policy-profile", "vllm-b300-dsv4-flash"),
     "--confidence noise does nothing here": ("--policy", "fixed:k=3", "--confidence", "noise=1"),
+    "--no-prefix-cache does nothing with example.jsonl (own): it has no hash_ids": ("--no-prefix-cache",),
+    "--no-prefix-cache does nothing with --prefill elsewhere": (
+        "--trace", "{shared}", "--no-prefix-cache", "--prefill", "elsewhere"
+    ),
+    "--block-tokens does nothing with the embedded": ("--block-tokens", "16"),
+    "--block-tokens does nothing with": ("--trace", "{azure}", "--block-tokens", "16"),
     "--format does nothing with the embedded example": ("--format", "azure"),
     "--force-diagonal does nothing": ("--force-diagonal",),
     "--cost kv_tokens does nothing with --kv-tokens": ("--kv-tokens", "5000", "--cost", "kv_tokens=9000"),
