@@ -17,38 +17,40 @@ from numpy.typing import NDArray
 Keys = NDArray[np.int64]
 
 _NO_KEYS: Keys = np.zeros(0, dtype=np.int64)
+_NOBODY_ASKS = -(2**62)
 
 
 class Node:
     """A run of blocks. locks: running requests whose prompt goes through it. used: when it was last walked over.
 
-    children: by the first key of each; leaves whose blocks have no keys are only counted, in `branches`.
+    children: by the first key of each; one without keys is there under a number of its own below `_NOBODY_ASKS`.
+    queued: whether eviction knows it.
     """
 
-    __slots__ = ("parent", "keys", "tokens", "children", "branches", "locks", "used", "queued")
+    __slots__ = ("parent", "key", "keys", "tokens", "children", "locks", "used", "queued")
 
-    def __init__(self, parent: Node | None, keys: Keys, tokens: int) -> None:
-        self.parent, self.keys, self.tokens = parent, keys, tokens
+    def __init__(self, parent: Node | None, key: int, keys: Keys, tokens: int) -> None:
+        self.parent, self.key, self.keys, self.tokens = parent, key, keys, tokens
         self.children: dict[int, Node] = {}
-        self.branches = self.locks = self.used = 0
+        self.locks = self.used = 0
         self.queued = False
 
 
 class RadixTree:
     """What one replica's cache holds.
 
-    idle: tokens that nobody locks, which eviction may take. held: tokens that somebody locks, each counted once.
-    shared: tokens that locking requests have in common: those of a node once for every lock on it but the first.
+    idle: tokens that nobody locks, which eviction may take. shared: tokens that locking requests have in common, those
+    of a node once for every lock on it but the first.
     """
 
     def __init__(self, block_tokens: int) -> None:
         self.block_tokens = block_tokens
-        self.root = Node(None, _NO_KEYS, 0)
+        self.root = Node(None, 0, _NO_KEYS, 0)
         self.root.locks = 1
-        self.idle = self.held = self.shared = 0
+        self.idle = self.shared = 0
         self._time = 0
         self._evictable: list[tuple[int, int, Node]] = []  # heap of leaves by the time they were queued with
-        self._order = count()
+        self._order, self._nameless = count(), count(_NOBODY_ASKS, -1)
 
     def match(self, keys: Keys) -> tuple[Node, int]:
         """The node where the longest prefix of `keys` in the tree ends, and how many keys that are."""
@@ -62,15 +64,13 @@ class RadixTree:
         node, found = self._walk(node, keys)
         if found == len(keys):
             return node
-        leaf = self.add_leaf(node, tokens - found * self.block_tokens, keys[found:])
-        node.children[keys.item(found)] = leaf
-        return leaf
+        return self.add_leaf(node, tokens - found * self.block_tokens, keys[found:])
 
     def add_leaf(self, parent: Node, tokens: int, keys: Keys = _NO_KEYS) -> Node:
         """A leaf that nobody locks; without keys nobody will ever find it."""
-        leaf = Node(parent, keys, tokens)
+        key = keys.item(0) if len(keys) else next(self._nameless)
+        leaf = parent.children[key] = Node(parent, key, keys, tokens)
         leaf.used = self._time
-        parent.branches += 1
         self.idle += tokens
         self._queue(leaf)
         return leaf
@@ -83,7 +83,6 @@ class RadixTree:
                 self.shared += node.tokens
             else:
                 self.idle -= node.tokens
-                self.held += node.tokens
             node.locks += 1
             assert node.parent is not None
             node = node.parent
@@ -95,7 +94,6 @@ class RadixTree:
             if node.locks:
                 self.shared -= node.tokens
             else:
-                self.held -= node.tokens
                 self.idle += node.tokens
                 self._queue(node)
             node = node.parent
@@ -115,12 +113,12 @@ class RadixTree:
             node.queued = False
             if node.used > queued:  # walked over since
                 self._queue(node)
-            elif not node.locks and not node.branches:
+            elif not node.locks and not node.children:
                 self._remove(node)
 
     def _queue(self, node: Node) -> None:
         """Make it known to eviction, which finds out whether it still may go: once, and only if it is a leaf."""
-        if not (node.queued or node.locks or node.branches):
+        if not (node.queued or node.locks or node.children):
             node.queued = True
             heapq.heappush(self._evictable, (node.used, next(self._order), node))
 
@@ -128,9 +126,7 @@ class RadixTree:
         parent = leaf.parent
         assert parent is not None
         self.idle -= leaf.tokens
-        parent.branches -= 1
-        if len(leaf.keys):
-            del parent.children[leaf.keys.item(0)]
+        del parent.children[leaf.key]
         self._queue(parent)
 
     def _walk(self, node: Node, keys: Keys) -> tuple[Node, int]:
@@ -152,11 +148,11 @@ class RadixTree:
         """Put the first `keys` of a node into a parent of their own; the rest counts as just used (SGLang's :1523)."""
         parent = node.parent
         assert parent is not None
-        head = Node(parent, node.keys[:keys], keys * self.block_tokens)
-        head.locks, head.branches = node.locks, 1
-        head.children[node.keys.item(keys)] = node
-        parent.children[node.keys.item(0)] = head
-        node.parent, node.keys, node.tokens = head, node.keys[keys:], node.tokens - head.tokens
+        head = parent.children[node.key] = Node(parent, node.key, node.keys[:keys], keys * self.block_tokens)
+        head.locks = node.locks
+        node.parent, node.key = head, node.keys.item(keys)
+        node.keys, node.tokens = node.keys[keys:], node.tokens - head.tokens
+        head.children[node.key] = node
         self._time += 1
         node.used = self._time
         return head

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,7 +17,9 @@ from sglang_dspark.policies.arithmetic import Ints
 from simulator import EngineSettings, Trace
 from simulator.blocks.drafters import find_drafter
 from simulator.engine.recorder import StepView
+from simulator.engine.replica import Engine
 from simulator.engine.run import Assembly, Setting, assemble
+from simulator.traces import PrefixBlocks
 
 ROOM = 1_000_000  # KV tokens that never run out here
 
@@ -100,10 +103,46 @@ def check_books(run: Assembly, step: StepView) -> None:
         assert engine.entering or engine.memory.context == int((recorder.input_length[rows] + generated).sum()) + cut
         alive = remaining > 0
         delivered += int(generated[alive].sum()) + sum(waiting.generated for waiting in engine.queue)
+        check_prefix_cache(engine, int((recorder.input_length[rows] + generated).sum()) + cut)
+    check_room(run, step)
     done = ~np.isnan(recorder.finish_s)
     delivered += int(recorder.output_length[done].sum())
     in_prefill = sum(engine.entering for engine in run.engines)
     assert in_prefill or delivered == recorder.output_tokens
+
+
+def check_room(run: Assembly, step: StepView) -> None:
+    """What is cached has no more room than is left; a prefill's requests take their reservations later."""
+    later = 0 if step.kind == "decode" else step.committed * (run.model.kv_reserve + 1)
+    assert step.cached is None or step.kv + step.cached <= run.model.kv_tokens + later
+
+
+def check_prefix_cache(engine: Engine, context: int) -> None:
+    """Every token is counted once, whoever shares it. context: of all running requests, shared tokens for each."""
+    cache = engine.memory.cache
+    if cache is None:
+        return
+    locks: Counter[int] = Counter()
+    for request, (node, blocks) in cache.held.items():
+        tokens = 0
+        while node.parent is not None:
+            locks[id(node)] += 1
+            tokens += node.tokens
+            node = node.parent
+        assert tokens == cache.prompts.tokens(request, blocks)
+    held = idle = shared = 0
+    nodes = list(cache.tree.root.children.values())
+    while nodes:
+        node = nodes.pop()
+        nodes += node.children.values()
+        assert node.tokens > 0 and node.locks == locks[id(node)]
+        held += node.tokens * (node.locks > 0)
+        idle += node.tokens * (node.locks == 0)
+        shared += node.tokens * max(node.locks - 1, 0)
+    assert (idle, shared) == (cache.idle, cache.shared)
+    if not engine.entering:  # else prompts of a prefill under way are locked and in no list yet
+        private = context - held - shared
+        assert private >= 0 and engine.memory.used(0) == private + held
 
 
 def check_end(run: Assembly, steps: list[StepView]) -> None:
@@ -122,14 +161,23 @@ def check_end(run: Assembly, steps: list[StepView]) -> None:
 
 
 @st.composite
+def prefix_blocks(draw: st.DrawFn, lengths: list[tuple[int, int]]) -> PrefixBlocks:
+    """Blocks of a few kinds, so that prompts share some, of as many as a prompt has room for."""
+    block_tokens = draw(st.integers(1, 70))
+    blocks = [draw(st.lists(st.integers(0, 2), max_size=6))[: -(-prompt // block_tokens)] for prompt, _ in lengths]
+    return PrefixBlocks(np.cumsum([0, *map(len, blocks)]), np.array(sum(blocks, []), dtype=np.int64), block_tokens)
+
+
+@st.composite
 def settings_to_try(draw: st.DrawFn) -> Setting:
     """Anything small: odd lengths, tiny chunks and memory, open and closed loop, replicas, all schedules."""
     count = draw(st.integers(1, 25))
     lengths = draw(st.lists(st.tuples(st.integers(1, 200), st.integers(1, 60)), min_size=count, max_size=count))
     arrival = draw(st.lists(st.floats(0, 2), min_size=count, max_size=count))
     replicas, gamma = draw(st.integers(1, 3)), draw(st.integers(1, 7))
+    trace = trace_of(lengths, arrival)
     return setting_of(
-        trace_of(lengths, arrival),
+        draw(st.sampled_from([trace, replace(trace, prefix_blocks=draw(prefix_blocks(lengths)))])),
         flat_cost(slots=draw(st.sampled_from([None, 1, 3])), host_s=draw(st.sampled_from([0.0, 0.02]))),
         gamma=gamma,
         seed=draw(st.integers(0, 9)),
