@@ -16,17 +16,21 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 
+import numpy as np
+
 from simulator.engine.radix_tree import Keys, Node, RadixTree
 from simulator.traces import Trace
 
 _REFRESH_INTERVAL, _MOST_REFRESHED = 32, 128
+_NOBODY_ELSE = -(2**61)  # less the number of a request: key of what only its prompt has
 
 
 @dataclass(frozen=True, eq=False)
 class Prompts:
-    """Keys of the prompts of a trace, whose equality is that of their tokens.
+    """Keys of the prompts of a trace, block by block, whose equality is that of their tokens.
 
-    offsets, input_length: lists [N + 1] and [N], as `PrefixBlocks` and the trace have them.
+    What lies behind the blocks of a prompt is one more block, which no other has. offsets, input_length: lists [N + 1]
+    and [N], as `PrefixBlocks` and the trace have them.
     """
 
     keys: Keys
@@ -40,16 +44,22 @@ class Prompts:
         blocks, lengths = trace.prefix_blocks, trace.input_length
         if blocks is None:
             return None
-        return cls(blocks.keys(lengths), blocks.offsets.tolist(), lengths.tolist(), blocks.block_tokens)
+        longer = blocks.tokens(lengths) < lengths
+        rows = np.flatnonzero(longer)
+        keys = np.insert(blocks.keys(lengths), blocks.offsets[rows + 1], _NOBODY_ELSE - rows)
+        offsets = blocks.offsets + np.concatenate([[0], np.cumsum(longer)])
+        return cls(keys, offsets.tolist(), lengths.tolist(), blocks.block_tokens)
 
-    def count(self, request: int, tokens: int) -> int:
-        """Blocks that are complete within the first `tokens` of a request."""
-        known = self.offsets[request + 1] - self.offsets[request]
-        return known if tokens >= self.input_length[request] else min(known, tokens // self.block_tokens)
+    def blocks(self, request: int, tokens: int | None = None) -> int:
+        """Blocks of a request, those alone that are complete within its first `tokens`."""
+        count = self.offsets[request + 1] - self.offsets[request]
+        if tokens is None or tokens >= self.input_length[request]:
+            return count
+        return min(count - 1, tokens // self.block_tokens)
 
     def tokens(self, request: int, blocks: int) -> int:
         """Tokens of a request's first so many blocks."""
-        return min(blocks * self.block_tokens, self.input_length[request])
+        return self.input_length[request] if blocks == self.blocks(request) else blocks * self.block_tokens
 
     def part(self, request: int, begin: int, end: int) -> Keys:
         """Keys of a request's blocks `begin` .. `end`."""
@@ -79,14 +89,14 @@ class PrefixCache:
 
     def admit(self, request: int, context: int) -> int:
         """Let a request of `context` tokens in; it holds what is cached of them. Returns how many are not prefilled."""
-        node, blocks = self.tree.match(self.prompts.part(request, 0, self._known(request)))
+        node, blocks = self.tree.match(self.prompts.part(request, 0, self.prompts.blocks(request)))
         self.tree.lock(node)
         self.held[request] = node, blocks
         return min(self.prompts.tokens(request, blocks), context - 1)
 
     def cut(self, request: int, done: int) -> None:
         """A prompt is prefilled in part, its first `done` tokens."""
-        self._keep(request, self.prompts.count(request, done))
+        self._keep(request, self.prompts.blocks(request, done))
 
     def prefilled(self, request: int, step: int) -> None:
         """A prompt's prefill ended with `step`."""
@@ -97,25 +107,20 @@ class PrefixCache:
         while self._prefilled and self._prefilled[0][0] <= steps - self._lag:
             request = self._prefilled.popleft()[1]
             if request in self.held:
-                self._keep(request, self._known(request))
+                self._keep(request, self.prompts.blocks(request))
 
     def refresh(self, waiting: Iterable[int]) -> None:
         """A scheduling pass begins with these requests waiting."""
         if self._passes % _REFRESH_INTERVAL == 0:
             for request in reversed(list(islice(waiting, _MOST_REFRESHED))):
-                self.tree.match(self.prompts.part(request, 0, self._known(request)))
+                self.tree.match(self.prompts.part(request, 0, self.prompts.blocks(request)))
         self._passes += 1
 
     def finish(self, request: int, context: int) -> None:
-        """A request ends with `context` tokens, which stay; no prompt is known to hold those behind its blocks."""
-        known = self._known(request)
-        self._keep(request, known)
+        """A request ends with `context` tokens, which stay; no later prompt is known to hold its answer."""
+        self._keep(request, self.prompts.blocks(request))
         node, _ = self.held.pop(request)
-        prompt = self.prompts.input_length[request]
-        begin = self.prompts.tokens(request, known)
-        end = node
-        for tokens in (prompt - begin, context - prompt):  # SGLang splits where the answer begins
-            end = self.tree.add_leaf(end, tokens) if tokens else end
+        self.tree.add_leaf(node, context - self.prompts.input_length[request])
         self.tree.unlock(node)
 
     def drop(self, request: int) -> None:
@@ -127,9 +132,6 @@ class PrefixCache:
     def evict_to(self, most: int) -> None:
         """Evict until at most `most` tokens are left that no running request needs."""
         self.tree.evict_to(most)
-
-    def _known(self, request: int) -> int:
-        return self.prompts.count(request, self.prompts.input_length[request])
 
     def _keep(self, request: int, blocks: int) -> None:
         """A request's first `blocks` come into the tree, and it holds them."""
