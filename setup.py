@@ -10,5 +10,7 @@ setup(
     ],
     # `kernels` and `profiles` are no import names: the first would shadow a dependency of sglang.
     package_dir={"dspark_kernels": "kernels/dspark_kernels", "dspark_profiles": "profiles"},
-    package_data={"dspark_profiles": ["*.json"], "simulator": ["examples/*"]},
+    package_data={
+        "dspark_profiles": ["*.json"], "simulator": ["examples/*"], "simulator.blocks": ["published/*.json"],
+    },
 )

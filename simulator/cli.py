@@ -15,8 +15,8 @@ from sglang_dspark.command import run
 from sglang_dspark.cost import TERMS, write_atomically
 from sglang_dspark.errors import InputError
 from sglang_dspark.policies import make_policy
-from simulator import options
-from simulator.blocks.drafters import DEFAULT_DRAFTER, DRAFTERS
+from simulator import draft_options, options
+from simulator.blocks.drafters import choose_drafter
 from simulator.engine.settings import ROUTERS, SCHEDULES
 from simulator.results.comparison import Comparison
 from simulator.results.goodput import parse_slos
@@ -41,9 +41,8 @@ def command(
         list[str] | None, typer.Option(help="policy such as hull:fill=true or a JSON file; repeat to compare")
     ] = None,
     policy_profile: Annotated[str | None, typer.Option(help="what the policies believe (default: --profile)")] = None,
-    drafter: Annotated[
-        str | None, typer.Option(help=f"one of {', '.join(DRAFTERS)} (default: {DEFAULT_DRAFTER}; not with records)")
-    ] = None,
+    drafter: Annotated[str | None, typer.Option(help=draft_options.DRAFTER_HELP)] = None,
+    acceptance: Annotated[str | None, typer.Option(help=draft_options.ACCEPTANCE_HELP)] = None,
     gamma: Annotated[
         int | None, typer.Option(help="draft block size, or positions of recorded blocks (default: the drafter's)")
     ] = None,
@@ -70,9 +69,7 @@ def command(
         float | None, typer.Option(help="Poisson arrivals, requests per second (inf: all at 0)")
     ] = None,
     domains: Annotated[str | None, typer.Option(help="shares, math=1,code=1,chat=2 (default: equal)")] = None,
-    confidence: Annotated[
-        str | None, typer.Option(help="spread_request=, spread_block=, temperature=, noise=, ...")
-    ] = None,
+    confidence: Annotated[str | None, typer.Option(help=draft_options.CONFIDENCE_HELP)] = None,
     cost: Annotated[str | None, typer.Option(help=f"override cost terms: {', '.join(TERMS)}")] = None,
     force_diagonal: Annotated[bool, typer.Option(help="price off-diagonal with a diagonal table")] = False,
     schedule: Annotated[str | None, typer.Option(help=f"{', '.join(SCHEDULES)} (default: by policy)")] = None,
@@ -117,7 +114,8 @@ def command(
     load = options.load(
         trace, seed, gamma, complete=complete, format=format, time_unit=time_unit, jitter=jitter,
         block_tokens=block_tokens, start_s=start,
-        end_s=end, limit=limit, rate_scale=rate_scale, drafter=drafter, domains=domains, confidence=confidence,
+        end_s=end, limit=limit, rate_scale=rate_scale, drafter=drafter, acceptance=acceptance, domains=domains,
+        confidence=confidence,
     )  # fmt: skip
     options.refuse_idle_force([profile, policy_profile], force_diagonal=force_diagonal)
     terms = options.key_values("--cost", cost, TERMS)
@@ -132,14 +130,17 @@ def command(
         schedule=schedule, replicas=replicas, router=router, dp_attention=dp_attention or None,
         prefix_cache=False if no_prefix_cache else None,
     )  # fmt: skip
+    drafts = choose_drafter(drafter, acceptance)
     setting = prepare(
-        load, model, policy_profile=belief, drafter=drafter, gamma=gamma, concurrency=concurrency,
-        request_rate=request_rate, engine=engine, seed=seed, domain_mix=options.domain_mix(domains, load, drafter),
-        confidence=options.confidence_model(confidence, drafter), goodput=parse_slos(goodput) if goodput else None,
+        load, model, policy_profile=belief, drafter=drafter, acceptance=acceptance, gamma=gamma,
+        concurrency=concurrency, request_rate=request_rate, engine=engine, seed=seed,
+        domain_mix=draft_options.domain_mix(domains, load, drafts),
+        confidence=draft_options.confidence_model(confidence, drafts), goodput=parse_slos(goodput) if goodput else None,
         windows=windows,
     )  # fmt: skip
     policies = [make_policy(text) for text in policy or _defaults(setting.drafter.gamma)]
-    options.refuse_unread(policies, policy_profile, confidence)
+    options.refuse_unread(policies, policy_profile)
+    draft_options.refuse_unread_confidence(policies, confidence)
     if find_rate is not None:
         check_find_rate(setting, find_rate)
     if replications is None:

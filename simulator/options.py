@@ -10,14 +10,11 @@ from pathlib import Path
 from sglang_dspark.cost import TERMS, StepCost
 from sglang_dspark.errors import InputError
 from sglang_dspark.policies import Policy
-from simulator.blocks.acceptance import Confidence
-from simulator.blocks.drafters import DEFAULT_DRAFTER, DOMAINS, find_drafter
 from simulator.engine.recorded_load import RecordedLoad, holds_records, load_records
 from simulator.engine.settings import EngineSettings
 from simulator.simulate import find_cost
 from simulator.traces import Trace, example_trace, first_requests, load_trace, scale_rate, window
 
-_CONFIDENCE = tuple(Confidence.__dataclass_fields__)
 _PRICELESS = ("none", "fixed", "threshold", "schedule", "tetris")
 
 
@@ -113,32 +110,6 @@ def decode_server(text: str | None, **flags: int | None) -> float | None:
     return seconds
 
 
-def domain_mix(text: str | None, load: Trace | RecordedLoad, name: str | None) -> dict[str, float] | None:
-    """Shares of the domains, normalised; refused where the trace has its own or the drafter knows no difference."""
-    if text is None:
-        return None
-    drafter = find_drafter(name or DEFAULT_DRAFTER)
-    if len(set(drafter.acceptance.values())) == 1:
-        raise InputError(f"--domains does nothing here: drafter '{drafter.name}' is the same in every domain")
-    if _trace(load).domain is not None:
-        raise InputError("--domains does nothing here: the trace has a domain for every request")
-    mix = key_values("--domains", text, DOMAINS)
-    if any(share < 0 for share in mix.values()) or sum(mix.values()) <= 0:
-        raise InputError(f"--domains {text} is refused, expected shares that are not negative and not all 0")
-    total = sum(mix.values())
-    return {name: mix.get(name, 0.0) / total for name in DOMAINS}
-
-
-def confidence_model(text: str | None, name: str | None) -> Confidence | None:
-    """The confidence model; refused for drafters without a confidence head."""
-    if text is None:
-        return None
-    drafter = find_drafter(name or DEFAULT_DRAFTER)
-    if not drafter.has_confidence:
-        raise InputError(f"--confidence does nothing here: drafter '{drafter.name}' has no confidence head")
-    return Confidence(**key_values("--confidence", text, tuple(Confidence.__dataclass_fields__)))
-
-
 def cost_model(name: str, terms: dict[str, float], *, force_diagonal: bool) -> StepCost:
     """A profile with the user's terms on top."""
     cost = find_cost(name, force_diagonal=force_diagonal)
@@ -183,15 +154,7 @@ def refuse_idle_flags(
         raise InputError(f"--output and --timeline name the same file {output}: give two")
 
 
-def refuse_unread(policies: list[Policy], policy_profile: str | None, confidence: str | None) -> None:
-    """Beliefs that no policy reads, and reports of a head that no policy looks at, are errors."""
+def refuse_unread(policies: list[Policy], policy_profile: str | None) -> None:
+    """Beliefs that no policy reads are an error."""
     if policy_profile is not None and all(policy.name in _PRICELESS for policy in policies):
         raise InputError("--policy-profile does nothing here: none of the policies looks at step costs")
-    reported = {"temperature", "bias", "noise"} & set(key_values("--confidence", confidence, _CONFIDENCE))
-    if reported and all(policy.name in ("none", "fixed") for policy in policies):
-        flag = sorted(reported)[0]
-        raise InputError(f"--confidence {flag} does nothing here: none of the policies looks at confidences")
-
-
-def _trace(load: Trace | RecordedLoad) -> Trace:
-    return load.trace if isinstance(load, RecordedLoad) else load

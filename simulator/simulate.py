@@ -9,10 +9,11 @@ from pathlib import Path
 from sglang_dspark.cost import StepCost, load_profile
 from sglang_dspark.errors import InputError
 from sglang_dspark.policies import Policy, make_policy, policy_to_string
-from simulator.blocks.acceptance import Confidence
-from simulator.blocks.drafters import DEFAULT_DRAFTER, find_drafter
+from simulator.blocks.confidence import Confidence
+from simulator.blocks.drafters import Drafter, choose_drafter
+from simulator.blocks.own import Given
 from simulator.engine.recorded_load import RecordedLoad, holds_records, load_records, records_cost
-from simulator.engine.run import EVEN_MIX, Setting
+from simulator.engine.run import Setting
 from simulator.engine.settings import EngineSettings
 from simulator.parallel import run_all
 from simulator.results.comparison import COMPARED, Comparison, PolicyResult
@@ -23,6 +24,7 @@ from simulator.results.probes import beyond_probes, hanging_gains
 from simulator.results.stated import shares_drawn, stated_assumptions, stated_setting
 from simulator.results.surcharge import flipping_surcharge
 from simulator.results.verdict import judged
+from simulator.results.whose import other_model
 from simulator.traces import Trace, example_trace, load_trace
 
 
@@ -33,6 +35,7 @@ def simulate(
     *,
     policy_profile: str | Path | StepCost | None = None,
     drafter: str | None = None,
+    acceptance: Given | None = None,
     gamma: int | None = None,
     concurrency: int | None = None,
     request_rate: float | None = None,
@@ -50,20 +53,21 @@ def simulate(
 
     trace: a file, "example", a `Trace`, or records (a folder, or `load_records`), which give the acceptance as well.
     profile: what the engine costs, by name, file, records or model; policy_profile: what the policies believe (default
-    the same). drafter: one of `DRAFTERS` (default dspark). gamma: draft block size; of records, the positions of each
-    block that are looked at. concurrency: closed loop with so many requests in flight; None: open loop by the trace's
-    stamps or Poisson at `request_rate` per second. engine: default SGLang's, or what records say of their server.
-    goodput: limits in milliseconds by bench_serving's key (ttft, tpot, e2el). windows: serve so many consecutive parts
-    of the trace in turn, one a replication, so that intervals cover how they differ. replications: sets of draws;
-    every policy meets the same ones. jobs: processes (default: one a core).
+    the same). drafter: one of `DRAFTERS` (default dspark). acceptance: one's own, see `own_drafter`; `drafter` is then
+    its kind. gamma: draft block size; of records, the positions of each block that are looked at. concurrency: closed
+    loop with so many requests in flight; None: open loop by the trace's stamps or Poisson at `request_rate` per second.
+    engine: default SGLang's, or what records say of their server. goodput: limits in milliseconds by bench_serving's
+    key (ttft, tpot, e2el). windows: serve so many consecutive parts of the trace in turn, one a replication, so that
+    intervals cover how they differ. replications: sets of draws; every policy meets the same ones. jobs: processes
+    (default: one a core).
     on_progress(completed, total) counts requests over all runs.
 
     Returns a `Comparison`; figures carry bench_serving's names. Errors: InputError.
     """
     setting = prepare(
-        trace, profile, policy_profile=policy_profile, drafter=drafter, gamma=gamma, concurrency=concurrency,
-        request_rate=request_rate, engine=engine, confidence=confidence, domain_mix=domain_mix, goodput=goodput,
-        windows=windows, seed=seed,
+        trace, profile, policy_profile=policy_profile, drafter=drafter, acceptance=acceptance, gamma=gamma,
+        concurrency=concurrency, request_rate=request_rate, engine=engine, confidence=confidence,
+        domain_mix=domain_mix, goodput=goodput, windows=windows, seed=seed,
     )  # fmt: skip
     chosen = [make_policy(policy) if isinstance(policy, str) else policy for policy in policies]
     return compare_policies(setting, chosen, replications=replications, jobs=jobs, on_progress=on_progress)
@@ -75,6 +79,7 @@ def prepare(
     *,
     policy_profile: str | Path | StepCost | None = None,
     drafter: str | None = None,
+    acceptance: Given | None = None,
     gamma: int | None = None,
     concurrency: int | None = None,
     request_rate: float | None = None,
@@ -98,19 +103,22 @@ def prepare(
     _check_stamps(load.trace if isinstance(load, RecordedLoad) else load, concurrency, request_rate)
     if recorded is not None and gamma not in (None, recorded.blocks.gamma):
         raise InputError(f"gamma={gamma} is refused, these records were loaded with {recorded.blocks.gamma} positions")
-    for name, value in {"drafter": drafter, "confidence": confidence, "domain_mix": domain_mix}.items():
+    given = {"drafter": drafter, "acceptance": acceptance, "confidence": confidence, "domain_mix": domain_mix}
+    for name, value in given.items():
         if recorded is not None and value is not None:
             raise InputError(f"{name} does nothing with records, which have an acceptance of their own")
+    drafts = choose_drafter(drafter, acceptance, gamma) if recorded is None else recorded.drafter
+    _check_mix(domain_mix, drafts)
     return Setting(
         trace=load.trace if isinstance(load, RecordedLoad) else load,
         cost=cost,
         belief=cost if policy_profile is None else find_cost(policy_profile),
-        drafter=find_drafter(drafter or DEFAULT_DRAFTER, gamma) if recorded is None else recorded.drafter,
+        drafter=drafts,
         confidence=confidence or Confidence(),
         engine=engine or (EngineSettings() if recorded is None else recorded.engine),
         concurrency=concurrency,
         request_rate=request_rate,
-        domain_mix=domain_mix or dict(EVEN_MIX),
+        domain_mix=domain_mix,
         seed=seed,
         recorded=recorded,
         windows=windows,
@@ -148,7 +156,10 @@ def compare_policies(
     by = judged(comparison)
     return replace(
         comparison,
-        warnings=(*beyond_probes(setting, results), *hanging_gains(setting, policies, results, by.figure)),
+        warnings=(
+            *other_model(setting, policies), *beyond_probes(setting, results),
+            *hanging_gains(setting, policies, results, by.figure),
+        ),  # fmt: skip
         surcharge=flipping_surcharge(setting, policies, results, by),
     )
 
@@ -179,6 +190,14 @@ def _check(policies: Sequence[Policy], windows: int, replications: int, jobs: in
         raise InputError(f"replications={replications} is refused, expected 1..1000")
     if jobs is not None and not 1 <= jobs <= 1024:
         raise InputError(f"jobs={jobs} is refused, expected 1..1024")
+
+
+def _check_mix(mix: dict[str, float] | None, drafter: Drafter) -> None:
+    if mix is None:
+        return
+    known, shares = set(mix) <= set(drafter.domains), list(mix.values())
+    if not known or not all(0 <= share < float("inf") for share in shares) or not sum(shares) > 0:
+        raise InputError(f"domain_mix={mix} is refused, expected shares of {', '.join(drafter.domains)}, not all 0")
 
 
 def _check_stamps(trace: Trace, concurrency: int | None, request_rate: float | None) -> None:

@@ -37,14 +37,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "simulator.blocks": {*BASICS, f"{D}.records"},
     "simulator.traces": {*BASICS, "simulator.blocks"},
     "simulator.engine": {*BASICS, f"{D}.records", "simulator.blocks", "simulator.traces"},
-    "simulator.results": {*BASICS, f"{D}.records", "simulator.blocks", "simulator.traces", "simulator.engine"},
+    "simulator.results": {
+        *BASICS, f"{D}.records", f"{D}.calibration", "simulator.blocks", "simulator.traces", "simulator.engine",
+    },
     "simulator": {
         *BASICS, f"{D}.command", f"{D}.records", "simulator.blocks", "simulator.traces", "simulator.engine",
         "simulator.results",
     },
     f"{D}.cli": {
         *BASICS, D, f"{D}.command", f"{D}.records", f"{D}.calibration", f"{D}.demo", f"{D}.audit", f"{D}.audit.live",
-        f"{D}.live", "simulator", "simulator.results",
+        f"{D}.live", "simulator", "simulator.blocks", "simulator.results",
     },
     "dspark_kernels": set(),
     S: set(),

@@ -15,9 +15,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sglang_dspark.errors import InputError
 from sglang_dspark.policies import SCALE
-from simulator.blocks.drafters import DOMAINS, Drafter
+from simulator.blocks.confidence import Confidence
+from simulator.blocks.drafter import Drafter
 from simulator.blocks.random import Streams, stream
 
 Ints = NDArray[np.int64]
@@ -28,45 +28,6 @@ _NODES = 25  # quadrature nodes per dimension: conditionals are met to 1e-5 (def
 _ROUNDS = 5  # until the weights of requests stand still
 _RUN = 4096  # anchors that are drawn at once
 _RUNS_KEPT = 32
-
-
-_CONFIDENCE_RANGES = {
-    "spread_request": (0.0, 5.0),
-    "spread_block": (0.0, 5.0),
-    "spread_position": (0.0, 5.0),
-    "temperature": (0.05, 20.0),
-    "bias": (-10.0, 10.0),
-    "noise": (0.0, 10.0),
-}
-
-
-@dataclass(frozen=True)
-class Confidence:
-    """How reported confidences relate to the true conditionals: c = sigmoid(logit(c_true) / temperature + bias).
-
-    spread_request, spread_block, spread_position: standard deviations of the logit between requests, between blocks of
-    one request and between positions of one block. The paper's Figure 5 gives 1.2 for requests and blocks together and
-    0.6 for positions (`benchmarks/fit_confidence_spread.py`); how the 1.2 divides is not published: 0.6 and 1.04 is an
-    assumption. noise: standard deviation of an error on the reported logit. The default reports c_true itself: ECE 0.
-    """
-
-    spread_request: float = 0.6
-    spread_block: float = 1.04
-    spread_position: float = 0.6
-    temperature: float = 1.0
-    bias: float = 0.0
-    noise: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name, (low, high) in _CONFIDENCE_RANGES.items():
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise InputError(f"confidence {name}={value} is refused, expected {low}..{high}")
-
-    @property
-    def calibrated(self) -> bool:
-        """Whether reported confidences are the true conditionals."""
-        return self.temperature == 1.0 and self.bias == 0.0 and self.noise == 0.0
 
 
 class AcceptanceSource(Protocol):
@@ -106,7 +67,7 @@ class StatisticalAcceptance:
     """
 
     def __init__(self, drafter: Drafter, confidence: Confidence, domain: Ints, output_length: Ints, seed: int) -> None:
-        """domain: [N] index into `DOMAINS` of every request, output_length: [N]. seed names the replication."""
+        """domain: [N] index into the drafter's domains of every request, output_length: [N]. seed: of a replication."""
         self.gamma = drafter.gamma
         self._confidence = confidence
         self._begin = np.concatenate([[0], np.cumsum(output_length + 1)])  # anchors 0..output_length of each
@@ -114,15 +75,15 @@ class StatisticalAcceptance:
         common = float(np.hypot(confidence.spread_request, confidence.spread_block))
         centre = np.array(
             [
-                centres(drafter.acceptance[name], common, confidence.spread_position, confidence.spread_request)
-                for name in DOMAINS
+                centres(values, common, confidence.spread_position, confidence.spread_request)
+                for values in drafter.acceptance.values()
             ]
         )
         ease = confidence.spread_request * stream(seed, "acceptance-request").standard_normal(len(domain))
         self._logit = (centre[domain] + ease[:, None]).astype(np.float32)  # [N, gamma]
         self._headless: NDArray[np.float32] | None = None
         if not drafter.has_confidence:
-            mean = np.array([drafter.acceptance[name] for name in DOMAINS], dtype=np.float32)
+            mean = np.array(list(drafter.acceptance.values()), dtype=np.float32)
             self._headless = mean[domain]
         self._blocks = Streams(seed, "acceptance-block")
         self._reports = Streams(seed, "confidence-noise")
@@ -162,7 +123,7 @@ class StatisticalAcceptance:
         depth = np.add.reduce(uniform_numbers(bits, end - begin) < survival, axis=0, dtype=np.int8)
         if self._headless is not None:
             reported = np.repeat(self._headless[low : high + 1].T, anchors, axis=1)
-        elif not model.calibrated:
+        elif not model.exact:
             noise = normal_numbers(self._reports.at(number).bit_generator, gamma, end - begin)
             logit = logit / np.float32(model.temperature) + np.float32(model.bias) + np.float32(model.noise) * noise
             reported = sigmoid(logit)

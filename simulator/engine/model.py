@@ -21,8 +21,9 @@ def kv_reserve(policy: Policy, gamma: int) -> int:
 class EngineModel:
     """Everything that is the same for all replicas of one run.
 
-    cost: what steps cost. belief: what the policy believes they cost. schedule: one of `SCHEDULES`. prompts: what the
-    prefix cache may find in common; None: no cache.
+    cost: what steps cost. belief: what the policy believes they cost. schedule: one of `SCHEDULES`. online: confidences
+    are learned from outcomes (`blocks.online`) instead of reported by a head.
+    prompts: what the prefix cache may find in common; None: no cache.
     """
 
     settings: EngineSettings
@@ -31,6 +32,7 @@ class EngineModel:
     belief: StepCost
     source: AcceptanceSource
     schedule: str
+    online: bool = False
     prompts: Prompts | None = None
 
     @property

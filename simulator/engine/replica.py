@@ -20,6 +20,7 @@ import simpy
 
 from sglang_dspark.policies import Decision, LiveBlock, Outcome, Past, SurvivalRing
 from sglang_dspark.policies.arithmetic import Ints
+from simulator.blocks.online import OnlineEstimate
 from simulator.engine.admission import Chunk, Memory, Waiting, next_chunk
 from simulator.engine.batch import DecodeBatch
 from simulator.engine.bursts import Gaps
@@ -68,6 +69,7 @@ class Engine:
         self._gaps = Gaps(recorder.bursts)
         self._ring = SurvivalRing(capacity, model.gamma, policy.max_lag) if policy.max_lag else None
         self._carry = policy.start(model.gamma)
+        self._online = OnlineEstimate(model.gamma) if model.online else None
         self._outcomes: deque[Outcome] = deque()
         self._outcome_lag = OVERLAPPED_LAG if model.schedule == "overlapped" else 1
         self._slots = model.cost.captured_requests or (1 << 30)
@@ -222,6 +224,8 @@ class Engine:
         confidence = None if blocks.confidence is None else blocks.confidence.take(rows, axis=0)
         depth = blocks.depth.take(rows)
         live = LiveBlock(blocks.units.take(rows, axis=0), confidence, depth)
+        if self._online is not None:
+            live = self._online.report(live)
         eager = size > self._slots
         decision = self._decide(live, eager)
         self.recorder.steps_beyond_probes += model.cost.beyond_probes(size, size + decision.total)
@@ -233,6 +237,8 @@ class Engine:
         if not model.policy.drafts:
             draft = 0.0
         accepted = np.minimum(decision.lengths, depth)
+        if self._online is not None:
+            self._online.learn(decision.lengths, accepted)
         if model.policy.learns:
             self._learn(Outcome(live.units, decision.lengths, accepted))
         seconds = model.decode_seconds(draft, verify, live=model.policy.live and not eager)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import simpy
@@ -11,8 +11,10 @@ import simpy
 from sglang_dspark.cost import StepCost
 from sglang_dspark.errors import InputError
 from sglang_dspark.policies import Policy, policy_to_string
-from simulator.blocks.acceptance import AcceptanceSource, Confidence, StatisticalAcceptance
-from simulator.blocks.drafters import DOMAINS, Drafter
+from simulator.blocks.acceptance import AcceptanceSource, StatisticalAcceptance
+from simulator.blocks.confidence import Confidence
+from simulator.blocks.draft_time import drafted_positions, with_drafter
+from simulator.blocks.drafter import DOMAINS, Drafter
 from simulator.blocks.random import stream
 from simulator.engine.lockstep import LockStep
 from simulator.engine.model import EngineModel, kv_reserve
@@ -24,15 +26,14 @@ from simulator.engine.router import Router
 from simulator.engine.settings import EngineSettings
 from simulator.traces import Trace, part_of, with_poisson_arrivals
 
-EVEN_MIX = dict.fromkeys(DOMAINS, 1 / len(DOMAINS))
-
 
 @dataclass(frozen=True)
 class Setting:
     """Everything but the policy. Picklable; the same for all policies and replications of a comparison.
 
     cost: what the engine costs. belief: what the policies believe. concurrency: closed loop, None: open loop.
-    request_rate: Poisson arrivals, drawn anew in every replication. domain_mix: used where the trace has no domains.
+    request_rate: Poisson arrivals, drawn anew in every replication. domain_mix: used where the trace has no domains;
+    None: even.
     windows: consecutive parts of the trace; replication r serves part r mod windows. slos_ms: limits of goodput.
     recorded: records that give the acceptance of the trace's requests; drafter is then theirs, confidence unused.
     """
@@ -45,7 +46,7 @@ class Setting:
     engine: EngineSettings = EngineSettings()
     concurrency: int | None = None
     request_rate: float | None = None
-    domain_mix: dict[str, float] = field(default_factory=lambda: dict(EVEN_MIX))
+    domain_mix: dict[str, float] | None = None
     seed: int = 0
     recorded: RecordedLoad | None = None
     windows: int = 1
@@ -54,6 +55,10 @@ class Setting:
     def part(self, replication: int) -> Trace:
         """The requests that a replication serves: the trace, or one of its windows."""
         return self.trace if self.windows == 1 else part_of(self.trace, replication % self.windows, self.windows)
+
+    def domains(self, trace: Trace, seed: int) -> np.ndarray:
+        """Index into the drafter's domains for every request of a trace [N]."""
+        return domains_of(trace, self.domain_mix, seed, self.drafter.domains)
 
     @property
     def kv_tokens(self) -> int:
@@ -82,11 +87,9 @@ class Setting:
                 f"profile '{self.cost.name}' does not tell draft from verify time, so policy none cannot be priced"
             )
             raise InputError(message)
-        if self.drafter.cost_scale != 1.0 and policy.drafts and not self.cost.splits_draft:
-            raise InputError(
-                f"profile '{self.cost.name}' does not tell draft from verify time, so drafter "
-                f"'{self.drafter.name}' cannot be priced"
-            )
+        if policy.drafts and self.recorded is None:
+            for model in (self.cost, self.belief):
+                with_drafter(model, self.drafter, drafted_positions(policy, self.drafter))
         verified = getattr(policy, "k", None) if policy.name == "fixed" else None
         for model in {self.cost.name: self.cost, self.belief.name: self.belief}.values():
             if policy.drafts and not model.holds_diagonal(verified, self.drafter.gamma):
@@ -158,37 +161,37 @@ def _reporting(router: Router, recorder: Recorder, on_progress: Callable[[int], 
 
 def _engine_model(setting: Setting, policy: Policy, trace: Trace, seed: int) -> EngineModel:
     source = _acceptance(setting, trace, seed)
-    scale = setting.drafter.cost_scale
-    cost = with_draft_scale(setting.cost, scale)
-    belief = cost if setting.belief is setting.cost else with_draft_scale(setting.belief, scale)
+    cost, belief = setting.cost, setting.belief
+    if policy.drafts and setting.recorded is None:
+        positions = drafted_positions(policy, setting.drafter)
+        cost = with_drafter(setting.cost, setting.drafter, positions)
+        belief = cost if setting.belief is setting.cost else with_drafter(setting.belief, setting.drafter, positions)
+    online = setting.recorded is None and setting.confidence.online
     schedule = setting.engine.schedule_for(policy)
     prompts = Prompts.of(trace) if setting.caches_prefixes else None
-    return EngineModel(setting.engine, policy, cost, belief, source, schedule, prompts=prompts)
+    return EngineModel(setting.engine, policy, cost, belief, source, schedule, online, prompts=prompts)
 
 
 def _acceptance(setting: Setting, trace: Trace, seed: int) -> AcceptanceSource:
     if setting.recorded is not None:
         return setting.recorded.source(trace, seed)
-    domain = domains_of(trace, setting.domain_mix, seed)
+    domain = setting.domains(trace, seed)
     return StatisticalAcceptance(setting.drafter, setting.confidence, domain, trace.output_length, seed)
 
 
-def with_draft_scale(cost: StepCost, scale: float) -> StepCost:
-    """The model for a drafter whose block takes `scale` times the profile's draft time."""
-    if scale == 1.0:
-        return cost
-    return replace(cost, draft=replace(cost.draft, seconds=cost.draft.seconds * scale))
-
-
-def domains_of(trace: Trace, mix: dict[str, float], seed: int) -> np.ndarray:
-    """Index into `DOMAINS` for every request [N]: the trace's own, or drawn from the mix."""
+def domains_of(
+    trace: Trace, mix: dict[str, float] | None, seed: int, names: tuple[str, ...] = DOMAINS
+) -> np.ndarray:
+    """Index into `names` for every request [N]: the trace's own domain, or drawn from the mix (None: even)."""
+    if len(names) == 1:
+        return np.zeros(len(trace), dtype=np.int64)
     if trace.domain is not None:
-        domain = np.array([DOMAINS.index(name) if name in DOMAINS else -1 for name in trace.domains])[trace.domain]
+        domain = np.array([names.index(name) if name in names else -1 for name in trace.domains])[trace.domain]
         if (domain < 0).any():  # only what is served counts: the file may name more
             unknown = trace.domains[trace.domain[np.argmin(domain)]]
-            raise InputError(f"trace domain '{unknown}' has no acceptance, expected {', '.join(DOMAINS)}")
+            raise InputError(f"trace domain '{unknown}' has no acceptance, expected {', '.join(names)}")
         return domain
-    share = np.array([mix.get(name, 0.0) for name in DOMAINS])
+    share = np.array([1.0 if mix is None else mix.get(name, 0.0) for name in names])
     return np.searchsorted(
         np.cumsum(share / share.sum())[:-1], stream(seed, "domains").random(len(trace)), side="right"
     )

@@ -29,6 +29,7 @@ def print_report(comparison: Comparison, console: Console) -> None:
         )
     )
     console.print(Text(f"profile: {setting['profile_provenance']}", style="dim"))
+    console.print(Text(f"acceptance: {setting['acceptance']['text']}", style="dim"))
     for note in setting["trace_notes"]:
         console.print(Text(f"trace: {note}", style="dim"))
     console.print(_table(comparison))

@@ -6,9 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 from sglang_dspark.cost import TERMS, Assumption, StepCost, provenance
-from simulator.blocks.acceptance import Confidence
+from simulator.blocks.draft_time import stated_draft_time
 from simulator.engine.run import Setting
+from simulator.results.confidence_error import stated_confidences
 from simulator.results.prefixes import assumed_of_prefixes
+from simulator.results.whose import acceptance_text
 from simulator.traces import trace_facts
 
 
@@ -38,32 +40,22 @@ def _of_belief(belief: StepCost, assumption: Assumption) -> Assumption:
 
 def _of_drawn_blocks(setting: Setting) -> list[Assumption]:
     """What stands in for the content of requests, which a trace does not have."""
-    out = []
-    if setting.trace.domain is None:
-        mix = ", ".join(f"{name} {share:.2f}" for name, share in setting.domain_mix.items())
-        said = f"domains drawn per request: {mix}"
-        out.append(Assumption("domain_mix", mix, "share of requests", "the trace has none", said))
-    if setting.drafter.has_confidence:
-        out += _of_confidences(setting.confidence)
+    out = [] if setting.drafter.name == "none" else _of_draft(setting)
     out += assumed_of_prefixes(setting)
     said = "requests generate the trace's lengths"
     out.append(Assumption("output_length", None, "", "under every policy", said))
     return out
 
 
-def _of_confidences(model: Confidence) -> list[Assumption]:
-    spread = (
-        f"{model.spread_request:g} between requests, {model.spread_block:g} between blocks, "
-        f"{model.spread_position:g} between positions"
-    )
-    fitted = "fitted to the paper's Figure 5; the split between requests and blocks is assumed"
-    out = [Assumption("confidence_spread", spread, "logits", fitted, f"confidence logits spread {spread}")]
-    if not model.calibrated:
-        parts = f"temperature {model.temperature:g}, bias {model.bias:g}, noise {model.noise:g}"
-        out.append(
-            Assumption("confidence_error", parts, "logits", "set by the user", f"confidences miscalibrated: {parts}")
-        )
-    return out
+def _of_draft(setting: Setting) -> list[Assumption]:
+    drafter = setting.drafter
+    out = [*stated_draft_time(setting.cost, drafter)]
+    if setting.trace.domain is None and drafter.knows_domains:
+        even = dict.fromkeys(drafter.domains, 1 / len(drafter.domains))
+        mix = ", ".join(f"{name} {share:.2f}" for name, share in (setting.domain_mix or even).items())
+        said = f"domains drawn per request: {mix}"
+        out.append(Assumption("domain_mix", mix, "share of requests", "the trace has none", said))
+    return [*out, *stated_confidences(setting)]
 
 
 def shares_drawn(setting: Setting, met: dict[str, float]) -> tuple[Assumption, ...]:
@@ -98,6 +90,7 @@ def stated_setting(setting: Setting, replications: int) -> dict[str, Any]:
         "profile_provenance": provenance(setting.cost),
         "policy_profile": setting.belief.name,
         "drafter": setting.drafter.name,
+        "acceptance": {"text": acceptance_text(setting), **setting.drafter.stated()},
         "gamma": setting.drafter.gamma,
         "loop": "closed" if setting.concurrency is not None else "open",
         "concurrency": setting.concurrency,

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from simulated_worlds import finished, flat_cost, setting_of
+from simulated_worlds import setting_of
 
 from sglang_dspark.errors import InputError
 from sglang_dspark.policies import SCALE, make_policy, survival_units
@@ -60,14 +60,6 @@ def test_whole_blocks_give_the_published_lengths_and_conditionals(name: str, dom
     assert 1 + steps.mean() == pytest.approx(published, rel=0.025)
 
 
-def test_the_embedded_figures_agree_with_each_other() -> None:
-    """Figure 2's conditionals multiply to Table 1's lengths."""
-    for name, lengths in TABLE_1.items():
-        for domain, length in zip(DOMAINS, lengths, strict=True):
-            product = 1 + np.cumprod(DRAFTERS[name].acceptance[domain]).sum()
-            assert product == pytest.approx(length, abs=0.05), (name, domain)
-
-
 def blocks_of(confidence: Confidence, *, seed: int = 0, drafter: str = "dspark", requests: int = 400) -> BlockTable:
     """All blocks of `requests` requests of 200 tokens, domains in turn."""
     outputs = np.full(requests, 200)
@@ -90,8 +82,9 @@ def calibration_error(blocks: BlockTable) -> float:
 
 
 def test_confidences_are_calibrated_by_construction() -> None:
-    assert calibration_error(blocks_of(Confidence())) < 0.004
-    assert calibration_error(blocks_of(Confidence(spread_request=0, spread_block=0, spread_position=2.0))) < 0.004
+    assert calibration_error(blocks_of(Confidence.of("calibrated"))) < 0.004
+    by_position = {"spread_request": 0.0, "spread_block": 0.0, "spread_position": 2.0}
+    assert calibration_error(blocks_of(Confidence.of("calibrated", **by_position))) < 0.004
 
 
 @pytest.mark.parametrize(
@@ -99,7 +92,7 @@ def test_confidences_are_calibrated_by_construction() -> None:
 )
 def test_miscalibration_does_what_it_says(change: dict[str, float]) -> None:
     """Depths stay, reports change by the stated function of the truth, and the ECE shows it."""
-    honest, bent = blocks_of(Confidence()), blocks_of(Confidence(**change))
+    honest, bent = (blocks_of(Confidence.of("calibrated", **each)) for each in ({}, change))
     assert (honest.depth == bent.depth).all()
     assert honest.confidence is not None and bent.confidence is not None
     assert calibration_error(bent) > 0.03
@@ -169,27 +162,3 @@ def test_normal_quantiles_are_normal() -> None:
 def test_confidence_parameters_out_of_range_are_refused(name: str, value: float) -> None:
     with pytest.raises(InputError, match=f"confidence {name}="):
         Confidence(**{name: value})
-
-
-def test_drafters_are_cut_or_refused() -> None:
-    assert find_drafter("dflash", 3).acceptance["math"] == DRAFTERS["dflash"].acceptance["math"][:3]
-    for name, gamma in (("dspark", 8), ("dspark", 0), ("mtp1", 2), ("none", 5)):
-        with pytest.raises(InputError, match=f"gamma={gamma} is refused for drafter '{name}'"):
-            find_drafter(name, gamma)
-    with pytest.raises(InputError, match="unknown drafter 'medusa', expected one of dspark"):
-        find_drafter("medusa")
-
-
-def test_draft_time_goes_with_the_drafter() -> None:
-    trace = one_domain(DRAFTERS["dspark"], 0, 4, 30)
-    for name, drafter in DRAFTERS.items():
-        if name == "none":
-            continue
-        setting = replace(setting_of(trace, flat_cost(0.002, 0.010)), drafter=drafter)
-        figures, _ = run_once(setting, make_policy("fixed:k=1"))
-        assert figures["draft_ms_per_step"] == pytest.approx(2.0 * drafter.cost_scale)
-        assert figures["verify_ms_per_step"] == pytest.approx(10.0)
-    run, _ = finished(
-        replace(setting_of(trace, flat_cost(0.002, 0.010)), drafter=DRAFTERS["none"]), make_policy("none")
-    )
-    assert run.recorder.draft_s == 0

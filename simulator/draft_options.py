@@ -1,0 +1,76 @@
+"""Command-line values of `simulate` on what is drafted: --drafter, --acceptance, --domains, --confidence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sglang_dspark.errors import InputError
+from sglang_dspark.policies import Policy
+from simulator.blocks.confidence import CALIBRATIONS, ERRORS, SPREADS, Confidence
+from simulator.blocks.drafters import ALIASES, DEFAULT_DRAFTER, Drafter
+from simulator.engine.recorded_load import RecordedLoad
+from simulator.options import key_values
+from simulator.traces import Trace
+
+DRAFTER_HELP = (
+    f"{', '.join(ALIASES)}, none, or a name that `dspark drafters` lists (default: {DEFAULT_DRAFTER}; not with "
+    "records); with --acceptance the kind of drafter"
+)
+ACCEPTANCE_HELP = (
+    "your own: 0.82,0.67,0.55 by position (conditional), prefix:0.82,0.55,0.30 (survivals), or a file by domain, of "
+    "vLLM's acceptance histograms or of `dspark eval`"
+)
+CONFIDENCE_HELP = (
+    "how far confidences are off: sts (default: ECE about 1 %), raw (about 5 %), calibrated (0), online (no head: "
+    f"learned from outcomes); then {', '.join(f'{name}=' for name in (*SPREADS, *ERRORS))}"
+)
+
+
+def domain_mix(text: str | None, load: Trace | RecordedLoad, drafter: Drafter) -> dict[str, float] | None:
+    """Shares of the domains, normalised; refused where the trace has its own or the drafter knows no difference."""
+    if text is None:
+        return None
+    if not drafter.knows_domains:
+        raise InputError(f"--domains does nothing here: drafter '{drafter.name}' is the same in every domain")
+    trace = load.trace if isinstance(load, RecordedLoad) else load
+    if trace.domain is not None:
+        raise InputError("--domains does nothing here: the trace has a domain for every request")
+    mix = key_values("--domains", text, drafter.domains)
+    if any(share < 0 for share in mix.values()) or sum(mix.values()) <= 0:
+        raise InputError(f"--domains {text} is refused, expected shares that are not negative and not all 0")
+    total = sum(mix.values())
+    return {name: mix.get(name, 0.0) / total for name in drafter.domains}
+
+
+def confidence_model(text: str | None, drafter: Drafter) -> Confidence | None:
+    """The confidence model; what a drafter without a confidence head does not have is refused."""
+    if text is None:
+        return None
+    calibration, values = _confidence(text)
+    if not drafter.has_confidence and calibration != "online" and (calibration or set(values) & set(ERRORS)):
+        raise InputError(
+            f"--confidence {text} does nothing here: drafter '{drafter.name}' has no confidence head, expected online "
+            f"or {', '.join(SPREADS)}"
+        )
+    return Confidence.of(calibration or "sts", **values)
+
+
+def refuse_unread_confidence(policies: Sequence[Policy], text: str | None) -> None:
+    """What a head reports, where no policy looks at it, is an error."""
+    if text is None or any(policy.name not in ("none", "fixed") for policy in policies):
+        return
+    calibration, values = _confidence(text)
+    reported = [name for name in (calibration, *sorted(values)) if name in (*CALIBRATIONS, *ERRORS)]
+    if reported:
+        raise InputError(f"--confidence {reported[0]} does nothing here: none of the policies looks at confidences")
+
+
+def _confidence(text: str) -> tuple[str, dict[str, float]]:
+    """(one of `CALIBRATIONS` or nothing, the values after it)."""
+    first, _, rest = text.partition(",")
+    if "=" in first:
+        return "", key_values("--confidence", text, (*SPREADS, *ERRORS))
+    if first.strip() not in CALIBRATIONS:
+        names = f"{', '.join(CALIBRATIONS)}, or {', '.join(f'{name}=NUMBER' for name in (*SPREADS, *ERRORS))}"
+        raise InputError(f"--confidence: '{first}' is refused, expected {names}")
+    return first.strip(), key_values("--confidence", rest or None, (*SPREADS, *ERRORS))
