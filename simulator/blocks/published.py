@@ -114,8 +114,10 @@ def _of_lengths() -> Iterator[Drafter]:
     golden = _read("golden_accept_lengths", _Golden)
     for each in golden.drafters:
         survival, ends = falling_differences(list(each.accept_length.values()))
-        data = f"{golden.data} ({', '.join(key.replace('_', ' ') for key in each.accept_length)})"
-        origin = Origin(each.model, each.draft, data, each.temperature, f"{golden.source}, {each.run}", golden.licence)
+        asked = " and ".join(key.replace("_", " ") for key in each.accept_length)
+        data = f"{golden.data} ({'mean of ' if len(each.accept_length) > 1 else ''}{asked})"
+        source = f"{golden.source}, run {each.run}"
+        origin = Origin(each.model, each.draft, data, each.temperature, source, golden.licence)
         acceptance, stated = _everywhere(golden.domain, "coding prompts", conditionals(survival))
         rule = Assumption(
             "acceptance_rule", None, "", "the source has accept lengths by draft length k",
