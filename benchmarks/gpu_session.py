@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -102,13 +103,18 @@ def run_stage(name: str, limit: float, options: argparse.Namespace, environment:
     begin = time.monotonic()
     with log.open("w") as output:
         process = subprocess.Popen(
-            [sys.executable, "-c", code], stdout=output, stderr=subprocess.STDOUT, env=environment, cwd=ROOT
+            [sys.executable, "-c", code],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            cwd=ROOT,
+            start_new_session=True,
         )
         try:
             process.wait(limit)
             ended = f"ended with status {process.returncode}, see {log.name}"
         except subprocess.TimeoutExpired:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)  # what the stage had started would disturb the next one
             process.wait()
             ended = f"stopped after its {limit:.0f} s, see {log.name}"
     found = json.loads(result.read_text()) if result.is_file() else {}

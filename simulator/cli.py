@@ -22,6 +22,7 @@ from simulator.results.comparison import Comparison
 from simulator.results.goodput import parse_slos
 from simulator.results.report import json_lines, json_report, print_report
 from simulator.results.timeline import write_timeline
+from simulator.sensitivity import check_sensitivity
 from simulator.sensitivity import sensitivity as vary
 from simulator.simulate import compare_policies, prepare
 from simulator.sustainable import check_find_rate, sustainable_rates
@@ -73,8 +74,19 @@ def command(
     cost: Annotated[str | None, typer.Option(help=f"override cost terms: {', '.join(TERMS)}")] = None,
     force_diagonal: Annotated[bool, typer.Option(help="price off-diagonal with a diagonal table")] = False,
     schedule: Annotated[str | None, typer.Option(help=f"{', '.join(SCHEDULES)} (default: by policy)")] = None,
-    max_running_requests: Annotated[int | None, typer.Option(help="default: 48, or what the records say")] = None,
-    chunked_prefill_size: Annotated[int | None, typer.Option(help="tokens of a prefill chunk (default: 8192)")] = None,
+    graphs: Annotated[
+        str | None, typer.Option(help="whose CUDA graphs: sglang (default), profile, or batch sizes such as 1,2,4,8")
+    ] = None,
+    gpu_memory: Annotated[
+        float | None, typer.Option(help="GiB of one GPU: SGLang sets graphs and chunk by it (default: the profile's)")
+    ] = None,
+    tp: Annotated[int | None, typer.Option(help="tensor-parallel size (default: the profile's)")] = None,
+    max_running_requests: Annotated[
+        int | None, typer.Option(help="default: SGLang's or as many as are in flight, or what the records say")
+    ] = None,
+    chunked_prefill_size: Annotated[
+        int | None, typer.Option(help="tokens of a prefill chunk (default: SGLang's by GPU memory)")
+    ] = None,
     max_prefill_tokens: Annotated[int | None, typer.Option(help="tokens of a prefill step (default: 16384)")] = None,
     prefill: Annotated[
         str | None, typer.Option(help="elsewhere[:MS]: a decode server, KV comes so many ms after sending")
@@ -82,7 +94,12 @@ def command(
     no_prefix_cache: Annotated[
         bool, typer.Option("--no-prefix-cache", help="SGLang's --disable-radix-cache; for traces with hash_ids")
     ] = False,
-    kv_tokens: Annotated[int | None, typer.Option(help="KV capacity of a replica (default: the profile's)")] = None,
+    kv_tokens: Annotated[
+        int | None, typer.Option(help="KV capacity of a replica with the draft (default: the profile's)")
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="what every client asks for at most (default: the trace's, else what it gets)")
+    ] = None,
     replicas: Annotated[int, typer.Option(help="data-parallel engine replicas")] = 1,
     router: Annotated[str | None, typer.Option(help=f"{' or '.join(ROUTERS)}; needs --replicas")] = None,
     dp_attention: Annotated[bool, typer.Option(help="replicas are ranks that step together")] = False,
@@ -136,11 +153,13 @@ def command(
         concurrency=concurrency, request_rate=request_rate, engine=engine, seed=seed,
         domain_mix=draft_options.domain_mix(domains, load, drafts),
         confidence=draft_options.confidence_model(confidence, drafts), goodput=parse_slos(goodput) if goodput else None,
-        windows=windows,
+        graphs=options.graphs(graphs), gpu_memory_gib=gpu_memory, tp=tp, max_tokens=max_tokens, windows=windows,
     )  # fmt: skip
     policies = [make_policy(text) for text in policy or _defaults(setting.drafter.gamma)]
     options.refuse_unread(policies, policy_profile)
     draft_options.refuse_unread_confidence(policies, confidence)
+    if sensitivity:
+        check_sensitivity(policies)
     if find_rate is not None:
         check_find_rate(setting, find_rate)
     if replications is None:

@@ -110,6 +110,16 @@ def decode_server(text: str | None, **flags: int | None) -> float | None:
     return seconds
 
 
+def graphs(text: str | None) -> str | list[int] | None:
+    """`--graphs`: a word, or batch sizes."""
+    if text is None or text.isalpha():
+        return text
+    try:
+        return [int(size) for size in text.split(",")]
+    except ValueError:
+        raise InputError(f"--graphs '{text}' is refused, expected sglang, profile or sizes such as 1,2,4,8") from None
+
+
 def cost_model(name: str, terms: dict[str, float], *, force_diagonal: bool) -> StepCost:
     """A profile with the user's terms on top."""
     cost = find_cost(name, force_diagonal=force_diagonal)

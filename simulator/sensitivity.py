@@ -10,52 +10,57 @@ from sglang_dspark.policies import Policy
 from simulator.engine.run import Setting
 from simulator.parallel import run_all
 from simulator.results.comparison import Comparison
-from simulator.results.paired import Paired, paired
+from simulator.results.paired import paired
 from simulator.results.surcharge import dearer
 from simulator.results.varied import Sensitivity, Varied
-from simulator.results.verdict import judged
+from simulator.results.verdict import why_none
 
 
 def sensitivity(
     setting: Setting, policies: Sequence[Policy], comparison: Comparison, jobs: int | None = None
-) -> Sensitivity:
+) -> Sensitivity | None:
     """The leading lossless policy and the best one of the other kind (adaptive or not), else the second best.
 
-    Errors: InputError when fewer than two lossless policies are compared.
+    None where the comparison gives no verdict that could flip. Errors: InputError, see `check_sensitivity`.
     """
-    by = judged(comparison)
-    sign = 1.0 if by.more_is_better else -1.0
-    lossless = [(p, r) for p, r in zip(policies, comparison.results, strict=True) if p.lossless]
-    ranked = sorted(lossless, key=lambda pair: sign * pair[1].figures[by.figure], reverse=True)
-    if len(ranked) < 2:
-        raise InputError("--sensitivity compares two lossless policies, and one is given: add another --policy")
-    leader = ranked[0]
-    others = [pair for pair in ranked[1:] if pair[0].adaptive != leader[0].adaptive]
-    runner_up = (others or ranked[1:])[0]
-    replications = comparison.setting["replications"]
-
-    def gain(varied: Setting) -> Paired:
-        runs = run_all(varied, [leader[0], runner_up[0]], replications, jobs)
-        values, base = ([run[by.figure] for run in each] for each in runs)
-        return paired(values, base, setting.windows)
-
+    check_sensitivity(policies)
+    if why_none(comparison):
+        return None
+    by = comparison.judged
+    pairs = {result.policy: policy for policy, result in zip(policies, comparison.results, strict=True)}
+    leader, *others = by.ranked(comparison.lossless)
+    unlike = [one for one in others if pairs[one.policy].adaptive is not pairs[leader.policy].adaptive]
+    runner_up = (unlike or others)[0]
+    both = [pairs[leader.policy], pairs[runner_up.policy]]
     found = []
-    for what, change in variations(setting):
-        seen = gain(change(setting))
-        worse = seen.verdict == ("lower" if by.more_is_better else "higher")
-        single = seen.verdict == "one replication" and sign * seen.mean < 0
-        found.append(Varied(what, seen, worse or single))
-    asis = comparison.paired(leader[1], runner_up[1], by.figure)
-    return Sensitivity(leader[1].policy, runner_up[1].policy, by.figure, asis, tuple(found))
+    for what, change in variations(setting, both):
+        runs = run_all(change(setting), both, comparison.setting["replications"], jobs)
+        values, base = ([run[by.figure] for run in each] for each in runs)
+        gain = paired(values, base, setting.windows)
+        worse = gain.verdict == ("lower" if by.more_is_better else "higher")
+        single = gain.verdict == "one replication" and (gain.mean < 0) is by.more_is_better
+        found.append(Varied(what, gain, worse or single))
+    asis = comparison.paired(leader, runner_up, by.figure)
+    return Sensitivity(leader.policy, runner_up.policy, by.figure, asis, tuple(found))
 
 
-def variations(setting: Setting) -> list[tuple[str, Callable[[Setting], Setting]]]:
-    """(what, change): prefill dearer and cheaper, adaptivity that costs; where confidences are simulated, worse
-    calibrated ones, and less or more spread between blocks."""
-    out: list[tuple[str, Callable[[Setting], Setting]]] = [
-        ("prefill half as dear", lambda each: _prefill(each, 0.5)),
-        ("prefill twice as dear", lambda each: _prefill(each, 2.0)),
-    ]
+def check_sensitivity(policies: Sequence[Policy]) -> None:
+    """Refuse (InputError) a sensitivity of fewer than two lossless policies."""
+    if sum(policy.lossless for policy in policies) < 2:
+        raise InputError("--sensitivity compares two lossless policies, and one is given: add another --policy")
+
+
+def variations(setting: Setting, policies: Sequence[Policy]) -> list[tuple[str, Callable[[Setting], Setting]]]:
+    """(what, change) of what concerns these policies: prefill dearer and cheaper where the server prefills, adaptivity
+    that costs, and, where confidences are simulated, worse calibrated ones and less or more spread between blocks."""
+    out: list[tuple[str, Callable[[Setting], Setting]]] = []
+    if setting.engine.prefill_elsewhere_s is None:
+        out += [
+            ("prefill half as dear", lambda each: _prefill(each, 0.5)),
+            ("prefill twice as dear", lambda each: _prefill(each, 2.0)),
+        ]
+    if not any(policy.adaptive for policy in policies):
+        return out
     for added in (0.0005, 0.002):
         total = setting.cost.terms["adaptive_s"] + added
         out.append((f"adaptivity costs {1e3 * total:.3g} ms a step", lambda each, s=total: dearer(each, s)))  # type: ignore[misc]
@@ -65,8 +70,8 @@ def variations(setting: Setting) -> list[tuple[str, Callable[[Setting], Setting]
     for what, changed in {
         "confidences too high (bias +1)": replace(head, bias=head.bias + 1),
         "confidences too low (bias -1)": replace(head, bias=head.bias - 1),
-        "confidences too sharp (T 0.5)": replace(head, temperature=head.temperature * 0.5),
-        "confidences too flat (T 2)": replace(head, temperature=head.temperature * 2),
+        "confidences too sharp (T / 2)": replace(head, temperature=head.temperature * 0.5),
+        "confidences too flat (T x 2)": replace(head, temperature=head.temperature * 2),
         "confidences half as spread": replace(head, spread_block=head.spread_block / 2),
         "confidences more spread (x 1.5)": replace(head, spread_block=head.spread_block * 1.5),
     }.items():

@@ -14,6 +14,7 @@ from simulator.blocks.drafters import Drafter, choose_drafter
 from simulator.blocks.own import Given
 from simulator.engine.recorded_load import RecordedLoad, holds_records, load_records, records_cost
 from simulator.engine.run import Setting
+from simulator.engine.server import Graphs, choose_graphs
 from simulator.engine.settings import EngineSettings
 from simulator.parallel import run_all
 from simulator.results.comparison import COMPARED, Comparison, PolicyResult
@@ -21,11 +22,12 @@ from simulator.results.goodput import check_slos
 from simulator.results.metrics import Figures
 from simulator.results.paired import Paired, paired
 from simulator.results.probes import beyond_probes, hanging_gains
+from simulator.results.servers import queueing
 from simulator.results.stated import shares_drawn, stated_assumptions, stated_setting
 from simulator.results.surcharge import flipping_surcharge
-from simulator.results.verdict import judged
+from simulator.results.verdict import why_none
 from simulator.results.whose import other_model
-from simulator.traces import Trace, example_trace, load_trace
+from simulator.traces import Trace, asking_for, example_trace, load_trace
 
 
 def simulate(
@@ -43,6 +45,10 @@ def simulate(
     confidence: Confidence | None = None,
     domain_mix: dict[str, float] | None = None,
     goodput: dict[str, float] | None = None,
+    graphs: Graphs | Sequence[int] | None = None,
+    gpu_memory_gib: float | None = None,
+    tp: int | None = None,
+    max_tokens: int | None = None,
     windows: int = 1,
     replications: int = 5,
     seed: int = 0,
@@ -56,10 +62,13 @@ def simulate(
     the same). drafter: one of `DRAFTERS` (default dspark). acceptance: one's own, see `own_drafter`; `drafter` is then
     its kind. gamma: draft block size; of records, the positions of each block that are looked at. concurrency: closed
     loop with so many requests in flight; None: open loop by the trace's stamps or Poisson at `request_rate` per second.
-    engine: default SGLang's, or what records say of their server. goodput: limits in milliseconds by bench_serving's
-    key (ttft, tpot, e2el). windows: serve so many consecutive parts of the trace in turn, one a replication, so that
-    intervals cover how they differ. replications: sets of draws; every policy meets the same ones. jobs: processes
-    (default: one a core).
+    engine: default SGLang's, or what records say of their server. graphs: "sglang" (the batch sizes that it would
+    capture), "profile" (those that the profile was measured with; default for costs that were recorded on SGLang), or
+    captured batch sizes. gpu_memory_gib (of one GPU), tp: on which SGLang's defaults depend, instead of the profile's.
+    max_tokens: what every client asks for at most, instead of what the trace says. goodput: limits in milliseconds by
+    bench_serving's key (ttft, tpot, e2el). windows: serve so many consecutive parts of the trace in turn, one a
+    replication, so that intervals cover how they differ. replications: sets of draws; every policy meets the same ones.
+    jobs: processes (default: one a core).
     on_progress(completed, total) counts requests over all runs.
 
     Returns a `Comparison`; figures carry bench_serving's names. Errors: InputError.
@@ -67,7 +76,8 @@ def simulate(
     setting = prepare(
         trace, profile, policy_profile=policy_profile, drafter=drafter, acceptance=acceptance, gamma=gamma,
         concurrency=concurrency, request_rate=request_rate, engine=engine, confidence=confidence,
-        domain_mix=domain_mix, goodput=goodput, windows=windows, seed=seed,
+        domain_mix=domain_mix, goodput=goodput, graphs=graphs, gpu_memory_gib=gpu_memory_gib, tp=tp,
+        max_tokens=max_tokens, windows=windows, seed=seed,
     )  # fmt: skip
     chosen = [make_policy(policy) if isinstance(policy, str) else policy for policy in policies]
     return compare_policies(setting, chosen, replications=replications, jobs=jobs, on_progress=on_progress)
@@ -87,6 +97,10 @@ def prepare(
     confidence: Confidence | None = None,
     domain_mix: dict[str, float] | None = None,
     goodput: dict[str, float] | None = None,
+    graphs: Graphs | Sequence[int] | None = None,
+    gpu_memory_gib: float | None = None,
+    tp: int | None = None,
+    max_tokens: int | None = None,
     windows: int = 1,
     seed: int = 0,
 ) -> Setting:
@@ -109,13 +123,15 @@ def prepare(
             raise InputError(f"{name} does nothing with records, which have an acceptance of their own")
     drafts = choose_drafter(drafter, acceptance, gamma) if recorded is None else recorded.drafter
     _check_mix(domain_mix, drafts)
+    engine = engine or (EngineSettings() if recorded is None else recorded.engine)
+    whose = choose_graphs(graphs, cost, engine, gpu_memory_gib, tp)
     return Setting(
-        trace=load.trace if isinstance(load, RecordedLoad) else load,
+        trace=asking_for(load.trace if isinstance(load, RecordedLoad) else load, max_tokens),
         cost=cost,
         belief=cost if policy_profile is None else find_cost(policy_profile),
         drafter=drafts,
         confidence=confidence or Confidence(),
-        engine=engine or (EngineSettings() if recorded is None else recorded.engine),
+        engine=engine,
         concurrency=concurrency,
         request_rate=request_rate,
         domain_mix=domain_mix,
@@ -123,6 +139,9 @@ def prepare(
         recorded=recorded,
         windows=windows,
         slos_ms=dict(goodput or {}),
+        graphs=whose,
+        gpu_memory_gib=gpu_memory_gib,
+        tp=tp,
     )
 
 
@@ -151,16 +170,16 @@ def compare_policies(
         for policy, figures in zip(policies, runs, strict=True)
     )
     met = {result.policy: result.figures["decode_steps"] * result.figures["mean_batch"] for result in results}
-    assumptions = (*stated_assumptions(setting), *shares_drawn(setting, met))
-    comparison = Comparison(results, assumptions, stated_setting(setting, replications))
-    by = judged(comparison)
+    assumptions = (*stated_assumptions(setting, policies), *shares_drawn(setting, met))
+    comparison = Comparison(results, assumptions, stated_setting(setting, policies, replications))
+    by = comparison.judged
     return replace(
         comparison,
         warnings=(
-            *other_model(setting, policies), *beyond_probes(setting, results),
+            *queueing(setting, policies), *other_model(setting, policies), *beyond_probes(setting, results),
             *hanging_gains(setting, policies, results, by.figure),
-        ),  # fmt: skip
-        surcharge=flipping_surcharge(setting, policies, results, by),
+        ),
+        surcharge=None if why_none(comparison) else flipping_surcharge(setting, policies, comparison),
     )
 
 

@@ -38,6 +38,8 @@ def check_find_rate(setting: Setting, share: float) -> None:
         raise InputError(
             "--find-rate finds a rate of an open loop that meets --goodput: give that, and no --concurrency"
         )
+    if setting.windows > 1:
+        raise InputError("--find-rate has one rate for the whole trace, --windows one a window: give one of them")
     if not 0 < share <= 1:
         raise InputError(f"--find-rate {share} is refused, expected a share of the requests in 0..1")
     if _own_rate(setting) == math.inf:
@@ -47,7 +49,7 @@ def check_find_rate(setting: Setting, share: float) -> None:
 def _search(setting: Setting, policy: Policy, share: float, replications: int, jobs: int | None) -> float:
     def holds(factor: float) -> bool:
         (runs,) = run_all(_faster(setting, factor), [policy], replications, jobs)
-        return bool(np.mean([run["slo_attainment"] for run in runs]) >= share)
+        return bool(np.mean([run["slo_attainment"] for run in runs]) >= share - 1e-9)
 
     low, high = 1.0, 1.0
     if holds(1.0):

@@ -34,7 +34,8 @@ TERMS: dict[str, Term] = {
         0.0, 1e-3, "s/token^2", "verify attention per (verified token beyond a request's first x its context token)"
     ),
     "adaptive_s": Term(0.0, 1.0, "s", "what a step costs more under a policy that needs survivals"),
-    "kv_tokens": Term(1.0, 1e12, "tokens", "KV cache capacity of one replica"),
+    "kv_tokens": Term(1.0, 1e12, "tokens", "KV cache capacity of one replica without a draft"),
+    "draft_kv_share": Term(0.0, 0.95, "", "share of the KV memory that the draft's own cache takes"),
 }
 """A profile gives them or they are stated assumptions."""
 
@@ -48,6 +49,7 @@ _ASSUMED: dict[str, tuple[float, str]] = {
     "width_context_s": (0.0, "the source does not tell attention by width"),
     "adaptive_s": (0.0, "none is seen on B300; 2 ms of it explain ROCm's losses at low load (vLLM #52362)"),
     "kv_tokens": (1_000_000.0, "KV capacity is not part of the source"),
+    "draft_kv_share": (0.0, "the source does not say what the draft's cache takes"),
 }
 
 

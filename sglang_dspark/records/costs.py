@@ -12,7 +12,7 @@ from sglang_dspark.cost import TERMS, Assumption, StepCost
 from sglang_dspark.cost.curves import Curve
 from sglang_dspark.errors import InputError
 
-_LATER = {"width_context_s": 0.0, "adaptive_s": 0.0, "draft_head_s": 0.0}
+_LATER = {"width_context_s": 0.0, "adaptive_s": 0.0, "draft_head_s": 0.0, "draft_kv_share": 0.0}
 """Terms that records of before do not hold, and what prices a step as it was priced then."""
 
 

@@ -19,6 +19,7 @@ MIN_REQUESTS = 4
 """Fewer requests than that are a warm-up, no measurement."""
 
 _FULL_SHARE = 0.9
+_ANSWER_S = 0.05  # a client of a closed loop sends its next request within that
 
 
 @dataclass
@@ -82,12 +83,12 @@ class Episode:
         )
         slots = self.header.engine.get("max_running_requests")
         full = min(self.concurrency or 1, slots if isinstance(slots, int) and slots > 0 else len(sent))
-        window = steady_window(sent, first, finish, full)
+        window = steady_window(sent, first, finish, full, grace_s=_ANSWER_S)
         if window is None:
             return float("nan")
         begin, end = window
         came = [(at, 1) for at in first.tolist()] + self.emitted
-        return sum(count for at, count in came if begin < at <= end) / (end - begin)
+        return sum(count for at, count in came if begin <= at <= end) / (end - begin)
 
 
 def find_episodes(records: RecordSet, chosen: Callable[[Episode], bool] = lambda episode: True) -> list[Episode]:

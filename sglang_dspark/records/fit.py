@@ -34,8 +34,8 @@ _UNTOLD = {
     "draft_head_s": "inside the measured step times",
     "width_context_s": "inside the measured step times",
     "kv_tokens": "KV capacity is not part of step times",
+    "draft_kv_share": "KV capacity is not part of step times",
 }
-_SWEEPS = 4000
 
 
 @dataclass
@@ -126,7 +126,7 @@ def fit_times(times: StepTimes, name: str = "fitted from records") -> FittedCost
     terms = {
         "host_s": 0.0, "copy_s": 0.0, "prefill_base_s": base, "prefill_token_s": per_token, "prefill_pair_s": 0.0,
         "context_token_s": slope, "draft_context_token_s": 0.0, "draft_head_s": 0.0, "width_context_s": 0.0,
-        "adaptive_s": adaptive or 0.0, "kv_tokens": 1_000_000.0,
+        "adaptive_s": adaptive or 0.0, "kv_tokens": 1_000_000.0, "draft_kv_share": 0.0,
     }  # fmt: skip
     assert set(terms) == set(TERMS)
     cost = StepCost(
@@ -194,11 +194,12 @@ def _is_adaptive(policy: str) -> bool:
 
 
 def _adaptive_is_told(cells: _Cells) -> bool:
-    """Whether steps of both kinds are there, in numbers, within the same range of sizes."""
+    """Whether steps of both kinds are there, in numbers, at common batch sizes and within the same range of tokens."""
     kinds = [cells.adaptive == kind for kind in (0.0, 1.0)]
-    if any(cells.count[kind].sum() < MIN_STEPS for kind in kinds):
+    common = np.isin(cells.requests, np.intersect1d(*(cells.requests[kind] for kind in kinds)))
+    if any(cells.count[kind & common].sum() < MIN_STEPS for kind in kinds):
         return False
-    spans = [(cells.tokens[kind].min(), cells.tokens[kind].max()) for kind in kinds]
+    spans = [(cells.tokens[kind & common].min(), cells.tokens[kind & common].max()) for kind in kinds]
     return bool(max(low for low, _ in spans) <= min(high for _, high in spans))
 
 
@@ -224,7 +225,7 @@ def _solve(cells: _Cells) -> tuple[Curve, Curve, float, float | None]:
         columns.append(cells.adaptive[:, None])
     design = np.concatenate(columns, axis=1)
     weight = np.sqrt(cells.count)
-    solution = non_negative_least_squares(design * weight[:, None], cells.seconds * weight)
+    solution = _non_negative(design * weight[:, None], cells.seconds * weight)
     grows, more = len(by_requests) - 1, len(by_tokens) - 1
     draft_steps, verify_steps = solution[1 : 1 + grows], solution[1 + grows : 1 + grows + more]
     draft = np.concatenate([[0.0], np.cumsum(draft_steps)])
@@ -248,21 +249,12 @@ def _ramps(values: Floats, knots: Floats) -> Floats:
     return np.clip((values[:, None] - knots[:-1]) / np.diff(knots), 0, 1)
 
 
-def non_negative_least_squares(design: Floats, target: Floats) -> Floats:
-    """argmin |design x - target| over x >= 0, by coordinate descent on the normal equations (few columns)."""
-    gram, right = design.T @ design, design.T @ target
-    solution = np.zeros(design.shape[1])
-    diagonal = np.maximum(np.diag(gram), 1e-300)
-    for _ in range(_SWEEPS):
-        moved = 0.0
-        for column in range(len(solution)):
-            step = (right[column] - gram[column] @ solution) / diagonal[column]
-            new = max(solution[column] + step, 0.0)
-            moved = max(moved, abs(new - solution[column]) * np.sqrt(diagonal[column]))
-            solution[column] = new
-        if moved <= 1e-10 * np.sqrt(target @ target):
-            break
-    return solution
+def _non_negative(design: Floats, target: Floats) -> Floats:
+    """argmin |design x - target| over x >= 0."""
+    from scipy.optimize import nnls  # takes a third of a second to import
+
+    solution, _ = nnls(design, target)
+    return np.asarray(solution)
 
 
 def _prefill(times: StepTimes) -> tuple[float, float, int]:
@@ -273,5 +265,5 @@ def _prefill(times: StepTimes) -> tuple[float, float, int]:
     kept = _plausible(np.zeros(len(seconds)), seconds)
     tokens, seconds = tokens[kept], seconds[kept]
     scale = max(tokens.max(), 1.0)
-    base, slope = non_negative_least_squares(np.stack([np.ones(len(tokens)), tokens / scale], axis=1), seconds)
+    base, slope = _non_negative(np.stack([np.ones(len(tokens)), tokens / scale], axis=1), seconds)
     return float(base), float(slope / scale), len(tokens)

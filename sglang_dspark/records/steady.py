@@ -12,7 +12,12 @@ Floats = NDArray[np.float64]
 
 
 def steady_window(
-    sent_s: Floats, first_token_s: Floats, finish_s: Floats, full: int, ratio: float = STEADY_RATIO
+    sent_s: Floats,
+    first_token_s: Floats,
+    finish_s: Floats,
+    full: int,
+    ratio: float = STEADY_RATIO,
+    grace_s: float = 0.0,
 ) -> tuple[float, float] | None:
     """(begin, end) in seconds of the steady part of a run, None where it has none.
 
@@ -20,25 +25,25 @@ def steady_window(
     first full batch. The window is that of `find_steady_state_window` (sglang 0.5.23, benchmark/steady_state.py): the
     longest stretch with at least `ratio` of the most requests in flight. It begins at the first send there; here it
     begins when each of the first `full` requests has its first token, since before that the batch is not yet full.
+    grace_s: how long a client may take to answer a finish with its next request; below 20 in flight one answer that is
+    late by a millisecond would end the stretch otherwise.
     """
-    window = _sglang_window(sent_s, finish_s, ratio)
-    if window is None:
-        return None
-    begin = max(window[0], float(first_token_s[:full].max()))
-    return (begin, window[1]) if begin < window[1] else None
-
-
-def _sglang_window(sent_s: Floats, finish_s: Floats, ratio: float) -> tuple[float, float] | None:
     some = finish_s > sent_s
-    at = np.concatenate([sent_s[some], finish_s[some]])
-    if at.size == 0:
+    if not some.any():
         return None
-    times, which = np.unique(at, return_inverse=True)
-    changes = np.zeros(times.size, dtype=np.int64)
-    np.add.at(changes, which, np.repeat([1, -1], at.size // 2))
-    in_flight = np.cumsum(changes)[:-1]
-    enough = in_flight >= max(1, int(np.ceil(in_flight.max() * ratio)))
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], enough, [False]])))
+    _, in_flight = _in_flight(sent_s[some], finish_s[some])
+    enough = max(1, int(np.ceil(in_flight.max() * ratio)))
+    times, in_flight = _in_flight(sent_s[some], finish_s[some] + grace_s)
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], in_flight >= enough, [False]])))
     begins, ends = times[edges[::2]], times[edges[1::2]]
     longest = int(np.argmax(ends - begins))
-    return float(begins[longest]), float(ends[longest])
+    begin, end = max(float(begins[longest]), float(first_token_s[:full].max())), float(ends[longest]) - grace_s
+    return (begin, end) if begin < end else None
+
+
+def _in_flight(sent_s: Floats, finish_s: Floats) -> tuple[Floats, NDArray[np.int64]]:
+    """([n] times at which something changes, [n - 1] requests in flight between them)."""
+    times, which = np.unique(np.concatenate([sent_s, finish_s]), return_inverse=True)
+    changes = np.zeros(times.size, dtype=np.int64)
+    np.add.at(changes, which, np.repeat([1, -1], sent_s.size))
+    return times, np.cumsum(changes)[:-1]

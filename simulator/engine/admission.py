@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from simulator.engine.batch import DecodeBatch
+from simulator.engine.batch import DecodeBatch, Ints
 from simulator.engine.prefix_cache import PrefixCache
 
 # managers/scheduler_components/new_token_ratio_tracker.py and environ.py:646-649
@@ -67,11 +67,18 @@ RESERVED_DECODE_TOKENS = 512
 class Memory:
     """KV tokens of one replica and SGLang's guess of how much running requests will still need."""
 
-    def __init__(self, capacity: int, reserve: int, cache: PrefixCache | None = None) -> None:
-        """reserve: slots that every decoding request holds beyond its context, whatever is verified."""
+    def __init__(
+        self, capacity: int, reserve: int, cache: PrefixCache | None = None, slack: Ints | None = None
+    ) -> None:
+        """reserve: slots that every decoding request holds beyond its context, whatever is verified.
+
+        slack: [N] tokens that a request may ask for beyond those that it will get: what SGLang knows is the client's
+        limit. None: clients ask for what they get and ignore the end of a sequence, so that SGLang expects all of it.
+        """
         self.capacity = capacity
         self.reserve = reserve
         self.cache = cache
+        self.slack = slack
         self.context = 0  # tokens of running requests and of a prompt in progress, those that they share for each
         self._ratio = _RATIO_START
 
@@ -109,14 +116,24 @@ class Memory:
         if self.cache is not None:
             self.cache.evict_to(self.capacity - self.used(running))
 
+    def may_ask(self, batch: DecodeBatch) -> Ints:
+        """[R] tokens that the running requests may still ask for."""
+        remaining = batch.remaining[: batch.size]
+        return remaining if self.slack is None else remaining + self.slack[batch.request[: batch.size]]
+
+    def promise(self, waiting: Waiting) -> int:
+        """Tokens that are set aside for what a request will generate."""
+        slack = 0 if self.slack is None else int(self.slack[waiting.request])
+        return min(waiting.remaining + slack, _LONGEST_ESTIMATE) + self.reserve
+
     def fits(self, batch: DecodeBatch, waiting: Waiting, promised: int = 0) -> bool:
         """Whether a request may enter now; `promised` tokens went to others of the same chunk."""
-        wanted = waiting.context - waiting.done + min(waiting.remaining, _LONGEST_ESTIMATE) + self.reserve
+        wanted = waiting.context - waiting.done + self.promise(waiting)
         free = self.capacity - self.used(batch.size) - promised - wanted
         if free >= batch.size * _LONGEST_ESTIMATE:
             return True  # whatever is expected
-        expected = np.minimum(batch.remaining[: batch.size], _LONGEST_ESTIMATE).sum() * self._ratio
-        return bool(expected <= free)
+        ratio = 1.0 if self.slack is None else self._ratio  # managers/schedule_policy.py:785
+        return bool(np.minimum(self.may_ask(batch), _LONGEST_ESTIMATE).sum() * ratio <= free)
 
     def fits_decode_server(self, running: int, waiting: Waiting) -> bool:
         """Whether a decode server takes a request over: every running one and this one keep room to decode on.
@@ -135,7 +152,7 @@ class Memory:
         self._ratio = max(self._ratio - (_RATIO_START - _RATIO_LEAST) / _RATIO_STEPS, _RATIO_LEAST)
 
     def retracted(self, running: int, generated: int, wanted: int) -> None:
-        """After a retraction: expect more of the requests that still run (`wanted` output tokens in all)."""
+        """After a retraction: expect more of the requests that still run (which may ask for `wanted` in all)."""
         self._ratio = min(1.0, (generated + _RETRACT_STEPS * running) / (wanted + 1))
 
 
@@ -164,5 +181,5 @@ def next_chunk(
         if head.done < head.context:
             break
         chunk.completed.append(queue.popleft())
-        promised += min(head.remaining, _LONGEST_ESTIMATE) + memory.reserve
+        promised += memory.promise(head)
     return chunk

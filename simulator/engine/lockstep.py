@@ -45,9 +45,9 @@ class LockStep:
                 yield wake
 
     def _together(self, steps: list[Step]) -> list[Step]:
-        """All ranks take the time of the largest draft batch and of the largest rank's tier."""
+        """All ranks take the time of the largest draft batch and of the dearest verify: tier, context or width."""
         model = self.ranks[0].model
         draft = max(step.draft_s for step in steps)
-        verify = max(steps, key=lambda step: step.decision.total + step.decision.lengths.size).verify_s
+        verify = max(step.verify_s for step in steps)
         seconds = model.decode_seconds(draft, verify, live=model.policy.live)
         return [replace(step, draft_s=draft, verify_s=verify, seconds=seconds) for step in steps]

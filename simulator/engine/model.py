@@ -9,6 +9,7 @@ from sglang_dspark.policies import Policy
 from sglang_dspark.policies.arithmetic import Ints
 from simulator.blocks.acceptance import AcceptanceSource
 from simulator.engine.prefix_cache import Prompts
+from simulator.engine.server import Server
 from simulator.engine.settings import EngineSettings
 
 
@@ -21,6 +22,9 @@ def kv_reserve(policy: Policy, gamma: int) -> int:
 class EngineModel:
     """Everything that is the same for all replicas of one run.
 
+    server: limits, memory and graphs of each. slack: [N] tokens that a request may ask for beyond those that it gets,
+    for its client allows more; None: clients ask for what they get and ignore the end of a sequence.
+
     cost: what steps cost. belief: what the policy believes they cost. schedule: one of `SCHEDULES`. online: confidences
     are learned from outcomes (`blocks.online`) instead of reported by a head.
     prompts: what the prefix cache may find in common; None: no cache.
@@ -32,6 +36,8 @@ class EngineModel:
     belief: StepCost
     source: AcceptanceSource
     schedule: str
+    server: Server
+    slack: Ints | None = None
     online: bool = False
     prompts: Prompts | None = None
 
@@ -42,7 +48,7 @@ class EngineModel:
     @property
     def kv_tokens(self) -> int:
         """KV capacity of a replica."""
-        return self.settings.kv_tokens or int(self.cost.terms["kv_tokens"])
+        return self.server.kv_tokens
 
     @property
     def kv_reserve(self) -> int:

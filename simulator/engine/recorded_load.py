@@ -71,17 +71,20 @@ class RecordedLoad:
 
 
 def recorded_trace(requests: Sequence[RequestRecord], source: str, empty: int = 0) -> Trace:
-    """Arrivals and lengths of recorded requests, and the prompt tokens that the prefix cache held.
+    """Arrivals and lengths of recorded requests, what they asked for, and the prompt tokens in the prefix cache.
 
     requests: in order of arrival, each with tokens. empty: requests without any that are left out.
     """
     arrival = np.array([request.arrival_time_s for request in requests])
     cached = np.array([min(request.cached_tokens, request.input_length - 1) for request in requests], dtype=np.int64)
     prompt = np.array([request.input_length for request in requests], dtype=np.int64)
+    output = np.array([request.output_length for request in requests], dtype=np.int64)
+    known = [request.max_new_tokens for request in requests if request.max_new_tokens is not None]
     return Trace(
         arrival - arrival[0],
         prompt,
-        np.array([request.output_length for request in requests], dtype=np.int64),
+        output,
+        max_tokens=np.maximum(known, output) if len(known) == len(requests) else None,
         request_id=tuple(request.rid for request in requests),
         cached_length=cached,
         source=source,
@@ -142,4 +145,6 @@ def records_cost(path: str | Path) -> StepCost:
     records = RecordSet(path)
     cost = fit_step_cost((step for _, step in records.steps()), f"{Path(path).name} (fitted)").cost
     known = recorded_settings(records.header().engine).kv_tokens
+    # Its steps ran on the server's own graphs, which `captured` holds if it has any.
+    cost = replace(cost, meta={**cost.meta, "graphs": "recorded"})
     return cost if known is None else cost.with_terms("as the recorded server says", kv_tokens=known)

@@ -48,7 +48,7 @@ class Recorder:
         count = len(output_length)
         self.input_length, self.output_length = input_length, output_length
         self.on_step, self.on_tokens = on_step, on_tokens
-        self.sent_s, self.first_token_s, self.finish_s = np.full((3, count), np.nan)
+        self.sent_s, self.first_token_s, self.entered_s, self.finish_s = np.full((4, count), np.nan)
         self.verify_steps = np.zeros(count, dtype=np.int64)
         self.retractions = np.zeros(count, dtype=np.int64)
         self.completed = 0
@@ -57,7 +57,7 @@ class Recorder:
         self.draft_s = self.verify_s = self.decode_s = self.prefill_s = 0.0
         self.cached_tokens = 0  # prompt tokens that a request's first prefill found in the prefix cache
         self.prefill_outputs = 0  # tokens that prefills gave: first ones, and those of resumed requests
-        self.verified_tokens = self.committed_tokens = self.request_steps = 0
+        self.verified_tokens = self.committed_tokens = self.request_steps = self.rows = 0
         self.bursts = Bursts(gamma + 1)
 
     @property
@@ -78,6 +78,11 @@ class Recorder:
         if self.on_tokens is not None:
             self.on_tokens(request, now, 1)
 
+    def entered(self, request: int, now: float) -> None:
+        """A replica lets it decode (again); the first time counts."""
+        if np.isnan(self.entered_s[request]):
+            self.entered_s[request] = now
+
     def left(self, request: int, steps: int) -> None:
         """It left the decode batch after `steps` verify steps."""
         self.verify_steps[request] += steps
@@ -96,8 +101,10 @@ class Recorder:
         self.prefill_steps += 1
         self.prefill_s += seconds
 
-    def decode(self, alive: int, verified: int, committed: int, draft: float, verify: float, seconds: float) -> None:
-        """A decode step ended: `committed` of `verified` tokens went to `alive` requests (others had just finished)."""
+    def decode(
+        self, rows: int, alive: int, verified: int, committed: int, draft: float, verify: float, seconds: float
+    ) -> None:
+        """A decode step ended: `committed` of `verified` tokens went to `alive` of `rows` requests, some had ended."""
         self.decode_steps += 1
         self.draft_s += draft
         self.verify_s += verify
@@ -105,3 +112,4 @@ class Recorder:
         self.verified_tokens += verified
         self.committed_tokens += committed
         self.request_steps += alive
+        self.rows += rows

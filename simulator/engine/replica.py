@@ -56,12 +56,13 @@ class Engine:
     ) -> None:
         self.env, self.model, self.recorder, self.replica = env, model, recorder, replica
         self.on_finish = on_finish
-        settings, policy = model.settings, model.policy
-        capacity = settings.max_running_requests
+        policy = model.policy
+        self._limit = model.server.max_running_requests
+        capacity = self._limit
         self.batch = DecodeBatch(capacity, model.source, confidence=policy.reads_confidence)
         self._overlap = model.schedule != "no-overlap"
         cache = None if model.prompts is None else PrefixCache(model.prompts, overlap=self._overlap)
-        self.memory = Memory(model.kv_tokens, model.kv_reserve, cache)
+        self.memory = Memory(model.kv_tokens, model.kv_reserve, cache, model.slack)
         self.queue: deque[Waiting] = deque()
         self._inbox: deque[tuple[float, Waiting]] = deque()  # (time, request): came since the host last looked
         self._looked_s = 0.0
@@ -139,12 +140,12 @@ class Engine:
     def _take_over(self) -> None:
         """A decode server: requests whose KV has come join the batch, no step of their own; retracted ones first."""
         self._receive()
-        settings = self.model.settings
-        while self.queue and self.batch.size < settings.max_running_requests:
+        while self.queue and self.batch.size < self._limit:
             head = self.queue[0]
             if not self.memory.fits_decode_server(self.batch.size, head):
                 return
             self.queue.popleft()
+            self.recorder.entered(head.request, self.env.now)
             self.memory.context += head.context
             slot = self.batch.add(head.request, head.remaining, head.generated, self._decode_steps)
             self._gaps.joined(slot, self._gaps.last_token(head.request, self.recorder.first_token_s))
@@ -153,13 +154,13 @@ class Engine:
         self._receive()
         if not self.queue:
             return None
-        batch, settings = self.batch, self.model.settings
+        batch = self.batch
         if batch.size == 0:
             self._closed = False
         if self.memory.cache is not None:
             self._begin_pass(self.memory.cache)
-        size = min(settings.chunked_prefill_size, settings.max_prefill_tokens)
-        chunk = next_chunk(self.queue, batch, self.memory, size, settings.max_running_requests, closed=self._closed)
+        size = min(self.model.server.chunked_prefill_size, self.model.settings.max_prefill_tokens)
+        chunk = next_chunk(self.queue, batch, self.memory, size, self._limit, closed=self._closed)
         self.memory.evict(batch.size)
         self._closed = self._closed or chunk.blocked
         self.entering = len(chunk.completed)
@@ -170,7 +171,7 @@ class Engine:
         head, cut = self.queue[0], int(self.queue[0].done > 0)
         if cut:
             cache.cut(head.request, head.done)
-        if cut or not self._closed and self.batch.size < self.model.settings.max_running_requests:
+        if cut or not self._closed and self.batch.size < self._limit:
             cache.refresh(waiting.request for waiting in islice(self.queue, cut, None))
 
     def _receive(self) -> None:
@@ -200,6 +201,7 @@ class Engine:
         """The last prompt chunk gives a token: the first one, or a further one of a request that had been retracted."""
         request, generated, remaining = waiting.request, waiting.generated + 1, waiting.remaining - 1
         self.recorder.prefilled(request, now, first=generated == 1, cached=waiting.cached)
+        self.recorder.entered(request, now)
         if generated > 1:
             self._gaps.resumed(request, now)
         self.memory.context += 1
@@ -284,7 +286,7 @@ class Engine:
         np.minimum(committed, remaining, out=committed)
         total = int(np.add.reduce(committed))
         verified = size + step.decision.total
-        recorder.decode(alive, verified, total, step.draft_s, step.verify_s, step.seconds)
+        recorder.decode(size, alive, verified, total, step.draft_s, step.verify_s, step.seconds)
         self._gaps.decode(self.env.now, committed, batch.index_of)
         if recorder.on_tokens is not None:
             self._show_tokens(committed)
@@ -336,7 +338,7 @@ class Engine:
             self._retract()
         wanted = self.recorder.output_length[batch.request[: batch.size]]
         generated = int((wanted - batch.remaining[: batch.size]).sum())
-        memory.retracted(batch.size, generated, int(wanted.sum()))
+        memory.retracted(batch.size, generated, generated + int(memory.may_ask(batch).sum()))
         self._closed = False
 
     def _retract(self) -> None:

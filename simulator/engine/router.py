@@ -91,6 +91,7 @@ class Router:
         yield self.env.timeout(self._elsewhere_s)
         self.recorder.prefilled(request, self.env.now, first=True)
         if remaining == 1:
+            self.recorder.entered(request, self.env.now)
             self.recorder.finished(request, self.env.now)
             self.on_finish(request)
             return

@@ -9,6 +9,7 @@ import numpy as np
 import simpy
 
 from sglang_dspark.cost import StepCost
+from sglang_dspark.cost.graphs import Machine
 from sglang_dspark.errors import InputError
 from sglang_dspark.policies import Policy, policy_to_string
 from simulator.blocks.acceptance import AcceptanceSource, StatisticalAcceptance
@@ -23,6 +24,7 @@ from simulator.engine.recorded_load import RecordedLoad
 from simulator.engine.recorder import Recorder, StepView
 from simulator.engine.replica import Engine
 from simulator.engine.router import Router
+from simulator.engine.server import Graphs, Server, set_up
 from simulator.engine.settings import EngineSettings
 from simulator.traces import Trace, part_of, with_poisson_arrivals
 
@@ -36,6 +38,8 @@ class Setting:
     None: even.
     windows: consecutive parts of the trace; replication r serves part r mod windows. slos_ms: limits of goodput.
     recorded: records that give the acceptance of the trace's requests; drafter is then theirs, confidence unused.
+    graphs: whose CUDA graphs the engine runs on. gpu_memory_gib, tp: of the machine, where the profile does not say or
+    another one is meant.
     """
 
     trace: Trace
@@ -51,6 +55,9 @@ class Setting:
     recorded: RecordedLoad | None = None
     windows: int = 1
     slos_ms: dict[str, float] = field(default_factory=dict)
+    graphs: Graphs = "sglang"
+    gpu_memory_gib: float | None = None
+    tp: int | None = None
 
     def part(self, replication: int) -> Trace:
         """The requests that a replication serves: the trace, or one of its windows."""
@@ -61,9 +68,16 @@ class Setting:
         return domains_of(trace, self.domain_mix, seed, self.drafter.domains)
 
     @property
-    def kv_tokens(self) -> int:
-        """KV capacity of a replica."""
-        return self.engine.kv_tokens or int(self.cost.terms["kv_tokens"])
+    def machine(self) -> Machine:
+        """What SGLang's defaults depend on."""
+        return Machine.of(self.cost.meta, self.gpu_memory_gib, self.tp)
+
+    def server(self, policy: Policy) -> Server:
+        """The server of one replica that runs this policy."""
+        return set_up(
+            self.engine, self.cost, self.machine, self.graphs, drafting=policy.drafts, gamma=self.drafter.gamma,
+            concurrency=self.concurrency,
+        )  # fmt: skip
 
     @property
     def caches_prefixes(self) -> bool:
@@ -76,8 +90,9 @@ class Setting:
         self._check_prefix_cache()
         self.engine.schedule_for(policy)
         least = int((self.trace.input_length + self.trace.output_length).min()) + kv_reserve(policy, self.drafter.gamma)
-        if least > self.kv_tokens:
-            raise InputError(f"no request fits in {self.kv_tokens} KV tokens, expected at least {least}")
+        kv_tokens = self.server(policy).kv_tokens
+        if least > kv_tokens:
+            raise InputError(f"no request fits in {kv_tokens} KV tokens, expected at least {least}")
         if policy.drafts:
             policy.check(self.drafter.gamma)
             if self.drafter.name == "none":
@@ -146,7 +161,7 @@ def assemble(
     ]
     for loop in [LockStep(env, engines)] if setting.engine.dp_attention else engines:
         env.process(loop.run())
-    slots = setting.engine.max_running_requests * setting.engine.replicas
+    slots = model.server.max_running_requests * setting.engine.replicas
     router.start(engines, setting.engine.router, setting.concurrency, slots)
     return Assembly(env, trace, model, recorder, router, engines)
 
@@ -166,10 +181,24 @@ def _engine_model(setting: Setting, policy: Policy, trace: Trace, seed: int) -> 
         positions = drafted_positions(policy, setting.drafter)
         cost = with_drafter(setting.cost, setting.drafter, positions)
         belief = cost if setting.belief is setting.cost else with_drafter(setting.belief, setting.drafter, positions)
+    server = setting.server(policy)
+    cost, same = server.on_graphs(cost), belief is cost
+    belief = cost if same else server.on_graphs(belief)
+    slack = _slack(trace, server.kv_tokens - kv_reserve(policy, source.gamma))
     online = setting.recorded is None and setting.confidence.online
     schedule = setting.engine.schedule_for(policy)
     prompts = Prompts.of(trace) if setting.caches_prefixes else None
-    return EngineModel(setting.engine, policy, cost, belief, source, schedule, online, prompts=prompts)
+    return EngineModel(
+        setting.engine, policy, cost, belief, source, schedule, server, slack, online, prompts=prompts
+    )
+
+
+def _slack(trace: Trace, room: int) -> np.ndarray | None:
+    """[N] tokens that a client's max_tokens allows in `room` KV tokens beyond those that it gets; None: it gets all."""
+    if trace.max_tokens is None:
+        return None
+    allowed = np.minimum(trace.max_tokens, room - trace.input_length)  # SGLang cuts it so, managers/scheduler.py:2710
+    return np.maximum(allowed - trace.output_length, 0)
 
 
 def _acceptance(setting: Setting, trace: Trace, seed: int) -> AcceptanceSource:

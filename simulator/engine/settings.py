@@ -12,7 +12,7 @@ ROUTERS = ("round-robin", "least-loaded")
 OVERLAPPED_LAG = 2  # decode publishes until the overlapped host can read one (SGLang's pinned ring)
 
 _RANGES = {
-    "max_running_requests": (1, 4096),
+    "max_running_requests": (1, 1 << 16),
     "chunked_prefill_size": (1, 1 << 20),
     "max_prefill_tokens": (1, 1 << 20),
     "replicas": (1, 256),
@@ -23,17 +23,19 @@ _RANGES = {
 class EngineSettings:
     """Settings of every engine replica.
 
-    max_running_requests: 48 is what SGLang resolves for DSPARK. chunked_prefill_size: SGLang's for 80-160 GB GPUs.
+    max_running_requests, chunked_prefill_size: None takes what SGLang resolves for model, policy and GPU memory
+    (`simulator.engine.server`), and more running requests where more are in flight.
     schedule: None takes overlapped where the policy allows it and synchronous where it does not. Mixed prefill and
-    decode steps are off, as SGLang has them by default. kv_tokens: None takes the profile's. dp_attention: the replicas
-    are ranks of one model that step together (`simulator.engine.lockstep`) instead of independent engines.
+    decode steps are off, as SGLang has them by default. kv_tokens: as a server with the draft reports it; None takes
+    the profile's. dp_attention: the replicas are ranks of one model that step together (`simulator.engine.lockstep`)
+    instead of independent engines.
     prefill_elsewhere_s: the replicas are decode servers (SGLang's disaggregation): a request's first token and its KV
     come so many seconds after it was sent; None: the replicas prefill themselves. prefix_cache: where the trace says
     what prompts share, a replica keeps and finds it (SGLang's radix cache); decode servers never do.
     """
 
-    max_running_requests: int = 48
-    chunked_prefill_size: int = 8192
+    max_running_requests: int | None = None
+    chunked_prefill_size: int | None = None
     max_prefill_tokens: int = 16384
     kv_tokens: int | None = None
     schedule: str | None = None
@@ -45,8 +47,9 @@ class EngineSettings:
 
     def __post_init__(self) -> None:
         for name, (low, high) in _RANGES.items():
-            if not low <= getattr(self, name) <= high:
-                raise InputError(f"{name.replace('_', '-')}={getattr(self, name)} is refused, expected {low}..{high}")
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise InputError(f"{name.replace('_', '-')}={value} is refused, expected {low}..{high}")
         if self.kv_tokens is not None and self.kv_tokens < 1:
             raise InputError(f"kv-tokens={self.kv_tokens} is refused, expected at least 1")
         if self.schedule not in (None, *SCHEDULES):

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from sglang_dspark.cost import Assumption
+from sglang_dspark.errors import InputError
 from simulator.results.metrics import Figures
 from simulator.results.paired import Paired, paired
 from simulator.results.varied import Sensitivity, Surcharge
 
 COMPARED = (
-    "output_throughput", "steady_output_throughput", "request_goodput", "accept_length", "mean_tpot_ms",
+    "output_throughput", "steady_output_throughput", "request_goodput", "steady_request_goodput", "slo_attainment",
+    "accept_length", "mean_tpot_ms",
     "steady_mean_tpot_ms", "mean_ttft_ms", "steady_mean_ttft_ms", "mean_e2e_latency_ms", "steady_mean_e2e_latency_ms",
 )  # fmt: skip
 """Figures for which the difference to the first policy is given with an interval, where a run has them."""
@@ -36,6 +39,19 @@ class PolicyResult:
 
 
 @dataclass(frozen=True)
+class Judged:
+    """The figure that decides, in words, and whether more of it is better."""
+
+    figure: str
+    words: str
+    more_is_better: bool = True
+
+    def ranked(self, results: Sequence[PolicyResult]) -> list[PolicyResult]:
+        """The best mean first."""
+        return sorted(results, key=lambda result: result.figures[self.figure], reverse=self.more_is_better)
+
+
+@dataclass(frozen=True)
 class Comparison:
     """What `simulate` returns. results: one a policy, in the order asked. assumptions: what no source gave.
 
@@ -52,9 +68,38 @@ class Comparison:
     surcharge: Surcharge | None = None
     sensitivity: Sensitivity | None = None
 
-    def best(self, figure: str = "output_throughput") -> PolicyResult:
-        """The policy with the largest mean of a figure."""
-        return max(self.results, key=lambda result: result.figures[figure])
+    @property
+    def judged(self) -> Judged:
+        """What decides. Where limits are given, the requests that keep them; a closed loop's steady throughput; an open
+        loop's latency, or, where every lossless policy is overloaded throughout, what each sustains."""
+        closed = self.setting["loop"] == "closed"
+        if self.setting["goodput_slos_ms"]:
+            if closed:
+                return Judged("steady_request_goodput", "steady goodput (requests a second within the limits)")
+            return Judged("slo_attainment", "share of requests within the limits")
+        if closed:
+            return Judged("steady_output_throughput", "steady output throughput")
+        if all(run["overload"] for result in self.lossless for run in result.replications):
+            return Judged("output_throughput", "output throughput under overload")
+        return Judged("mean_e2e_latency_ms", "mean end-to-end latency", more_is_better=False)
+
+    @property
+    def lossless(self) -> tuple[PolicyResult, ...]:
+        """The lossless policies, or all where none is."""
+        return tuple(result for result in self.results if result.lossless) or self.results
+
+    def best(self, figure: str | None = None) -> PolicyResult:
+        """The lossless policy with the best mean of a figure, by default the one that decides; less is better in `_ms`.
+
+        Errors: InputError for a figure that these results do not have.
+        """
+        if figure is None:
+            by = self.judged
+        elif figure in self.results[0].figures:
+            by = Judged(figure, figure, more_is_better=not figure.endswith("_ms"))
+        else:
+            raise InputError(f"figure '{figure}' is unknown, expected one of {', '.join(self.results[0].figures)}")
+        return by.ranked(self.lossless)[0]
 
     def paired(self, result: PolicyResult, base: PolicyResult, figure: str) -> Paired:
         """The difference of two results in one figure."""

@@ -6,9 +6,12 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sglang_dspark.errors import InputError
+from sglang_dspark.policies.arithmetic import Ints
 from simulator.engine.recorder import Recorder
+from simulator.results.spread import Floats
 from simulator.traces import Trace
 
 SLO_KEYS = ("ttft", "tpot", "e2el")
@@ -42,16 +45,21 @@ def check_slos(slos_ms: dict[str, float]) -> None:
             raise InputError(f"goodput limit {key}:{value:g} is refused, expected {_EXPECTED}")
 
 
+def kept(
+    sent_s: Floats, first_token_s: Floats, finish_s: Floats, output: Ints, slos_ms: dict[str, float]
+) -> dict[str, NDArray[np.bool_]]:
+    """[N] whether each request keeps each limit; one that was not served (NaN) keeps none."""
+    seen_ms = {
+        "ttft": 1e3 * (first_token_s - sent_s),
+        "tpot": np.where(output > 1, 1e3 * (finish_s - first_token_s) / np.maximum(output - 1, 1), 0.0),
+        "e2el": 1e3 * (finish_s - sent_s),
+    }
+    return {key: ~np.isnan(finish_s) & (seen_ms[key] <= limit) for key, limit in slos_ms.items()}
+
+
 def goodput(recorder: Recorder, trace: Trace, duration: float, slos_ms: dict[str, float]) -> dict[str, float]:
     """request_goodput (good requests per second), slo_attainment (of those sent), and `slo_attainment.KEY` of each."""
-    first, finish, output = recorder.first_token_s, recorder.finish_s, trace.output_length
-    seen_ms = {
-        "ttft": 1e3 * (first - recorder.sent_s),
-        "tpot": np.where(output > 1, 1e3 * (finish - first) / np.maximum(output - 1, 1), 0.0),
-        "e2el": 1e3 * (finish - recorder.sent_s),
-    }
-    served = ~np.isnan(finish)
-    met = {key: served & (seen_ms[key] <= limit) for key, limit in slos_ms.items()}
+    met = kept(recorder.sent_s, recorder.first_token_s, recorder.finish_s, trace.output_length, slos_ms)
     good = np.logical_and.reduce(list(met.values()))
     return {
         "request_goodput": float(good.sum()) / duration if duration else 0.0,

@@ -49,7 +49,7 @@ def figures(run: Assembly, slos_ms: dict[str, float] | None = None) -> Figures:
         out |= spread_ms(name, values)
     out |= _inter_token(recorder.bursts)
     if run.router.full:
-        out |= steady(run, done)
+        out |= steady(run, done, slos_ms or {})
     else:
         out |= offered_and_served(run, done)
     if slos_ms:
@@ -100,7 +100,7 @@ def _speculation(recorder: Recorder) -> Figures:
         "tau": tau,
         "latency_per_token_ms": 1e3 * per(per(recorder.draft_s + recorder.verify_s, steps), tau),
         "verified_tokens_per_step": per(recorder.verified_tokens, steps),
-        "verified_tokens_per_request_step": per(recorder.verified_tokens, request_steps),
+        "verified_tokens_per_request_step": per(recorder.verified_tokens, recorder.rows),
         "wasted_share": per(recorder.verified_tokens - recorder.committed_tokens, recorder.verified_tokens),
         "retractions": int(recorder.retractions.sum()),
         "beyond_probes_share": per(recorder.steps_beyond_probes, steps),

@@ -21,29 +21,35 @@ class Paired:
     @property
     def verdict(self) -> str:
         """`higher` and `lower` say more and less, not good and bad; `no difference` when the interval holds 0."""
+        if math.isnan(self.mean):
+            return "nothing to compare with"
         if math.isnan(self.low):
             return "one replication"
         return "higher" if self.low > 0 else "lower" if self.high < 0 else "no difference"
 
 
 def paired(values: list[float], base: list[float], windows: int = 1) -> Paired:
-    """Relative mean difference and its 95 % interval from paired replications.
+    """Relative difference of the means, and its 95 % interval by the residuals of their ratio.
 
     windows: replication r served window r mod windows of the trace. With several the unit is a window, so that the
-    interval covers how much windows differ, and draws with them; with one it covers the draws alone.
+    interval covers how much windows differ, and draws with them; with one it covers the draws alone. All NaN where the
+    base is 0 or not finite.
     """
-    scale = float(np.mean(base))
-    if scale == 0 or not math.isfinite(scale):
-        return Paired(0.0, math.nan, math.nan)
-    gaps = (np.array(values) - np.array(base)) / scale
+    ours, theirs = np.array(values), np.array(base)
     if windows > 1:
-        gaps = gaps.reshape(-1, windows).mean(axis=0)
-    mean, half = t_interval(gaps)
-    return Paired(mean, mean - half, mean + half)
+        ours, theirs = (each.reshape(-1, windows).mean(axis=0) for each in (ours, theirs))
+    scale = float(theirs.mean())
+    if scale == 0 or not math.isfinite(scale):
+        return Paired(math.nan, math.nan, math.nan)
+    ratio = float(ours.mean()) / scale
+    _, half = t_interval((ours - ratio * theirs) / scale)
+    return Paired(ratio - 1, ratio - 1 - half, ratio - 1 + half)
 
 
 def interval(gap: Paired) -> str:
     """A relative difference with its interval, in words."""
+    if math.isnan(gap.mean):
+        return "the other is 0"
     if math.isnan(gap.low):
         return f"{100 * gap.mean:+.1f} %"
     text = f"{100 * gap.mean:+.1f} % [{100 * gap.low:+.1f}, {100 * gap.high:+.1f}]"

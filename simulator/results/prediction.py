@@ -167,7 +167,7 @@ def _simulate(
     load = RecordedLoad.of(episode.requests, blocks, episode.header)
     setting = Setting(
         load.trace, cost, tables.get(table, cost), load.drafter, engine=_settings(load.engine, episode, policy),
-        concurrency=episode.concurrency, recorded=load,
+        concurrency=episode.concurrency, recorded=load, graphs="profile",
     )  # fmt: skip
     found, met = [], 0
     for seed in range(seeds):

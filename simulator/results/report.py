@@ -15,7 +15,8 @@ from sglang_dspark.records.steady import STEADY_RATIO
 from simulator.results.comparison import Comparison, PolicyResult
 from simulator.results.paired import interval
 from simulator.results.prefixes import cache_report
-from simulator.results.verdict import judged, overload_words, verdict
+from simulator.results.servers import flag_lines
+from simulator.results.verdict import overload_words, verdict
 
 
 def print_report(comparison: Comparison, console: Console) -> None:
@@ -40,19 +41,20 @@ def print_report(comparison: Comparison, console: Console) -> None:
     said = [*map(overload_words, comparison.results), *comparison.warnings, _rates(comparison), verdict(comparison)]
     said += [str(comparison.surcharge)] if comparison.surcharge is not None else []
     said += [] if comparison.sensitivity is None else comparison.sensitivity.lines()
-    for sentence in filter(None, said):
+    for sentence in filter(None, [*said, *flag_lines(setting)]):
         console.print(Text(sentence))
-    console.print(Text(_engine_line(setting), style="dim"))
+    for line in _engine_lines(setting):
+        console.print(Text(line, style="dim"))
     for assumption in comparison.assumptions:
         console.print(Text(f"assumed: {assumption.text}", style="dim"))
 
 
 def _table(comparison: Comparison) -> Table:
-    closed, by = comparison.setting["loop"] == "closed", judged(comparison)
+    closed, by = comparison.setting["loop"] == "closed", comparison.judged
     steady = "steady_" if closed else ""
     table = Table(pad_edge=False)
     table.add_column("policy", overflow="fold")
-    goodput = ("good/s", "attained") if comparison.setting["goodput_slos_ms"] else ()
+    goodput = ("good/s", "within limits") if comparison.setting["goodput_slos_ms"] else ()
     for name in ("done", "tok/s", *goodput, "vs first [95 %]", "accept", "TPOT ms", "p99", "TTFT ms"):
         table.add_column(name, justify="right", no_wrap=name != "vs first [95 %]")
     for name in ("draft+verify ms", "tau", "verified/step", "waste"):
@@ -122,14 +124,23 @@ def _range(values: list[float], form: str) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def _engine_line(setting: dict[str, Any]) -> str:
+def _engine_lines(setting: dict[str, Any]) -> list[str]:
+    """One line a kind of server."""
+    servers = setting["servers"]
+    return [
+        _engine_line({**setting, **values}, "engine" if len(servers) == 1 else f"engine ({kind})")
+        for kind, values in servers.items()
+    ]
+
+
+def _engine_line(setting: dict[str, Any], name: str) -> str:
     if setting["prefill_elsewhere_s"] is not None:
         return (
-            f"engine: decode server, max running requests {setting['max_running_requests']}, "
+            f"{name}: decode server, max running requests {setting['max_running_requests']}, "
             f"KV {setting['kv_tokens']:,} tokens, replicas {setting['replicas']}"
         )
     return (
-        f"engine: max running requests {setting['max_running_requests']}, "
+        f"{name}: max running requests {setting['max_running_requests']}, "
         f"chunked prefill {setting['chunked_prefill_size']}, prefill before decode, mixed chunks off, "
         f"KV {setting['kv_tokens']:,} tokens, replicas {setting['replicas']}{_prefix_cache(setting)}"
     )
@@ -152,7 +163,7 @@ def json_report(comparison: Comparison) -> bytes:
     return msgspec.json.encode(
         {
             "setting": comparison.setting,
-            "judged_by": judged(comparison).figure,
+            "judged_by": comparison.judged.figure,
             "verdict": verdict(comparison),
             "surcharge": None if comparison.surcharge is None else asdict(comparison.surcharge),
             "sensitivity": None if comparison.sensitivity is None else comparison.sensitivity.as_json(),

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from sglang_dspark.cost import TERMS, Assumption, StepCost, provenance
+from sglang_dspark.policies import Policy
 from simulator.blocks.draft_time import stated_draft_time
 from simulator.engine.run import Setting
 from simulator.results.confidence_error import stated_confidences
 from simulator.results.prefixes import assumed_of_prefixes
+from simulator.results.servers import assumed_of_servers, stated_servers
 from simulator.results.whose import acceptance_text
 from simulator.traces import trace_facts
 
 
-def stated_assumptions(setting: Setting) -> tuple[Assumption, ...]:
+def stated_assumptions(setting: Setting, policies: Sequence[Policy]) -> tuple[Assumption, ...]:
     """Everything that no source gave."""
-    out = [*setting.cost.assumptions, *setting.drafter.assumptions]
+    out = [*assumed_of_servers(setting, policies), *setting.cost.assumptions, *setting.drafter.assumptions]
     if setting.belief is not setting.cost:
         out += [_of_belief(setting.belief, one) for one in setting.belief.assumptions if one.key not in TERMS]
     if setting.engine.kv_tokens is not None:
         out = [one for one in out if one.key != "kv_tokens"]
+    if setting.graphs != "profile":
+        out = [one for one in out if one.key != "captured_tokens"]
     if setting.engine.prefill_elsewhere_s is not None:
         out.append(_of_decode_server(setting.engine.prefill_elsewhere_s))
     if setting.recorded is None:
@@ -63,7 +68,8 @@ def shares_drawn(setting: Setting, met: dict[str, float]) -> tuple[Assumption, .
     load = setting.recorded
     if load is None:
         return ()
-    own, count = load.own_blocks(setting.trace), len(setting.trace)
+    parts = [setting.part(number) for number in range(setting.windows)]
+    own, count = sum(map(load.own_blocks, parts)) / len(parts), len(setting.trace)
     shares = ", ".join(f"{max(0.0, 1.0 - own / max(blocks, 1.0)):.0%} ({text})" for text, blocks in met.items())
     drawn = Assumption(
         "blocks_drawn", shares, "least share of blocks", "drawn among the request's nearest ones",
@@ -79,7 +85,7 @@ def shares_drawn(setting: Setting, met: dict[str, float]) -> tuple[Assumption, .
     return (drawn, unknown)
 
 
-def stated_setting(setting: Setting, replications: int) -> dict[str, Any]:
+def stated_setting(setting: Setting, policies: Sequence[Policy], replications: int) -> dict[str, Any]:
     """The setting in plain values, for reports."""
     trace = setting.trace
     return {
@@ -100,6 +106,6 @@ def stated_setting(setting: Setting, replications: int) -> dict[str, Any]:
         "goodput_slos_ms": setting.slos_ms,
         "seed": setting.seed,
         **setting.engine.stated(),
-        "kv_tokens": setting.kv_tokens,
+        **stated_servers(setting, policies),
         "caches_prefixes": setting.caches_prefixes,
     }

@@ -12,14 +12,18 @@ from numpy.typing import NDArray
 
 from sglang_dspark.records.steady import steady_window
 from simulator.engine.run import Assembly
+from simulator.results.goodput import kept
 from simulator.results.spread import spread_ms
 
 ENOUGH = 5
 """Requests sent inside the window, in multiples of those in flight, that a verdict needs."""
 
 
-def steady(run: Assembly, done: NDArray[np.bool_]) -> dict[str, float]:
-    """Figures of the steady window of a finished closed loop; done: [N] requests that were served."""
+def steady(run: Assembly, done: NDArray[np.bool_], slos_ms: dict[str, float]) -> dict[str, float]:
+    """Figures of the steady window of a finished closed loop; done: [N] requests that were served.
+
+    slos_ms: where limits are given, steady_request_goodput: requests a second that were sent inside and keep them.
+    """
     recorder, trace = run.recorder, run.trace
     order = np.argsort(recorder.sent_s[done], kind="stable")
     sent, first, finish = (at[done][order] for at in (recorder.sent_s, recorder.first_token_s, recorder.finish_s))
@@ -35,6 +39,9 @@ def steady(run: Assembly, done: NDArray[np.bool_]) -> dict[str, float]:
         out["steady_output_throughput"] = tokens / (end - begin)
     else:
         out["steady_output_throughput"] = 0.0
+    if slos_ms:
+        good = np.logical_and.reduce(list(kept(sent, first, finish, output, slos_ms).values()))
+        out["steady_request_goodput"] = float((good & inside).sum()) / (end - begin) if window else 0.0
     several = inside & (output > 1)
     tpot = (finish - first)[several] / (output[several] - 1)
     for name, values in (("e2e_latency", (finish - sent)[inside]), ("ttft", (first - sent)[inside]), ("tpot", tpot)):

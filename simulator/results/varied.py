@@ -12,7 +12,7 @@ class Surcharge:
     """The best adaptive policy is ahead of the best other one until a step costs `flips_s` more, in seconds.
 
     assumed_s: what the comparison charged. flips_s counts on top of nothing, so that the two can be compared; None when
-    the adaptive policy is behind already.
+    the adaptive policy is not ahead: behind already, or no difference.
     """
 
     adaptive: str
@@ -23,7 +23,7 @@ class Surcharge:
     def __str__(self) -> str:
         assumed = f"{1e3 * self.assumed_s:.3g} ms a step assumed"
         if self.flips_s is None:
-            return f"adaptive verification: {self.adaptive} is not ahead of {self.other} as it is ({assumed})"
+            return f"adaptive verification: {self.adaptive} is not ahead of {self.other} ({assumed})"
         return (
             f"adaptive verification: {self.adaptive} is ahead of {self.other} while it costs less than about "
             f"{1e3 * self.flips_s:.3g} ms a step ({assumed})"

@@ -3,52 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+
+import numpy as np
 
 from simulator.results.comparison import Comparison, PolicyResult
 from simulator.results.paired import interval
 from simulator.results.steady import ENOUGH
 
-STEADY = "steady_output_throughput"
-
-
-@dataclass(frozen=True)
-class Judged:
-    """The figure that decides, in words, and whether more of it is better."""
-
-    figure: str
-    words: str
-    more_is_better: bool = True
-
-
-def judged(comparison: Comparison) -> Judged:
-    """Goodput where limits are given; a closed loop by its steady throughput; an open one by latency, or, where every
-    policy is overloaded, by what each sustains: its latencies grow with the length of the trace."""
-    if comparison.setting["goodput_slos_ms"]:
-        return Judged("request_goodput", "goodput (requests a second within the limits)")
-    if comparison.setting["loop"] == "closed":
-        return Judged(STEADY, "steady output throughput")
-    if all(result.figures["overload"] for result in comparison.results):
-        return Judged("output_throughput", "output throughput under overload")
-    return Judged("mean_e2e_latency_ms", "mean end-to-end latency", more_is_better=False)
-
 
 def verdict(comparison: Comparison) -> str:
     """One sentence: the best lossless policy, that there is no difference, or why nothing can be said."""
-    lossless = [result for result in comparison.results if result.lossless]
-    doubt = too_short(comparison) or _not_all_keep_up(lossless)
-    if doubt or len(lossless) < 2:
+    doubt = why_none(comparison)
+    if doubt or len(comparison.lossless) < 2:
         return doubt
-    by = judged(comparison)
-    ranked = sorted(lossless, key=lambda result: result.figures[by.figure], reverse=by.more_is_better)
-    best, second = ranked[:2]
+    by = comparison.judged
+    best, second = by.ranked(comparison.lossless)[:2]
     if len(best.replications) < 2:
         return f"best {by.words}: {best.policy} (one replication: no interval)"
     gap = comparison.paired(best, second, by.figure)
     if gap.verdict == "no difference":
         return f"best {by.words}: {best.policy} and {second.policy}: no difference ({interval(gap)})"
     return f"best {by.words}: {best.policy} ({interval(gap)} against {second.policy})"
+
+
+def why_none(comparison: Comparison) -> str:
+    """Why a comparison gives no verdict; empty when it does."""
+    return too_short(comparison) or _nothing_served(comparison) or _backlog(comparison) or _all_keep(comparison)
 
 
 def too_short(comparison: Comparison) -> str:
@@ -69,20 +49,46 @@ def too_short(comparison: Comparison) -> str:
 
 def overload_words(result: PolicyResult) -> str:
     """What an overloaded policy's figures mean; empty where it keeps up."""
-    factor = result.figures.get("overload", 0.0)
-    if not factor:
+    runs = [run for run in result.replications if run.get("overload")]
+    if not runs:
         return ""
+    which = "" if len(runs) == len(result.replications) else f" in {len(runs)} of {len(result.replications)} runs"
+    factor = float(np.mean([run["overload"] for run in runs]))
     if math.isinf(factor):
-        return f"{result.policy}: all requests come at once; latencies are those of a queue that drains"
+        return f"{result.policy}: all requests come at once{which}; latencies are those of a queue that drains"
+    sustained = float(np.mean([run["sustained_request_rate"] for run in runs]))
     return (
-        f"{result.policy}: overloaded: requests come at {factor:.3g}x the rate it sustains "
-        f"({result.figures['request_throughput']:.3g} a second); its latencies grow with the length of the trace"
+        f"{result.policy}: overloaded{which}: requests come at {factor:.3g}x the rate it sustains ({sustained:.3g} a "
+        "second); its latencies grow with the length of the trace"
     )
 
 
-def _not_all_keep_up(results: Sequence[PolicyResult]) -> str:
-    late = [result for result in results if result.figures.get("overload")]
-    if not late or len(late) == len(results):
+def _nothing_served(comparison: Comparison) -> str:
+    for result in comparison.lossless:
+        if any(not run["completed"] for run in result.replications):
+            return f"no verdict: a run of {result.policy} served no request"
+    return ""
+
+
+def _backlog(comparison: Comparison) -> str:
+    """Latencies and limits of latency say nothing under a growing backlog; throughput does, where all have one."""
+    if comparison.setting["loop"] == "closed":
         return ""
-    kept = ", ".join(result.policy for result in results if result not in late)
-    return f"no latency verdict: {', '.join(result.policy for result in late)} overloaded; {kept} keep up"
+    runs = [run for result in comparison.lossless for run in result.replications]
+    late = [result.policy for result in comparison.lossless if any(run["overload"] for run in result.replications)]
+    if not late or (all(run["overload"] for run in runs) and not comparison.setting["goodput_slos_ms"]):
+        return ""
+    kept = [result.policy for result in comparison.lossless if result.policy not in late]
+    return f"no verdict: {', '.join(late)} overloaded" + (f"; {', '.join(kept)} keep up" if kept else "")
+
+
+def _all_keep(comparison: Comparison) -> str:
+    """Where every request is within the limits they tell no policy from another."""
+    if not comparison.setting["goodput_slos_ms"] or comparison.setting["loop"] == "closed":
+        return ""
+    runs = [run for result in comparison.lossless for run in result.replications]
+    return (
+        "no verdict: every policy keeps the limits for every request"
+        if all(run["slo_attainment"] == 1 for run in runs)
+        else ""
+    )

@@ -4,7 +4,7 @@ from simulator.traces.facts import trace_facts
 from simulator.traces.formats import TRACE_FORMATS
 from simulator.traces.load import example_trace, load_trace
 from simulator.traces.prefixes import PrefixBlocks
-from simulator.traces.select import first_requests, part_of, scale_rate, window, with_poisson_arrivals
+from simulator.traces.select import asking_for, first_requests, part_of, scale_rate, window, with_poisson_arrivals
 from simulator.traces.trace import Trace
 from simulator.traces.write import write_trace
 
@@ -12,6 +12,7 @@ __all__ = [
     "TRACE_FORMATS",
     "PrefixBlocks",
     "Trace",
+    "asking_for",
     "example_trace",
     "first_requests",
     "load_trace",

@@ -9,7 +9,7 @@ import numpy as np
 
 from sglang_dspark.errors import InputError
 from simulator.blocks.random import stream
-from simulator.traces.trace import MAX_ARRIVAL_S, Trace
+from simulator.traces.trace import MAX_ARRIVAL_S, MAX_LENGTH, Trace
 
 
 def window(trace: Trace, start_s: float | None = None, end_s: float | None = None) -> Trace:
@@ -82,6 +82,20 @@ def with_poisson_arrivals(trace: Trace, request_rate: float, seed: int) -> Trace
         raise InputError(f"request_rate is {request_rate}, which stretches the trace beyond {MAX_ARRIVAL_S:g} seconds")
     note = f"arrivals: Poisson at {request_rate} requests per second, seed {seed}"
     return replace(trace, arrival_s=arrival_s, stamped=True, notes=(*trace.notes, note))
+
+
+def asking_for(trace: Trace, max_tokens: int | None) -> Trace:
+    """Return the trace with every client asking for at most `max_tokens` tokens; None: as the trace says."""
+    if max_tokens is None:
+        return trace
+    longest = int(trace.output_length.max())
+    if not longest <= max_tokens <= MAX_LENGTH:
+        raise InputError(
+            f"max_tokens is {max_tokens}, expected at least the {longest} tokens of the longest answer in "
+            f"{trace.source} and at most {MAX_LENGTH}"
+        )
+    note = f"max_tokens: every client asks for at most {max_tokens}"
+    return replace(trace, max_tokens=np.full(len(trace), max_tokens), notes=(*trace.notes, note))
 
 
 def check_limit(limit: int | None) -> None:

@@ -8,7 +8,7 @@ from synthetic_records import synthetic_steps
 
 from sglang_dspark.cost import keys_of
 from sglang_dspark.errors import InputError
-from sglang_dspark.records.fit import StepTimes, fit_step_cost, fit_times, non_negative_least_squares
+from sglang_dspark.records.fit import StepTimes, fit_step_cost, fit_times
 
 
 def times(count=4000, seed=0, noise=0.0, tiers=None, most=16):
@@ -53,6 +53,16 @@ def test_what_adaptivity_costs_comes_back(surcharge):
     assert cost.terms["adaptive_s"] == pytest.approx(surcharge, abs=2e-4)
     assert "adaptive_s" not in keys_of(cost.assumptions)
     assert "adaptive_s" in keys_of(fit_times(plain).cost.assumptions), "one kind alone tells nothing"
+
+
+def test_other_batch_sizes_do_not_tell_what_adaptivity_costs():
+    """Fixed at 8 requests, adaptive at 16: what lies between may be either's."""
+    apart, plain = StepTimes(), times()
+    for row in zip(plain.requests, plain.tokens, plain.context, plain.seconds, strict=True):
+        if row[0] in (8, 16):
+            for _ in range(4):
+                apart.note(*row, adaptive=row[0] == 16)
+    assert "adaptive_s" in keys_of(fit_times(apart).cost.assumptions)
 
 
 def test_executed_tiers_are_priced():
@@ -113,15 +123,6 @@ def test_too_little_is_refused():
     with pytest.raises(InputError, match="all timed steps verify 8 tokens"):
         fit_times(same)
 
-
-def test_non_negative_least_squares():
-    from scipy.optimize import nnls
-
-    rng = np.random.default_rng(0)
-    for _ in range(20):
-        design = np.abs(rng.normal(size=(60, 6)))
-        target = design @ np.maximum(rng.normal(size=6), 0) + 0.1 * rng.normal(size=60)
-        np.testing.assert_allclose(non_negative_least_squares(design, target), nnls(design, target)[0], atol=1e-4)
 
 
 def test_the_model_is_a_step_cost():

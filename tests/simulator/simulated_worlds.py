@@ -49,7 +49,7 @@ def setting_of(
     concurrency: int | None = None,
     **engine: Any,
 ) -> Setting:
-    """A setting whose engine differs from the defaults by `engine`."""
+    """A setting whose engine differs from the defaults by `engine`, on the graphs of the cost, if it has any."""
     model = cost or flat_cost()
     return Setting(
         trace,
@@ -59,6 +59,7 @@ def setting_of(
         engine=EngineSettings(**engine),
         concurrency=concurrency,
         seed=seed,
+        graphs="profile",
     )
 
 

@@ -58,7 +58,9 @@ def test_attention_by_width_is_that_of_each_request() -> None:
     slope = 1e-6
     cost = flat_cost(width_context_s=slope)
     setting = setting_of(trace_of([(1000, 40), (10, 40)]), cost, gamma=4)
-    model = EngineModel(setting.engine, make_policy("fixed"), cost, cost, None, "overlapped")  # type: ignore[arg-type]
+    policy = make_policy("fixed")
+    server = setting.server(policy)
+    model = EngineModel(setting.engine, policy, cost, cost, None, "overlapped", server)  # type: ignore[arg-type]
     lengths, contexts = np.array([4, 0]), np.array([1000, 10])
     exact = slope * 4 * 1000
     priced = float(cost.verify_s(2, 2 + 4, 1010.0)) - float(cost.verify_s(2, 2, 1010.0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -52,8 +53,10 @@ def test_retraction_leaves_no_gap_out() -> None:
     """A retracted request waits for memory and a prefill of half a second: its client waits as long for a token."""
     rng = np.random.default_rng(0)
     lengths = [(int(rng.integers(5, 100)), int(rng.integers(20, 800))) for _ in range(60)]
+    trace = trace_of(lengths)
+    trace = replace(trace, max_tokens=trace.output_length)  # clients that may stop early: memory is promised twice
     setting = setting_of(
-        trace_of(lengths), flat_cost(prefill_s=0.5), kv_tokens=1500, max_running_requests=12, concurrency=20
+        trace, flat_cost(prefill_s=0.5), kv_tokens=1500, max_running_requests=12, concurrency=20
     )
     run, outputs = watched(setting, make_policy("fixed:k=7"))
     retracted = np.flatnonzero(run.recorder.retractions)

@@ -145,7 +145,8 @@ def test_step_times_by_schedule() -> None:
 
     def model(schedule: str, host: bool = False) -> EngineModel:
         chosen = slow_host if host else cost
-        return EngineModel(setting.engine, make_policy("fixed"), chosen, chosen, None, schedule)  # type: ignore[arg-type]
+        policy = make_policy("fixed")
+        return EngineModel(setting.engine, policy, chosen, chosen, None, schedule, setting.server(policy))  # type: ignore[arg-type]
 
     assert seconds(model("overlapped"), False) == pytest.approx(0.012)
     assert seconds(model("overlapped", True), False) == pytest.approx(0.040)

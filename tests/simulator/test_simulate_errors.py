@@ -74,7 +74,7 @@ VALUES = {
     "drafter": (("--drafter", "medusa"), "unknown drafter 'medusa'"),
     "gamma": (("--gamma", "0"), "gamma=0 is refused"),
     "concurrency": (("--concurrency", "0"), "concurrency=0 is refused, expected 1.."),
-    "running": (("--max-running-requests", "0"), "max-running-requests=0 is refused, expected 1..4096"),
+    "running": (("--max-running-requests", "0"), "max-running-requests=0 is refused, expected 1..65536"),
     "chunk": (("--chunked-prefill-size", "-1"), "chunked-prefill-size=-1 is refused"),
     "prefill": (("--max-prefill-tokens", "0"), "max-prefill-tokens=0 is refused"),
     "kv": (("--kv-tokens", "0"), "kv-tokens=0 is refused"),

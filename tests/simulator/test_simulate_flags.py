@@ -49,6 +49,10 @@ CHANGES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "cost": ((), ("--cost", "host_s=0.05")),
     "force_diagonal": (("--profile", "{diagonal}", "--policy", "argmax:lag=2"), ("--force-diagonal",)),
     "schedule": ((), ("--schedule", "no-overlap")),
+    "graphs": ((*CLOSED,), ("--graphs", "1,2,4,8,16")),
+    "gpu_memory": ((*CLOSED,), ("--gpu-memory", "16")),
+    "tp": (("--gpu-memory", "24", "--concurrency", "70", "--limit", "100"), ("--tp", "1")),
+    "max_tokens": ((*CLOSED, "--kv-tokens", "6000"), ("--max-tokens", "5000")),
     "max_running_requests": ((*CLOSED,), ("--max-running-requests", "2")),
     "chunked_prefill_size": ((), ("--chunked-prefill-size", "64")),
     "max_prefill_tokens": ((), ("--max-prefill-tokens", "64")),
@@ -144,6 +148,14 @@ def _without(arguments: tuple[str, ...], added: tuple[str, ...]) -> tuple[str, .
 
 
 REFUSED = {
+    "tp=2 does nothing here: the graphs are the profile's": ("--graphs", "profile", "--tp", "2"),
+    "tp=2 does nothing here: the graphs are given": ("--graphs", "1,2", "--tp", "2"),
+    "gpu-memory=80 does nothing here": ("--graphs", "profile", "--chunked-prefill-size", "99", "--gpu-memory", "80"),
+    "graphs 'vllm' is refused": ("--graphs", "vllm"),
+    "graphs '2,1' is refused": ("--graphs", "2,1"),
+    "--graphs '1,x' is refused": ("--graphs", "1,x"),
+    "gpu-memory=-1": ("--gpu-memory", "-1"),
+    "max_tokens is 3, expected at least the": ("--max-tokens", "3"),
     "--rate-scale does nothing with --concurrency": ("--rate-scale", "2", "--concurrency", "4"),
     "--request-rate does nothing with --concurrency": ("--request-rate", "2", "--concurrency", "4"),
     "--rate-scale does nothing with --request-rate": ("--rate-scale", "2", "--request-rate", "4"),
@@ -212,7 +224,7 @@ def test_timeline_is_written(capsys: pytest.CaptureFixture[str], written: dict[s
 def test_json_or_a_table(capsys: pytest.CaptureFixture[str], written: dict[str, Path]) -> None:
     table = call(capsys, *[text for text in BASE if text != "--json"])
     assert table.status == 0 and "argmax:lag=2" in table.out and "TPOT" in table.out
-    assert "assumed: prefill_base_s" in table.out and "max running requests 48" in table.out
+    assert "assumed: prefill_base_s" in table.out and "max running requests 256" in table.out
     with pytest.raises(json.JSONDecodeError):
         json.loads(table.out)
 

@@ -17,8 +17,8 @@ from sglang_dspark.errors import InputError
 from sglang_dspark.records.steady import steady_window
 from simulator import Comparison, EngineSettings, Trace, simulate
 from simulator.results.goodput import SLO_KEYS, parse_slos
-from simulator.results.paired import paired
-from simulator.results.verdict import judged, too_short, verdict
+from simulator.results.paired import interval, paired
+from simulator.results.verdict import overload_words, too_short, verdict
 from simulator.traces import example_trace, first_requests, part_of
 
 TABLES = Path(__file__).parents[1] / "cost" / "cases"
@@ -87,29 +87,95 @@ def test_overload_is_said_and_no_latency_judges() -> None:
     comparison = overloaded(1 / 80)
     figures = comparison.results[0].figures
     assert figures["offered_request_rate"] == pytest.approx(80)
-    assert figures["request_throughput"] == pytest.approx(8, rel=0.1)
-    assert figures["overload"] == pytest.approx(80 / figures["request_throughput"])
-    assert judged(comparison).figure == "output_throughput"
+    assert figures["sustained_request_rate"] == pytest.approx(8, rel=0.1)
+    assert figures["overload"] == pytest.approx(80 / 8, rel=0.1)
+    assert comparison.judged.figure == "output_throughput"
+    assert f"{figures['overload']:.3g}x the rate it sustains" in overload_words(comparison.results[0])
+
+
+def test_a_burst_at_the_end_is_held_against_what_is_served_of_it() -> None:
+    """Calm for 75 s, then 400 requests in a second: 8 a second are sustained, not the mean rate of the whole trace."""
+    arrivals = [float(number) for number in range(75)] + [75 + number / 400 for number in range(400)]
+    trace = trace_of([(5, 50)] * 475, arrivals)
+    settings = EngineSettings(max_running_requests=4)
+    figures = simulate(trace, flat_cost(), ["fixed:k=0"], engine=settings, **ONE).results[0].figures
+    assert figures["sustained_request_rate"] == pytest.approx(8, rel=0.1)
+    assert figures["overload"] == pytest.approx(400 / 8, rel=0.15)
+
+
+def test_a_decode_server_can_be_overloaded_too() -> None:
+    """First tokens come from elsewhere in time; what waits is the decode."""
+    settings = EngineSettings(max_running_requests=4, prefill_elsewhere_s=0.02)
+    trace = equal_requests(400, 1 / 80)
+    figures = simulate(trace, flat_cost(), ["fixed:k=0"], engine=settings, **ONE).results[0].figures
+    assert figures["overload"] == pytest.approx(80 / 8, rel=0.1)
+
+
+def test_refused_requests_are_not_offered() -> None:
+    """Three of four can never fit: what is left comes at 2 a second, which is served."""
+    lengths = [(5, 50) if number % 4 == 0 else (5000, 50) for number in range(400)]
+    trace = trace_of(lengths, [number / 8 for number in range(400)])
+    settings = EngineSettings(max_running_requests=4, kv_tokens=2000)
+    figures = simulate(trace, flat_cost(), ["fixed:k=0"], engine=settings, **ONE).results[0].figures
+    assert figures["failed"] == 300 and figures["overload"] == 0
+    assert figures["offered_request_rate"] == pytest.approx(2, rel=0.02)
 
 
 def test_a_load_that_is_served_is_judged_by_latency() -> None:
     comparison = overloaded(1 / 4)
     assert [result.figures["overload"] for result in comparison.results] == [0, 0]
-    assert judged(comparison).figure == "mean_e2e_latency_ms"
+    assert comparison.judged.figure == "mean_e2e_latency_ms"
     assert verdict(comparison).startswith("best mean end-to-end latency: fixed:k=7")
 
 
 def test_no_verdict_where_one_policy_keeps_up_and_another_does_not() -> None:
     comparison = overloaded(1 / 12)
     assert [bool(result.figures["overload"]) for result in comparison.results] == [True, False]
-    assert verdict(comparison) == "no latency verdict: fixed:k=0 overloaded; fixed:k=7 keep up"
+    assert verdict(comparison) == "no verdict: fixed:k=0 overloaded; fixed:k=7 keep up"
+    assert comparison.surcharge is None
 
 
-def test_goodput_judges_where_limits_are_given() -> None:
-    comparison = overloaded(1 / 12, goodput={"e2el": 600.0})
+def test_overload_of_some_runs_is_said_of_those() -> None:
+    """Two windows, one of them calm: the factor is the other's, and no latency is judged."""
+    arrivals = [float(number) for number in range(200)] + [200 + number / 80 for number in range(200)]
+    trace = trace_of([(5, 50)] * 400, arrivals)
+    settings = EngineSettings(max_running_requests=4)
+    comparison = simulate(
+        trace, flat_cost(), ["fixed:k=0", "fixed:k=1"], engine=settings, windows=2, replications=2, jobs=1
+    )
+    said = overload_words(comparison.results[0])
+    factor = comparison.results[0].replications[1]["overload"]
+    assert factor == pytest.approx(10, rel=0.1) and f"in 1 of 2 runs: requests come at {factor:.3g}x" in said
+    assert verdict(comparison).startswith("no verdict: fixed:k=0, fixed:k=1 overloaded")
+
+
+def test_limits_judge_where_they_are_given() -> None:
+    comparison = overloaded(1 / 8.5, goodput={"e2el": 480.0})
     first, second = (result.figures for result in comparison.results)
-    assert first["slo_attainment"] < 0.5 < second["slo_attainment"] == second["slo_attainment.e2el"]
-    assert judged(comparison).figure == "request_goodput"
+    assert comparison.judged.figure == "slo_attainment"
+    assert first["slo_attainment"] < 0.9 < second["slo_attainment"] == second["slo_attainment.e2el"]
+
+
+def test_limits_that_all_keep_judge_nothing() -> None:
+    assert verdict(overloaded(1 / 2, goodput={"e2el": 60_000.0})) == (
+        "no verdict: every policy keeps the limits for every request"
+    )
+
+
+def test_goodput_of_a_closed_loop_is_that_of_its_steady_window() -> None:
+    comparison = simulate(
+        equal_requests(80), flat_cost(), ["fixed:k=7", "fixed:k=0"], concurrency=8, goodput={"tpot": 1e6}, **ONE
+    )
+    figures = comparison.results[0].figures
+    assert comparison.judged.figure == "steady_request_goodput"
+    assert figures["steady_request_goodput"] == pytest.approx(figures["steady_requests"] / figures["steady_window_s"])
+
+
+def test_the_best_is_lossless_and_knows_its_direction() -> None:
+    comparison = overloaded(1 / 4)
+    assert comparison.best("mean_e2e_latency_ms").policy == comparison.best().policy == "fixed:k=7"
+    with pytest.raises(InputError, match="figure 'speed' is unknown, expected one of"):
+        comparison.best("speed")
 
 
 @given(st.dictionaries(st.sampled_from(SLO_KEYS), st.integers(1, 10**6), min_size=1), st.booleans())
@@ -180,11 +246,25 @@ def test_flags_that_make_no_sense(capsys: pytest.CaptureFixture[str], flags: tup
 
 
 def test_windows_are_the_unit_of_an_interval() -> None:
-    """Windows differ by 10 %, draws by nothing: over draws the interval is a point, over windows it is wide."""
+    """Windows differ by 10 %, draws by nothing: over draws the interval is narrow, over windows it is wide."""
     base, values = [100.0, 100.0] * 3, [110.0, 120.0] * 3
     draws, windows = paired(values, base), paired(values, base, windows=2)
     assert draws.mean == pytest.approx(windows.mean) == pytest.approx(0.15)
     assert windows.high - windows.low > 5 * (draws.high - draws.low)
+
+
+def test_an_interval_is_that_of_the_ratio() -> None:
+    """The same gain in windows of other sizes leaves no doubt; the same amount on top is another gain in each."""
+    base = [1.0, 2.0, 4.0]
+    same = paired([1.05 * each for each in base], base, windows=3)
+    assert (same.low, same.mean, same.high) == pytest.approx((0.05, 0.05, 0.05))
+    more = paired([each + 0.1 for each in base], base, windows=3)
+    assert more.mean == pytest.approx(0.3 / 7) and more.low < 0.02 and more.high > 0.06
+
+
+def test_a_base_of_nothing_is_said() -> None:
+    none = paired([1.0, 2.0], [0.0, 0.0])
+    assert none.verdict == "nothing to compare with" and interval(none) == "the other is 0"
 
 
 def test_windows_partition_the_trace() -> None:
@@ -218,6 +298,8 @@ def test_a_gain_that_hangs_on_one_probe_is_a_warning() -> None:
     trace = first_requests(example_trace(), 150)
     comparison = simulate(trace, TABLES / "noisy.json", ["fixed:k=7", "hull"], concurrency=32, **ONE)
     assert abs(comparison.results[1].difference["steady_output_throughput"].mean) > 0.02
-    assert any("hangs on one probe" in warning and "128 tokens" in warning for warning in comparison.warnings)
+    assert any("hangs on one probe" in warning for warning in comparison.warnings)
+    few = simulate(trace, TABLES / "noisy.json", ["fixed:k=7", "hull"], concurrency=8, **ONE)
+    assert any("hangs on one probe" in warning for warning in few.warnings), "another probe at another load"
     sound = simulate(trace, load_profile(PROFILE), ["fixed:k=0", "hull"], concurrency=32, **ONE)
     assert not any("hangs" in warning for warning in sound.warnings)
