@@ -29,12 +29,8 @@ def test_the_estimate_by_hand() -> None:
     estimate = OnlineEstimate(3)
     assert estimate.conditional == pytest.approx([PRIOR] * 3)
     estimate.learn(np.array([3, 3, 1]), np.array([3, 1, 0]))
-    weighted = PRIOR * PRIOR_WEIGHT
-    expected = [
-        (weighted + 2) / (PRIOR_WEIGHT + 3),
-        (weighted + 1) / (PRIOR_WEIGHT + 2),
-        (weighted + 1) / (PRIOR_WEIGHT + 1),
-    ]
+    tried_and_accepted = ((3, 2), (2, 1), (1, 1))
+    expected = [(PRIOR * PRIOR_WEIGHT + hit) / (PRIOR_WEIGHT + tried) for tried, hit in tried_and_accepted]
     assert estimate.conditional == pytest.approx(expected)
     report = estimate.report(live([0, 0]))
     assert report.confidence is not None and (report.confidence == estimate.conditional).all()
@@ -118,23 +114,13 @@ def test_each_replica_learns_for_itself() -> None:
 
 
 def test_it_is_asked_for_by_name_and_stated(capsys: pytest.CaptureFixture[str]) -> None:
-    base = (
-        "--trace",
-        "example",
-        "--profile",
-        PROFILE,
-        *QUICK,
-        "--policy",
-        "argmax:lag=2",
-        "--drafter",
-        "eagle3",
-        "--json",
-    )
+    shared = ("--trace", "example", "--profile", PROFILE, *QUICK, "--policy", "argmax:lag=2", "--json")
+    base = (*shared, "--drafter", "eagle3")
     mean, learned = call(capsys, *base), call(capsys, *base, "--confidence", "online")
     assert mean.report["results"] != learned.report["results"]
     for answer, says in ((mean, "has no confidence head: every block reports the mean"), (learned, "learned online")):
         assert any(says in each["text"] for each in answer.report["assumptions"])
-    headed = call(capsys, *base, "--drafter", "dspark", "--confidence", "online")
+    headed = call(capsys, *shared, "--drafter", "dspark", "--confidence", "online")
     assert headed.status == 0, "a head that is not used"
     refused = call(capsys, *base, "--confidence", "online,bias=1")
     assert refused.status == 2 and "confidence online has no temperature, bias or noise" in refused.err
