@@ -64,7 +64,7 @@ def variations(setting: Setting, policies: Sequence[Policy]) -> list[tuple[str, 
     for added in (0.0005, 0.002):
         total = setting.cost.terms["adaptive_s"] + added
         out.append((f"adaptivity costs {1e3 * total:.3g} ms a step", lambda each, s=total: dearer(each, s)))  # type: ignore[misc]
-    if setting.recorded is not None or not setting.drafter.has_confidence:
+    if setting.recorded is not None or not setting.drafter.has_confidence or setting.confidence.online:
         return out
     head = setting.confidence
     for what, changed in {

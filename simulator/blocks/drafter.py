@@ -16,7 +16,7 @@ DOMAINS = ("math", "code", "chat")
 
 @dataclass(frozen=True)
 class Method:
-    """A kind of drafter.
+    """A kind of drafter. label: its name for people.
 
     backbone: draft time in blocks of the profile's DSpark draft, head excluded; of a sequential one per drafted
     position. sequential: one pass a position, so that a policy that never verifies more than k positions drafts k;
@@ -25,6 +25,7 @@ class Method:
     """
 
     name: str
+    label: str
     backbone: float
     sequential: bool
     markov: bool
@@ -32,15 +33,14 @@ class Method:
     why: str = ""
 
 
+_ONE_LAYER = "one layer a position against five a block"
 METHODS = {
-    "dspark": Method("dspark", 1.0, sequential=False, markov=True, confidence=True),
-    "dflash": Method("dflash", 1.0, sequential=False, markov=False, confidence=False, why="five layers in one pass"),
-    "eagle3": Method(
-        "eagle3", 0.2, sequential=True, markov=False, confidence=False, why="one layer a position against five a block"
+    "dspark": Method("dspark", "DSpark", 1.0, sequential=False, markov=True, confidence=True),
+    "dflash": Method(
+        "dflash", "DFlash", 1.0, sequential=False, markov=False, confidence=False, why="five layers in one pass"
     ),
-    "mtp": Method(
-        "mtp", 0.2, sequential=True, markov=False, confidence=False, why="one layer a position against five a block"
-    ),
+    "eagle3": Method("eagle3", "EAGLE-3", 0.2, sequential=True, markov=False, confidence=False, why=_ONE_LAYER),
+    "mtp": Method("mtp", "MTP", 0.2, sequential=True, markov=False, confidence=False, why=_ONE_LAYER),
 }
 
 

@@ -27,10 +27,10 @@ class _Paper(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     conditional: dict[str, ByDomain] = {}
     accept_length: dict[str, dict[str, ByDomain]] = {}
 
-    def origin(self, model: str) -> Origin:
+    def origin(self, model: str, method: str) -> Origin:
         """Its data sets in words."""
         data = ", ".join(f"{domain}: {'/'.join(names)}" for domain, names in self.data_sets.items())
-        return Origin(model, "", data, self.temperature, self.source, self.licence)
+        return Origin(model, METHODS[method].label, data, self.temperature, self.source, self.licence)
 
 
 class _Series(msgspec.Struct, forbid_unknown_fields=True):
@@ -90,7 +90,7 @@ def _of_figure(figure: _Paper) -> Iterator[Drafter]:
     for method, curves in figure.conditional.items():
         acceptance = {domain: tuple(values) for domain, values in curves.items()}
         name = f"{method}:{figure.model.lower()}"
-        yield Drafter.of(name, METHODS[method], acceptance, origin=figure.origin(figure.model))
+        yield Drafter.of(name, METHODS[method], acceptance, origin=figure.origin(figure.model, method))
 
 
 def _of_table(table: _Paper, figure: _Paper) -> Iterator[Drafter]:
@@ -107,7 +107,9 @@ def _of_table(table: _Paper, figure: _Paper) -> Iterator[Drafter]:
             )
             stated = Assumption("acceptance", None, "", "the paper gives positions of one model only", said)
             name = f"{method}:{model.lower()}" + ("-table1" if model == figure.model else "")
-            yield Drafter.of(name, METHODS[method], acceptance, origin=table.origin(model), assumptions=(stated,))
+            yield Drafter.of(
+                name, METHODS[method], acceptance, origin=table.origin(model, method), assumptions=(stated,)
+            )
 
 
 def _of_lengths() -> Iterator[Drafter]:
