@@ -35,7 +35,7 @@ def own_drafter(given: Given, method: Method | None = None) -> Drafter:
     there is a confidence head; None: as the file says, else DSpark's. Errors: InputError names the file or the value.
     """
     if isinstance(given, str) and _is_numbers(given):
-        return _made("own", {ALL: _from_text(given)}, method)
+        return _made("own", {ALL: _from_text(given)}, method, data=given)
     if isinstance(given, str | Path):
         return _from_file(Path(given), method)
     if isinstance(given, Mapping):

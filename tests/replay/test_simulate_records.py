@@ -120,6 +120,7 @@ def test_the_servers_own_settings_hold_until_flags_say_otherwise(
     ("extra", "sentence"),
     [
         (("--drafter", "dflash"), "--drafter does nothing with records"),
+        (("--acceptance", "0.8,0.7"), "--acceptance does nothing with records"),
         (("--domains", "math=1"), "--domains does nothing with records"),
         (("--confidence", "noise=1"), "--confidence does nothing with records"),
         (("--format", "azure"), "--format does nothing with records"),
