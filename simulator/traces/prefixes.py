@@ -93,15 +93,14 @@ def shareable_tokens(blocks: PrefixBlocks, input_length: Ints) -> Ints:
 
     At most all but one of a prompt: the last one must be computed to give the first token.
     """
-    row = np.repeat(np.arange(len(blocks)), blocks.counts)
-    place = np.arange(len(blocks.ids)) - blocks.offsets[row]
+    begin = np.repeat(blocks.offsets[:-1], blocks.counts)
     # Equal prefixes have equal sums of what each block is in its place; others have not, but once in 2**64.
-    sums = np.cumsum(_mixed(blocks.keys(input_length), place))
-    before = np.concatenate([np.zeros(1, dtype=np.uint64), sums])[blocks.offsets[row]]
-    _, first, inverse = np.unique(sums - before, return_index=True, return_inverse=True)
-    seen = row[first[inverse]] < row
-    found = np.bincount(row[seen], minlength=len(blocks)) * blocks.block_tokens
-    return np.minimum(found, input_length - 1)
+    sums = np.cumsum(_mixed(blocks.keys(input_length), np.arange(len(begin)) - begin))
+    prefix = sums - np.concatenate([np.zeros(1, dtype=np.uint64), sums])[begin]
+    order = np.argsort(prefix, kind="stable")
+    again = order[1:][prefix[order[1:]] == prefix[order[:-1]]]  # an earlier request has it: none has one twice
+    found = np.bincount(np.searchsorted(blocks.offsets, again, side="right") - 1, minlength=len(blocks))
+    return np.minimum(found * blocks.block_tokens, input_length - 1)
 
 
 def _mixed(keys: Ints, place: Ints) -> NDArray[np.uint64]:

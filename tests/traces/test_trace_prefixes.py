@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sglang_dspark.errors import InputError
-from simulator.traces import PrefixBlocks, Trace, load_trace, trace_facts, write_trace
+from simulator.traces import PrefixBlocks, Trace, load_trace, part_of, trace_facts, write_trace
 from simulator.traces.prefixes import shareable_tokens
 
 MOONCAKE = Path(__file__).parents[3] / "shared" / "data" / "mooncake" / "synthetic_trace.jsonl"
@@ -79,6 +79,13 @@ def test_sorting_skipping_and_writing_keep_each_request_its_blocks(tmp_path):
     assert blocks_of(back) == blocks_of(trace) and back.prefix_blocks.block_tokens == 512
     write_trace(tmp_path / "own.jsonl", load_trace(written(tmp_path / "t", row(5, None))))
     assert "hash_ids" not in (tmp_path / "own.jsonl").read_text()
+
+
+def test_parts_keep_each_request_its_blocks():
+    trace = made(10, *[(20, [n, n + 1]) for n in range(7)])
+    parts = [part_of(trace, number, 3) for number in range(3)]
+    assert [ids for part in parts for ids in blocks_of(part)] == blocks_of(trace)
+    assert part_of(made(10, (20, [1]), (20, [])), 1, 2).prefix_blocks is None
 
 
 def made(block_tokens: int, *prompts: tuple[int, list[int]]) -> Trace:
