@@ -149,11 +149,11 @@ def test_a_switch_takes_effect_with_the_next_step() -> None:
 
 def test_captured_sizes_replace_the_profiles() -> None:
     engine, _ = make_engine("argmax:lag=2")
-    engine.use_graphs([8, 16, 32], 4)
+    engine.use_graphs([2, 4, 8])
     cost = engine.decider.cost
-    assert cost is not None and cost.last_captured == 32 and cost.captured_requests == 4
-    prices = cost.prices(4, GAMMA)
-    assert prices.seconds[1] == prices.seconds[4] < prices.seconds[5]
+    assert cost is not None and cost.last_captured == 8 * (GAMMA + 1) and cost.captured_requests == 8
+    prices, tier = cost.prices(4, GAMMA), 2 * (GAMMA + 1) - 4  # draft tokens of 4 requests in the graph of 2 blocks
+    assert prices.seconds[0] == prices.seconds[tier] < prices.seconds[tier + 1]
 
 
 def test_learning_follows_the_outcomes_in_order() -> None:

@@ -21,6 +21,8 @@ _KERNELS = "sglang.kernels.ops.speculative"
 _ATTENTION = "sglang.srt.layers.attention.torch_native_backend.TorchNativeAttnBackend"
 
 WORKER_CALLS = {
+    "sglang.srt.utils.common.get_cuda_graph_batch_size_alignment": "*gathered_buffer_required",
+    "sglang.srt.utils.common.get_device_memory_capacity": "device",
     f"{_WORKER}.__init__": "self, server_args, gpu_id, nccl_port, target_worker, draft_worker_cls",
     f"{_WORKER}.alloc_memory_pool": "self, memory_pool_config, req_to_token_pool, token_to_kv_pool_allocator",
     f"{_WORKER}.init_cuda_graphs": "self",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from sglang_dspark.cost import StepCost, provenance
+from sglang_dspark.cost.graphs import Machine, captured_batches, listed_batches
 from sglang_dspark.errors import InputError
 from sglang_dspark.policies import policy_to_string
 from sglang_dspark.serving.base.options import Resolved, ServingOptions
@@ -60,6 +62,32 @@ def check_hardware(cost: StepCost | None, options: ServingOptions, here: str | N
             f"profile '{cost.name}' was recorded on {cost.meta['hardware']} and this is {here}: measure one here, or "
             "add --speculative-dspark-allow-foreign-profile"
         )
+
+
+def unforeseen_graphs(
+    batches: list[int], machine: Machine, *, limit: int | None, pool: int, width: int, alignment: int
+) -> str:
+    """Where the captured batch sizes are not those that the simulator predicts, in one line; empty if they are.
+
+    limit: --max-running-requests as given. pool: size of the request pool. See `sglang_dspark.cost.graphs`.
+    """
+    listed = listed_batches(machine.graph_limit(limit), drafting=True)
+    try:
+        foreseen = captured_batches(listed, pool, width=width, alignment=alignment)
+    except InputError:
+        foreseen = ()
+    if foreseen == tuple(batches):
+        return ""
+    memory = "unknown GPU memory" if machine.gpu_memory_gib is None else f"{machine.gpu_memory_gib:.1f} GiB a GPU"
+    return (
+        f"sglang-dspark: this server captured other CUDA graphs ({_sizes(batches)}) than the simulator expects of "
+        f"SGLang with {memory}, TP {machine.tp} and {pool} requests ({_sizes(foreseen)}): simulate it with "
+        f"--graphs {','.join(map(str, batches))}"
+    )
+
+
+def _sizes(batches: Sequence[int]) -> str:
+    return f"{len(batches)} batch sizes up to {max(batches, default=0)}"
 
 
 def start_line(resolved: Resolved, options: ServingOptions, mode: str, loop: str) -> str:

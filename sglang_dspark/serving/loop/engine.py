@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
+from sglang_dspark.cost.capture import captured_as
 from sglang_dspark.policies import Outcome, Policy
 from sglang_dspark.policies.budget import carry_as_json
 from sglang_dspark.serving.base.admission import planned_lengths
@@ -162,12 +162,11 @@ class PolicyEngine:
 
     # --- control ---------------------------------------------------------------------------------------------------
 
-    def use_graphs(self, captured_tokens: list[int], captured_requests: int) -> None:
-        """Price the graph tiers that this engine captured; what a profile says about others' tiers does not apply."""
+    def use_graphs(self, batches: list[int]) -> None:
+        """Price the graphs of the batch sizes that this engine captured; a profile's own do not apply."""
         cost = self.decider.cost
         if cost is not None:
-            sizes = np.asarray(sorted(captured_tokens), dtype=np.int64)
-            self.decider.cost = replace(cost, captured=sizes, captured_requests=captured_requests)
+            self.decider.cost = captured_as(cost, sorted(batches), self.decider.gamma + 1)
 
     def can_switch(self, policy: Policy | None) -> bool:
         """Whether every rank of the group accepts (None: this rank could not make the policy); a collective."""

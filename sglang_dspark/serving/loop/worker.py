@@ -17,7 +17,9 @@ from sglang.srt.runtime_context import get_observability, get_parallel, get_sche
 from sglang.srt.speculative.dspark_components import dspark_worker_v2
 from sglang.srt.speculative.dspark_components.dspark_observability import InfoSegment
 from sglang.srt.speculative.dspark_components.dspark_worker_v2 import DSparkWorkerV2
+from sglang.srt.utils.common import get_cuda_graph_batch_size_alignment, get_device_memory_capacity
 
+from sglang_dspark.cost.graphs import Machine
 from sglang_dspark.errors import InputError
 from sglang_dspark.serving.base import start_line
 from sglang_dspark.serving.base.contract import WORKER_CALLS, moved
@@ -137,7 +139,25 @@ class PolicyWorker(DSparkWorkerV2):
         super().init_cuda_graphs()
         runner = self.model_runner.decode_cuda_graph_runner
         if runner is not None and runner.ragged_verify_mode:
-            self.policy_engine.use_graphs(list(runner.capture_num_tokens), int(runner.max_bs))
+            batches = [int(size) for size in runner.capture_bs]
+            self.policy_engine.use_graphs(batches)
+            self._compare_graphs(batches, int(runner.captured_req_width))
+
+    def _compare_graphs(self, batches: list[int], width: int) -> None:
+        """Say where the rule by which the simulator predicts the graphs of such a server is wrong about this one."""
+        if not self._agreement.decides:
+            return
+        arguments, memory_mib = self.server_args, get_device_memory_capacity(self.device)
+        said = start_line.unforeseen_graphs(
+            batches,
+            Machine(None if memory_mib is None else memory_mib / 1024, int(get_parallel().tp_size)),
+            limit=arguments.max_running_requests,
+            pool=int(self.model_runner.req_to_token_pool.size),
+            width=width,
+            alignment=get_cuda_graph_batch_size_alignment(),
+        )
+        if said:
+            logger.warning("%s", said)
 
     def _choose_kernels(self) -> None:
         """Rank 0 measures ours beside upstream's, all ranks install the same ones."""
