@@ -11,6 +11,8 @@ setup(
     # `kernels` and `profiles` are no import names: the first would shadow a dependency of sglang.
     package_dir={"dspark_kernels": "kernels/dspark_kernels", "dspark_profiles": "profiles"},
     package_data={
-        "dspark_profiles": ["*.json"], "simulator": ["examples/*"], "simulator.blocks": ["published/*.json"],
+        "dspark_profiles": ["*.json"],
+        "simulator": ["examples/*"],
+        "simulator.blocks": ["published/*.json"],
     },
 )

@@ -40,8 +40,13 @@ def main() -> None:
             trace = load_trace(args.trace, limit=min(args.limit, 300 + 25 * concurrency))
             panels[drafter].append(
                 simulate(
-                    trace, args.profile, POLICIES, concurrency=concurrency, drafter=drafter,
-                    replications=args.replications, jobs=args.jobs,
+                    trace,
+                    args.profile,
+                    POLICIES,
+                    concurrency=concurrency,
+                    drafter=drafter,
+                    replications=args.replications,
+                    jobs=args.jobs,
                 )  # fmt: skip
             )
             gains = {result.policy: said(result.difference[FIGURE]) for result in panels[drafter][-1].results[1:]}

@@ -77,9 +77,7 @@ def load(
     return selected(example_trace(), start_s, end_s, limit, rate_scale)
 
 
-def selected(
-    trace: Trace, start_s: float | None, end_s: float | None, limit: int | None, rate: float | None
-) -> Trace:
+def selected(trace: Trace, start_s: float | None, end_s: float | None, limit: int | None, rate: float | None) -> Trace:
     """First the window, then the limit, then the rate."""
     trace = first_requests(window(trace, start_s, end_s), limit)
     return trace if rate is None else scale_rate(trace, rate)

@@ -176,7 +176,9 @@ def compare_policies(
     return replace(
         comparison,
         warnings=(
-            *queueing(setting, policies), *other_model(setting, policies), *beyond_probes(setting, results),
+            *queueing(setting, policies),
+            *other_model(setting, policies),
+            *beyond_probes(setting, results),
             *hanging_gains(setting, policies, results, by.figure),
         ),
         surcharge=None if why_none(comparison) else flipping_surcharge(setting, policies, comparison),

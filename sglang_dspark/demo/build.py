@@ -112,7 +112,10 @@ def _train(
     with clock.stage("target"):
         config = target_config(len(tokenizer), size.hidden, size.layers)
         target = training.train_target(
-            config, batches(streams, size.target, 0), size.target, request.seed,
+            config,
+            batches(streams, size.target, 0),
+            size.target,
+            request.seed,
             lambda step, text: report("target", step, size.target.steps, text),
         )
     with clock.stage("own_text"):
@@ -120,11 +123,21 @@ def _train(
         own = _own_text(target, streams, size, request.seed)
         report("own text", 1, 1, f"{own.numel()} tokens")
     with clock.stage("draft"):
-        config = draft_config(config, gamma=request.gamma, head=request.head, layers=size.draft_layers,
-                              rank=size.rank, anchors=size.anchors)
+        config = draft_config(
+            config,
+            gamma=request.gamma,
+            head=request.head,
+            layers=size.draft_layers,
+            rank=size.rank,
+            anchors=size.anchors,
+        )
         mixed = training.blended(batches(streams, size.draft, 1), own, request.seed)
         draft = training.train_draft(
-            config, target, mixed, size.draft, request.seed,
+            config,
+            target,
+            mixed,
+            size.draft,
+            request.seed,
             lambda step, text: report("draft", step, size.draft.steps, text),
         )
     with clock.stage("held_out_losses"):

@@ -31,8 +31,10 @@ def _standard_library(limit: int | None) -> list[str]:
     files = [path for path in sorted(root.rglob("*.py")) if not _SKIPPED_FOLDERS & set(path.relative_to(root).parts)]
     texts = [path.read_text(encoding="utf-8", errors="ignore") for path in files[:limit]]
     if len(texts) < 2 * _HOLD_OUT_EVERY:
-        raise InputError(f"the standard library at {root} has {len(texts)} Python source files; at least "
-                         f"{2 * _HOLD_OUT_EVERY} are needed to train the demo pair")
+        raise InputError(
+            f"the standard library at {root} has {len(texts)} Python source files; at least "
+            f"{2 * _HOLD_OUT_EVERY} are needed to train the demo pair"
+        )
     return texts
 
 

@@ -13,8 +13,13 @@ from sglang_dspark.demo.build import Report
 @contextlib.contextmanager
 def reporting() -> Iterator[Report]:
     """A function that shows each stage it is told of as one bar; transformers' own bars are off meanwhile."""
-    columns = (TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-               TextColumn("{task.fields[text]}"))
+    columns = (
+        TextColumn("{task.description:<10}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[text]}"),
+    )
     tasks: dict[str, TaskID] = {}
     with Progress(*columns, console=Console(stderr=True)) as progress:
 

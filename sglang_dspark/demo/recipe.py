@@ -13,8 +13,18 @@ from sglang_dspark.errors import InputError
 
 GAMMA_RANGE = (1, 16)
 MAX_THREADS = 64
-_WEIGHT_SOURCES = ("structured.py", "corpus.py", "tokenizer.py", "draft.py", "pair.py", "training.py", "recipe.py",
-                   "metrics.py", "reference.py", "build.py")
+_WEIGHT_SOURCES = (
+    "structured.py",
+    "corpus.py",
+    "tokenizer.py",
+    "draft.py",
+    "pair.py",
+    "training.py",
+    "recipe.py",
+    "metrics.py",
+    "reference.py",
+    "build.py",
+)
 
 
 @dataclass(frozen=True)
@@ -46,19 +56,49 @@ PROMPTS_PER_DOMAIN = 64
 
 SIZES = {
     "default": Size(
-        hidden=192, layers=4, draft_layers=2, rank=48, vocab_size=1024, structured_documents=150, python_files=None,
-        anchors=48, own_rows=96, own_tokens=128,
-        target=Schedule(560, 6, 128, 5e-3, long_every=4), draft=Schedule(560, 2, 384, 5e-3), sample=Sample(6, 64),
+        hidden=192,
+        layers=4,
+        draft_layers=2,
+        rank=48,
+        vocab_size=1024,
+        structured_documents=150,
+        python_files=None,
+        anchors=48,
+        own_rows=96,
+        own_tokens=128,
+        target=Schedule(560, 6, 128, 5e-3, long_every=4),
+        draft=Schedule(560, 2, 384, 5e-3),
+        sample=Sample(6, 64),
     ),
     "ci": Size(
-        hidden=128, layers=3, draft_layers=1, rank=32, vocab_size=1024, structured_documents=80, python_files=300,
-        anchors=40, own_rows=128, own_tokens=128,
-        target=Schedule(1000, 4, 96, 6e-3, long_every=4), draft=Schedule(700, 2, 384, 6e-3), sample=Sample(5, 48),
+        hidden=128,
+        layers=3,
+        draft_layers=1,
+        rank=32,
+        vocab_size=1024,
+        structured_documents=80,
+        python_files=300,
+        anchors=40,
+        own_rows=128,
+        own_tokens=128,
+        target=Schedule(1000, 4, 96, 6e-3, long_every=4),
+        draft=Schedule(700, 2, 384, 6e-3),
+        sample=Sample(5, 48),
     ),
     "micro": Size(
-        hidden=32, layers=3, draft_layers=1, rank=8, vocab_size=320, structured_documents=8, python_files=40,
-        anchors=4, own_rows=4, own_tokens=16,
-        target=Schedule(12, 2, 48, 5e-3, long_every=4), draft=Schedule(12, 2, 48, 5e-3), sample=Sample(1, 12),
+        hidden=32,
+        layers=3,
+        draft_layers=1,
+        rank=8,
+        vocab_size=320,
+        structured_documents=8,
+        python_files=40,
+        anchors=4,
+        own_rows=4,
+        own_tokens=16,
+        target=Schedule(12, 2, 48, 5e-3, long_every=4),
+        draft=Schedule(12, 2, 48, 5e-3),
+        sample=Sample(1, 12),
     ),
 }
 """`default` and `ci` serve; `micro` is untrained noise that exercises every step of the build in seconds."""

@@ -128,8 +128,10 @@ class _Session:
             self.cache.crop(-drop)
         new = self.draft.context(features, torch.arange(self.committed, self.committed + features.shape[1])[None])
         if self.context:
-            new = [(torch.cat([k0, k1], 2), torch.cat([v0, v1], 2))
-                   for (k0, v0), (k1, v1) in zip(self.context, new, strict=True)]
+            new = [
+                (torch.cat([k0, k1], 2), torch.cat([v0, v1], 2))
+                for (k0, v0), (k1, v1) in zip(self.context, new, strict=True)
+            ]
         self.context, self.committed = new, self.committed + features.shape[1]
 
 
@@ -164,8 +166,10 @@ def generate(
     `verify_length` decides how many draft tokens of each block are verified (default: all gamma).
     """
     if not prompt or max_new_tokens < 1 or temperature < 0:
-        raise InputError(f"generate needs a prompt (got {len(prompt)} tokens), max_new_tokens >= 1 (got "
-                         f"{max_new_tokens}) and temperature >= 0 (got {temperature})")
+        raise InputError(
+            f"generate needs a prompt (got {len(prompt)} tokens), max_new_tokens >= 1 (got "
+            f"{max_new_tokens}) and temperature >= 0 (got {temperature})"
+        )
     session = _Session(pair)
     logits, features = session.forward(prompt)
     session.commit(features, 0)

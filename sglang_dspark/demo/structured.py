@@ -4,10 +4,14 @@ import json
 from collections.abc import Callable
 from random import Random
 
-_FIRST = ("Ada Alan Barbara Claude Donald Edith Frances Grace Hedy Ivan John Karen Leslie Margaret Niklaus "
-          "Radia Shafi Tim Ursula Vint").split()
-_LAST = ("Hopper Turing Liskov Shannon Knuth Clarke Allen Lamarr Sutherland McCarthy Lamport Hamilton Wirth "
-         "Perlman Goldwasser Lee Franklin Cerf Dijkstra Backus").split()
+_FIRST = (
+    "Ada Alan Barbara Claude Donald Edith Frances Grace Hedy Ivan John Karen Leslie Margaret Niklaus "
+    "Radia Shafi Tim Ursula Vint"
+).split()
+_LAST = (
+    "Hopper Turing Liskov Shannon Knuth Clarke Allen Lamarr Sutherland McCarthy Lamport Hamilton Wirth "
+    "Perlman Goldwasser Lee Franklin Cerf Dijkstra Backus"
+).split()
 _CITIES = "Amsterdam Berlin Cairo Dublin Edinburgh Florence Geneva Helsinki Istanbul Jakarta Kyoto Lisbon".split()
 _PRODUCTS = ("keyboard", "monitor", "notebook", "headset", "charger", "webcam", "printer", "tablet")
 _SERVICES = ("auth", "billing", "catalog", "gateway", "mailer", "scheduler", "search", "storage")
@@ -84,8 +88,10 @@ def csv_document(rng: Random) -> str:
         if sales:
             quantity, price = rng.choice((1, 1, 1, 2, 3)), rng.randrange(5, 100)
             who = f"{rng.choice(_FIRST)} {rng.choice(_LAST)}"
-            rows.append(f"{number},{stamp[:10]},{who},{rng.choice(_CITIES)},{rng.choice(_PRODUCTS)},"
-                        f"{quantity},{price}.00,{quantity * price}.00")
+            rows.append(
+                f"{number},{stamp[:10]},{who},{rng.choice(_CITIES)},{rng.choice(_PRODUCTS)},"
+                f"{quantity},{price}.00,{quantity * price}.00"
+            )
         else:
             status = rng.choices(("ok", "low battery", "offline"), (90, 7, 3))[0]
             rows.append(f"{stamp},sensor-{1 + number % 8},{rng.uniform(15, 30):.1f},{rng.randrange(30, 70)},{status}")

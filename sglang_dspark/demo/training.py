@@ -83,9 +83,7 @@ def batches(streams: Streams, shares: dict[str, float], schedule: Schedule, seed
 
 
 @torch.inference_mode()
-def continuations(
-    target: Qwen3ForCausalLM, prompts: Tensor, new_tokens: int, greedy: Tensor, seed: int
-) -> Tensor:
+def continuations(target: Qwen3ForCausalLM, prompts: Tensor, new_tokens: int, greedy: Tensor, seed: int) -> Tensor:
     """The target's own continuations of `prompts` [N, S]: [N, S + new_tokens], prompts included.
 
     Rows where `greedy` [N] is true take the most likely token, the others are sampled at temperature 1.

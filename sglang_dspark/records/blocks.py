@@ -99,9 +99,7 @@ def uncensored_blocks(
 
 
 class _Collector:
-    def __init__(
-        self, limit: int, rng: np.random.Generator, complete: bool, window: int | None, chosen: bool
-    ) -> None:
+    def __init__(self, limit: int, rng: np.random.Generator, complete: bool, window: int | None, chosen: bool) -> None:
         self.limit, self.rng, self.complete, self.window, self.chosen = limit, rng, complete, window, chosen
         self.gamma = 0
         self.keep = 1.0

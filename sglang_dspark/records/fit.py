@@ -174,9 +174,7 @@ def _plausible(requests: Floats, seconds: Floats) -> NDArray[np.bool_]:
     return kept & (seconds > 0)
 
 
-def _cells(
-    requests: Floats, tokens: Floats, adaptive: NDArray[np.bool_], context: Floats, seconds: Floats
-) -> _Cells:
+def _cells(requests: Floats, tokens: Floats, adaptive: NDArray[np.bool_], context: Floats, seconds: Floats) -> _Cells:
     keys, index = np.unique(np.stack([requests, tokens, adaptive.astype(float)]), axis=1, return_inverse=True)
     index = index.ravel()
     count = np.bincount(index).astype(np.float64)

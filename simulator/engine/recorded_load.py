@@ -115,9 +115,7 @@ def recorded_settings(engine: dict[str, Any]) -> EngineSettings:
     return EngineSettings(**known, schedule=schedule)
 
 
-def load_records(
-    path: str | Path, *, window: int | None = None, complete: bool = False, seed: int = 0
-) -> RecordedLoad:
+def load_records(path: str | Path, *, window: int | None = None, complete: bool = False, seed: int = 0) -> RecordedLoad:
     """Read the requests and blocks of records; a load as `simulate --trace` takes it.
 
     window: look at the first so many positions of every block, as for policies that never verify more (default: all).

@@ -151,14 +151,9 @@ def assemble(
     model = _engine_model(setting, policy, trace, seed)
     env = simpy.Environment()
     recorder = Recorder(trace.input_length, trace.output_length, model.gamma, on_step, on_tokens)
-    router = Router(
-        env, trace, recorder, model.kv_tokens, model.kv_reserve, setting.engine.prefill_elsewhere_s
-    )
+    router = Router(env, trace, recorder, model.kv_tokens, model.kv_reserve, setting.engine.prefill_elsewhere_s)
     on_finish = router.on_finish if on_progress is None else _reporting(router, recorder, on_progress)
-    engines = [
-        Engine(env, model, recorder, on_finish, replica)
-        for replica in range(setting.engine.replicas)
-    ]
+    engines = [Engine(env, model, recorder, on_finish, replica) for replica in range(setting.engine.replicas)]
     for loop in [LockStep(env, engines)] if setting.engine.dp_attention else engines:
         env.process(loop.run())
     slots = model.server.max_running_requests * setting.engine.replicas
@@ -188,9 +183,7 @@ def _engine_model(setting: Setting, policy: Policy, trace: Trace, seed: int) -> 
     online = setting.recorded is None and setting.confidence.online
     schedule = setting.engine.schedule_for(policy)
     prompts = Prompts.of(trace) if setting.caches_prefixes else None
-    return EngineModel(
-        setting.engine, policy, cost, belief, source, schedule, server, slack, online, prompts=prompts
-    )
+    return EngineModel(setting.engine, policy, cost, belief, source, schedule, server, slack, online, prompts=prompts)
 
 
 def _slack(trace: Trace, room: int) -> np.ndarray | None:
@@ -208,9 +201,7 @@ def _acceptance(setting: Setting, trace: Trace, seed: int) -> AcceptanceSource:
     return StatisticalAcceptance(setting.drafter, setting.confidence, domain, trace.output_length, seed)
 
 
-def domains_of(
-    trace: Trace, mix: dict[str, float] | None, seed: int, names: tuple[str, ...] = DOMAINS
-) -> np.ndarray:
+def domains_of(trace: Trace, mix: dict[str, float] | None, seed: int, names: tuple[str, ...] = DOMAINS) -> np.ndarray:
     """Index into `names` for every request [N]: the trace's own domain, or drawn from the mix (None: even)."""
     if len(names) == 1:
         return np.zeros(len(trace), dtype=np.int64)

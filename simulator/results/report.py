@@ -77,14 +77,16 @@ def _table(comparison: Comparison) -> Table:
             f"{figures['verified_tokens_per_step']:.0f}",
             f"{100 * figures['wasted_share']:.0f} %",
         )
-    table.caption = f"vs first: relative difference of {by.words}; the interval covers {_covers(comparison.setting)}"
+    table.caption = f"vs first: relative difference of {by.words}{_covers(comparison.setting)}"
     return table
 
 
 def _covers(setting: dict[str, Any]) -> str:
     if setting["windows"] > 1:
-        return f"{setting['windows']} windows of the trace and their draws"
-    return f"{setting['replications']} sets of draws, not other windows of the trace (--windows)"
+        return f"; the interval covers {setting['windows']} windows of the trace and their draws"
+    if setting["replications"] == 1:
+        return ""
+    return f"; the interval covers {setting['replications']} sets of draws, not other windows of the trace (--windows)"
 
 
 def _load_line(comparison: Comparison) -> str:

@@ -35,10 +35,22 @@ def test_files_are_those_of_a_checkpoint_and_nothing_else_is_left(folder: Path) 
     assert sorted(p.name for p in folder.iterdir()) == ["demo.json", "draft", "prompts", "target"]
     assert [p.name for p in folder.parent.iterdir()] == ["pair"]
     config = json.loads((folder / "draft" / "config.json").read_text())
-    wanted = {"architectures": ["Qwen3DSparkModel"], "block_size": 7, "mask_token_id": 1, "target_layer_ids": [0, 1],
-              "markov_head_type": "vanilla", "markov_rank": 8, "num_hidden_layers": 1, "num_target_layers": 3,
-              "enable_confidence_head": True, "confidence_head_with_markov": True, "layer_types": ["full_attention"],
-              "tie_word_embeddings": False, "max_position_embeddings": 2048, "dtype": "float32"}
+    wanted = {
+        "architectures": ["Qwen3DSparkModel"],
+        "block_size": 7,
+        "mask_token_id": 1,
+        "target_layer_ids": [0, 1],
+        "markov_head_type": "vanilla",
+        "markov_rank": 8,
+        "num_hidden_layers": 1,
+        "num_target_layers": 3,
+        "enable_confidence_head": True,
+        "confidence_head_with_markov": True,
+        "layer_types": ["full_attention"],
+        "tie_word_embeddings": False,
+        "max_position_embeddings": 2048,
+        "dtype": "float32",
+    }
     assert {key: config[key] for key in wanted} == wanted
     for domain in ("python", "json", "csv", "logs"):
         lines = (folder / "prompts" / f"{domain}.jsonl").read_text().splitlines()
@@ -90,8 +102,9 @@ def test_other_requests_and_damage_make_a_pair_stale(folder: Path, tmp_path: Pat
     assert "recipe" in building.stale_reason(folder, manifest | {"recipe": "0"}, MICRO)
 
 
-@pytest.mark.parametrize("field, value", [("size", "huge"), ("head", "lstm"), ("gamma", 0), ("gamma", 99),
-                                          ("seed", -1), ("threads", 0)])
+@pytest.mark.parametrize(
+    "field, value", [("size", "huge"), ("head", "lstm"), ("gamma", 0), ("gamma", 99), ("seed", -1), ("threads", 0)]
+)
 def test_bad_requests_are_one_sentence(field: str, value: object) -> None:
     with pytest.raises(InputError, match=rf"^{field} is .*{value}.*; it must") as caught:
         Request(**{field: value})

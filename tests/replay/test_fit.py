@@ -124,7 +124,6 @@ def test_too_little_is_refused():
         fit_times(same)
 
 
-
 def test_the_model_is_a_step_cost():
     """It prices decisions and travels in records."""
     from sglang_dspark.records.costs import cost_from_plain, cost_to_plain, table_hash

@@ -32,9 +32,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {path.name: path for path in root.iterdir()}
 
 
-def test_the_middle_load_is_predicted_from_others(
-    folders: dict[str, Path], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_middle_load_is_predicted_from_others(folders: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     report = call(
         capsys, "--trace", str(folders["middle"]), "--profile", str(folders["others"]), "--policy", "fixed:k=4",
         "--concurrency", str(MIDDLE), "--replications", "2", "--json",

@@ -55,9 +55,7 @@ def test_retraction_leaves_no_gap_out() -> None:
     lengths = [(int(rng.integers(5, 100)), int(rng.integers(20, 800))) for _ in range(60)]
     trace = trace_of(lengths)
     trace = replace(trace, max_tokens=trace.output_length)  # clients that may stop early: memory is promised twice
-    setting = setting_of(
-        trace, flat_cost(prefill_s=0.5), kv_tokens=1500, max_running_requests=12, concurrency=20
-    )
+    setting = setting_of(trace, flat_cost(prefill_s=0.5), kv_tokens=1500, max_running_requests=12, concurrency=20)
     run, outputs = watched(setting, make_policy("fixed:k=7"))
     retracted = np.flatnonzero(run.recorder.retractions)
     assert retracted.size > 0

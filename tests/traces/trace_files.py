@@ -40,9 +40,7 @@ def hash_ids(prompt: int, block_tokens: int) -> list[int]:
 
 def mooncake(rows=ROWS) -> str:
     return "".join(
-        json.dumps(
-            {"timestamp": round(t * 1e3), "input_length": i, "output_length": o, "hash_ids": hash_ids(i, 512)}
-        )
+        json.dumps({"timestamp": round(t * 1e3), "input_length": i, "output_length": o, "hash_ids": hash_ids(i, 512)})
         + "\n"
         for t, i, o in rows
     )
