@@ -124,8 +124,11 @@ class StatisticalAcceptance:
         if self._headless is not None:
             reported = np.repeat(self._headless[low : high + 1].T, anchors, axis=1)
         elif not model.exact:
-            noise = normal_numbers(self._reports.at(number).bit_generator, gamma, end - begin)
-            logit = logit / np.float32(model.temperature) + np.float32(model.bias) + np.float32(model.noise) * noise
+            logit *= np.float32(1.0 / model.temperature)
+            logit += np.float32(model.bias)
+            if model.noise:
+                noise = normal_numbers(self._reports.at(number).bit_generator, gamma, end - begin)
+                logit += np.float32(model.noise) * noise
             reported = sigmoid(logit)
         if reported is not true:
             survival = _survival(reported)
