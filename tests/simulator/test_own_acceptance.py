@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from command_line import PROFILE, QUICK, assert_one_line_error, call
@@ -15,6 +17,7 @@ from simulated_worlds import finished, setting_of, trace_of
 
 from sglang_dspark.calibration.quality import quality
 from sglang_dspark.errors import InputError
+from sglang_dspark.live.evaluate import Evaluation
 from sglang_dspark.policies import make_policy
 from simulator import Confidence, simulate
 from simulator.blocks.acceptance import BlockTable, StatisticalAcceptance
@@ -111,8 +114,6 @@ def test_gamma_16_and_every_kind_of_policy_at_it() -> None:
 
 
 def _with(setting: Any, drafter: Any) -> Any:
-    from dataclasses import replace
-
     return replace(setting, drafter=drafter)
 
 
@@ -157,26 +158,23 @@ def test_histograms_are_read_as_the_steps_behind_them(steps: list[tuple[int, int
 
 
 def test_what_dspark_eval_wrote(tmp_path: Path) -> None:
-    """Quality as it computes it, as JSON has it: a position that no block reached is null."""
-    deep, flat = quality(np.array([3, 3, 1, 0]), None, 3), quality(np.array([2, 1, 0, 0]), None, 3)
-    sets = [
-        {"name": name, "accept_length": 2.0, "quality": {"conditional": _json(each.conditional), "survival": []}}
-        for name, each in (("code", deep), ("chat", flat))
-    ]
-    drafter = own_drafter(own(tmp_path / "eval.json", sets))
+    """As the command writes it: a position that no block reached is null."""
+
+    def written(**depths: list[int]) -> Path:
+        found = [
+            Evaluation(name, 9, 90, 2.0, 1.0, quality(np.array(depth), None, 3) if depth else None)
+            for name, depth in depths.items()
+        ]
+        return own(tmp_path / "eval.json", msgspec.json.encode([asdict(each) for each in found]).decode())
+
+    drafter = own_drafter(written(code=[3, 3, 1, 0], chat=[2, 1, 0, 0]))
     assert drafter.acceptance == {
         "code": pytest.approx((3 / 4, 2 / 3, 1.0)), "chat": pytest.approx((2 / 4, 1 / 2, 0.0)),
     }  # fmt: skip
-    sets[1]["quality"]["conditional"] = [0.5, 0.5, None]  # type: ignore[index]
-    cut = own_drafter(own(tmp_path / "cut.json", sets))
+    cut = own_drafter(written(code=[3, 3, 1, 0], chat=[1, 1, 0, 0]))
     assert cut.gamma == 2 and any("beyond 2 are left out" in each.text for each in cut.assumptions)
-    sets[1]["quality"] = None  # type: ignore[assignment]
     with pytest.raises(InputError, match="data set chat has no positions, expected those of dspark eval --records"):
-        own_drafter(own(tmp_path / "none.json", sets))
-
-
-def _json(values: list[float]) -> list[float | None]:
-    return [None if np.isnan(value) else value for value in values]
+        own_drafter(written(code=[3, 3, 1, 0], chat=[]))
 
 
 def test_a_short_name_says_what_kind_of_drafter_it_is_of() -> None:
