@@ -76,12 +76,12 @@ def histogram_acceptance(found: list[Histogram], where: str) -> tuple[Positions,
             reached = np.cumsum(counts[::-1])[::-1]  # steps that accepted at least 0..length tokens
             tried[:length] += reached[:length]
             accepted[:length] += reached[1:]
-            lengths |= {length} if reached[0] else set()
+            lengths |= {length} if length and reached[0] else set()
     known = int((tried > 0).sum())
     if not known:
         raise InputError(f"{where}: no step verified a draft token, expected some")
     conditional = tuple((accepted[:known] / tried[:known]).tolist())
-    if len(lengths - {0}) < 2:
+    if len(lengths) < 2:
         return conditional, ()
     said = f"steps of draft lengths {min(lengths)} to {max(lengths)} are taken as trimmed whatever would be accepted"
     why = "where confidences trimmed them, deep positions look better than they are"
