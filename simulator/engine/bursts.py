@@ -84,5 +84,8 @@ class Gaps:
                 counts[tokens] -= 1
                 self._bursts.add_one(now, now - since, tokens)
             self._joined_s.clear()
+            if not counts[1:].any():  # nobody has been here for longer
+                self._previous_s = now
+                return
         self._bursts.add(now, now - self._previous_s, counts)
         self._previous_s = now

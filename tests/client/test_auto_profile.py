@@ -2,6 +2,7 @@
 
 import json
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -79,6 +80,6 @@ def test_a_server_that_ends_at_once_is_reported():
 
 def test_plain_sglang_reads_the_table(measured):
     path = find_or_measure(SimpleNamespace(dtype="float32", nnodes=1, max_running_requests=2), COMMAND)
-    text = open(path).read()
+    text = Path(path).read_text()
     assert text.count('"bias_seconds"') == 1
     assert {"bias_seconds", "bs_probes", "alpha_seconds", "m_probes", "theta_seconds"} <= set(json.loads(text))

@@ -50,6 +50,7 @@ def test_kill_9_loses_at_most_the_last_flush(tmp_path):
             break
     killed = time.time()
     process.wait()
+    process.stdout.close()
     records = RecordSet(tmp_path)
     found = [step.step for _, step in records.steps()]
     assert found == list(range(len(found))), "a prefix, in order"

@@ -73,8 +73,8 @@ def test_steady_throughput_of_a_worked_case():
 
     episode = Episode(Header(gamma=4), requests, concurrency=2)
     episode.emitted = [(2.0 + 2 * i, 2) for i in range(4)]
-    # The window is (1, 8]: after the first tokens of the first two, until the last two are done.
-    first, later = 3 * 2, 4 * 2
+    # The window is [1, 8]: from the first tokens of the first two on, until the last two are done.
+    first, later = 4 * 2, 4 * 2
     assert episode.figures()["steady_output_throughput"] == pytest.approx((first + later) / 7)
 
 

@@ -261,7 +261,9 @@ def test_complete_is_for_records(capsys: pytest.CaptureFixture[str]) -> None:
 def test_sensitivity_varies_one_assumption_at_a_time(
     capsys: pytest.CaptureFixture[str], written: dict[str, Path]
 ) -> None:
-    report = run(capsys, written, *CLOSED, "--policy", "fixed:k=3", "--policy", "hull", "--sensitivity").report
+    report = run(
+        capsys, written, "--concurrency", "2", "--policy", "fixed:k=3", "--policy", "hull", "--sensitivity"
+    ).report
     found = report["sensitivity"]
     assert {found["leader"], found["runner_up"]} == {"fixed:k=3", "hull"}
     names = [one["what"] for one in found["varied"]]

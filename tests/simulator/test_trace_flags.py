@@ -105,13 +105,15 @@ def test_the_command_takes_the_part_before_it_looks_at_the_clock(file) -> None:
     path = file(TICKS)
     part = {"start_s": 2.0, "end_s": 9.0, "limit": 20, "rate_scale": 2.0}
     load = options.load(
-        path, 3, None, complete=False, format=None, time_unit=None, jitter=None, drafter=None, **part
+        path, 3, None, complete=False, format=None, time_unit=None, jitter=None, block_tokens=None, drafter=None,
+        **part,
     )  # fmt: skip
     assert isinstance(load, Trace)
     assert load.arrival_s.tolist() == load_trace(path, seed=3, **part).arrival_s.tolist()
     assert load.notes == load_trace(path, seed=3, **part).notes
     example = options.load(
-        "example", 3, None, complete=False, format=None, time_unit=None, jitter=None, drafter=None, **part
+        "example", 3, None, complete=False, format=None, time_unit=None, jitter=None, block_tokens=None, drafter=None,
+        **part,
     )  # fmt: skip
     assert isinstance(example, Trace) and [note.split(":")[0] for note in example.notes[-3:]] == [
         "window",
