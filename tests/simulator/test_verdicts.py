@@ -58,6 +58,8 @@ def test_the_steady_window_is_full_from_end_to_end(requests: list[tuple[float, f
         return
     begin, end = window
     assert begin >= first[:full].max() and begin < end
+    if end - begin < 1e-9:
+        return  # between two stamps that rounding alone tells apart
     for at in np.linspace(begin, end, 20, endpoint=False):
         assert ((sent <= at) & (finish > at)).sum() >= np.ceil(0.95 * most)
 
