@@ -13,6 +13,7 @@ from simulated_worlds import ROOM, check_books, check_end, finished, flat_cost, 
 from sglang_dspark.errors import InputError
 from sglang_dspark.policies import make_policy
 from simulator.engine.prefix_cache import PrefixCache, Prompts
+from simulator.engine.radix_tree import RadixTree
 from simulator.engine.recorder import StepView
 from simulator.engine.run import Setting
 from simulator.results.metrics import figures
@@ -96,6 +97,16 @@ def test_the_least_recently_used_leaf_goes_first_and_whole() -> None:
     cache.drop(C)
     cache.evict_to(19)
     assert cache.idle == 0 and cache.admit(A, 30) == 0
+
+
+def test_a_leaf_that_is_looked_at_moves_behind_the_others() -> None:
+    tree = RadixTree(BLOCK)
+    for key in (1, 2, 3):
+        tree.insert(tree.root, np.array([key]), BLOCK)
+    tree.match(np.array([1]))
+    for most, left in ((2 * BLOCK, {1, 3}), (BLOCK, {1}), (0, set())):
+        tree.evict_to(most)
+        assert set(tree.root.children) == left and tree.idle == most
 
 
 def test_what_a_running_request_needs_is_not_evicted() -> None:
