@@ -38,7 +38,7 @@ def profile(
 
     from sglang_dspark.cost import write_table
     from sglang_dspark.live.client import Server
-    from sglang_dspark.live.profiling import ProfilePlan, measure, table_of
+    from sglang_dspark.live.profiling import ProfilePlan, machine_of, measure, table_of
 
     server = Server(url, api_key) if api_key else Server(url)
     plan = ProfilePlan(
@@ -92,6 +92,7 @@ def _provenance(server: Server, hardware: str | None) -> dict[str, Any]:
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "schedule": state.get("schedule"),
         "mode": state.get("mode"),
+        **machine_of(state),
         **meta,
     }
 

@@ -222,6 +222,12 @@ def _decoding(server: Server, batch: int, context: int, max_new_tokens: int) -> 
         thread.join(timeout=60.0)
 
 
+def machine_of(state: dict[str, Any]) -> dict[str, Any]:
+    """What a server's state says of its GPUs, for a profile's `meta`: SGLang's defaults depend on it."""
+    memory = state.get("gpu_memory_gib")
+    return {} if memory is None else {"gpu_memory_gib": round(float(memory), 1)}
+
+
 def table_of(cells: list[Cell], meta: dict[str, Any]) -> SpsAdditiveCostTable:
     """SGLang's additive table of measured cells, at the mean context; what it cannot hold stands in `meta`."""
     times = StepTimes()

@@ -12,7 +12,8 @@ from typing import Any
 
 import simpy
 
-from simulator.engine.replica import Engine, Step
+from simulator.engine.decoding import Step
+from simulator.engine.replica import Engine
 
 
 class LockStep:

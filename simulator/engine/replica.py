@@ -10,37 +10,21 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from typing import Any
 
 import numpy as np
 import simpy
 
-from sglang_dspark.policies import Decision, LiveBlock, Outcome, Past, SurvivalRing
 from sglang_dspark.policies.arithmetic import Ints
-from simulator.blocks.online import OnlineEstimate
 from simulator.engine.admission import Chunk, Memory, Waiting, next_chunk
 from simulator.engine.batch import DecodeBatch
 from simulator.engine.bursts import Gaps
+from simulator.engine.decoding import Decoder, Step
 from simulator.engine.departures import Departures
 from simulator.engine.model import EngineModel
 from simulator.engine.prefix_cache import PrefixCache
 from simulator.engine.recorder import Recorder, StepView
-from simulator.engine.settings import OVERLAPPED_LAG
-
-
-@dataclass(slots=True)
-class Step:
-    """A decode step under way. kv: tokens of memory held during it; accepted: [R] draft tokens that survive."""
-
-    decision: Decision
-    accepted: Ints
-    draft_s: float
-    verify_s: float
-    seconds: float
-    kv: int
 
 
 class Engine:
@@ -68,12 +52,7 @@ class Engine:
         self._looked_s = 0.0
         self.entering = 0  # requests in a prefill step under way that ends their prompt
         self._gaps = Gaps(recorder.bursts)
-        self._ring = SurvivalRing(capacity, model.gamma, policy.max_lag) if policy.max_lag else None
-        self._carry = policy.start(model.gamma)
-        self._online = OnlineEstimate(model.gamma) if model.online else None
-        self._outcomes: deque[Outcome] = deque()
-        self._outcome_lag = OVERLAPPED_LAG if model.schedule == "overlapped" else 1
-        self._slots = model.cost.captured_requests or (1 << 30)
+        self.decoder = Decoder(model, recorder, capacity)
         self._closed = False  # SGLang's batch_is_full: nobody new enters until a request leaves
         self._leaving = Departures(self._overlap)
         self._steps = self._decode_steps = 0
@@ -219,61 +198,9 @@ class Engine:
         self._make_room()
         self.memory.evict(self.batch.size)
         self.batch.refill()
-        batch, model, memory = self.batch, self.model, self.memory
-        size, context = batch.size, memory.context
-        rows = batch.row[:size]
-        blocks = batch.blocks
-        confidence = None if blocks.confidence is None else blocks.confidence.take(rows, axis=0)
-        depth = blocks.depth.take(rows)
-        live = LiveBlock(blocks.units.take(rows, axis=0), confidence, depth)
-        if self._online is not None:
-            live = self._online.report(live)
-        eager = size > self._slots
-        decision = self._decide(live, eager)
-        self.recorder.steps_beyond_probes += model.cost.beyond_probes(size, size + decision.total)
-        draft, verify = model.cost.decode_s(size, model.gamma, decision.total, context)
-        if eager:
-            verify = float(model.cost.verify_s(size, size + decision.total, context, eager=True))
-        if model.cost.terms["width_context_s"]:
-            verify += model.width_context_s(decision.lengths, self._contexts())
-        if not model.policy.drafts:
-            draft = 0.0
-        accepted = np.minimum(decision.lengths, depth)
-        if self._online is not None:
-            self._online.learn(decision.lengths, accepted)
-        if model.policy.learns:
-            self._learn(Outcome(live.units, decision.lengths, accepted))
-        seconds = model.decode_seconds(draft, verify, live=model.policy.live and not eager)
-        return Step(decision, accepted, draft, verify, seconds, memory.used(size))
-
-    def _contexts(self) -> Ints:
-        """[R] tokens that each running request holds."""
-        batch, recorder = self.batch, self.recorder
-        requests = batch.request[: batch.size]
-        total = recorder.input_length[requests] + recorder.output_length[requests]
-        return np.asarray(total - batch.remaining[: batch.size])
-
-    def _decide(self, live: LiveBlock, eager: bool) -> Decision:
-        """The policy's decision; eager batches verify everything. Both publish this step's survivals."""
-        model, batch, ring, size = self.model, self.batch, self._ring, self.batch.size
-        slots, generation = batch.slot[:size], batch.generation[:size]
-        if eager:
-            gamma = model.gamma if model.policy.drafts else 0
-            decision = Decision(np.full(size, gamma, dtype=np.int64), size * gamma)
-        else:
-            prices = model.belief.prices(size, model.gamma, self.memory.context)
-            lagged = None if ring is None else partial(ring.look, slots, generation)
-            past = Past(size, model.gamma, prices, lagged, self._carry, len(self.queue))
-            decision = model.policy.decide(past, live)
-        if ring is not None:
-            ring.publish(slots, generation, live.units)
-        return decision
-
-    def _learn(self, outcome: Outcome) -> None:
-        """Outcomes reach the host with the lag of the schedule."""
-        self._outcomes.append(outcome)
-        if len(self._outcomes) >= self._outcome_lag:
-            self._carry = self.model.policy.learn(self._carry, self._outcomes.popleft())
+        step = self.decoder.begin(self.batch, self.memory.context, len(self.queue), self.memory.used(self.batch.size))
+        self.recorder.steps_beyond_probes += step.beyond_probes
+        return step
 
     def end_decode(self, step: Step) -> None:
         batch, recorder = self.batch, self.recorder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from simulated_worlds import FewOrMany, Spy, finished, flat_cost, setting_of, tr
 
 from sglang_dspark.policies import SCALE, Decision, LiveBlock, Past, Policy, make_policy
 from simulator.blocks.acceptance import BlockTable, Confidence, StatisticalAcceptance
-from simulator.engine.replica import Engine
+from simulator.engine.batch import DecodeBatch
+from simulator.engine.decoding import Decoder
 from simulator.engine.run import Assembly, Setting, assemble
 from simulator.engine.settings import OVERLAPPED_LAG
 
@@ -26,9 +28,8 @@ def busy(**changes: object) -> Setting:
     return setting_of(trace_of(LENGTHS, arrival), max_running_requests=4, **changes)  # type: ignore[arg-type]
 
 
-def rows_of(engine: Engine) -> list[tuple[int, int]]:
+def rows_of(batch: DecodeBatch) -> list[tuple[int, int]]:
     """(request, generation) of the batch, in row order."""
-    batch = engine.batch
     return list(zip(batch.request[: batch.size].tolist(), batch.generation[: batch.size].tolist(), strict=True))
 
 
@@ -38,16 +39,16 @@ class Witness:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.rows: list[list[tuple[int, int]]] = []
         self.anchors: list[list[int]] = []
-        decide = Engine._decide
+        decide = Decoder._decide
 
-        def watched(engine: Engine, live: LiveBlock, *rest: object) -> Decision:
-            batch, recorder = engine.batch, engine.recorder
+        def watched(decoder: Decoder, batch: DecodeBatch, *rest: Any, **named: Any) -> Decision:
+            recorder = decoder.recorder
             generated = recorder.output_length[batch.request[: batch.size]] - batch.remaining[: batch.size]
-            self.rows.append(rows_of(engine))
+            self.rows.append(rows_of(batch))
             self.anchors.append(generated.tolist())
-            return decide(engine, live, *rest)  # type: ignore[arg-type]
+            return decide(decoder, batch, *rest, **named)
 
-        monkeypatch.setattr(Engine, "_decide", watched)
+        monkeypatch.setattr(Decoder, "_decide", watched)
 
 
 @pytest.mark.parametrize("lag", [2, 3, 5])
@@ -58,14 +59,14 @@ def test_lag_counts_decode_publishes(monkeypatch: pytest.MonkeyPatch, lag: int, 
     With two captured slots, larger batches run eager: they publish all the same, although no policy is asked.
     """
     witness, published = Witness(monkeypatch), []
-    decide = Engine._decide
+    decide = Decoder._decide
 
-    def publishing(engine: Engine, live: LiveBlock, *rest: object) -> Decision:
-        decision = decide(engine, live, *rest)  # type: ignore[arg-type]
+    def publishing(decoder: Decoder, batch: DecodeBatch, live: LiveBlock, *rest: Any, **named: Any) -> Decision:
+        decision = decide(decoder, batch, live, *rest, **named)
         published.append(dict(zip(witness.rows[-1], live.units.copy(), strict=True)))
         return decision
 
-    monkeypatch.setattr(Engine, "_decide", publishing)
+    monkeypatch.setattr(Decoder, "_decide", publishing)
     spy = Spy(lag=lag)
     run, steps = finished(replace(busy(), cost=flat_cost(slots=slots), belief=flat_cost(slots=slots)), spy)
     assert run.recorder.completed == len(LENGTHS)
@@ -125,18 +126,18 @@ def budgets_taken(policy: Policy, since: int | None) -> tuple[list[int], list[in
     """Admitted tokens and the furthest anchor of every decode step."""
     run = assemble_with(setting_of(trace_of([(5, 60)] * 3)), policy, since)
     engine = run.engines[0]
-    decide = engine._decide
+    decide = engine.decoder._decide
     taken: list[int] = []
     reached: list[int] = []
 
-    def watched(live: LiveBlock, *rest: object) -> Decision:
-        generated = 60 - engine.batch.remaining[: engine.batch.size]
-        decision = decide(live, *rest)  # type: ignore[arg-type]
+    def watched(batch: DecodeBatch, *rest: Any, **named: Any) -> Decision:
+        generated = 60 - batch.remaining[: batch.size]
+        decision = decide(batch, *rest, **named)
         taken.append(decision.total)
         reached.append(int(generated.max()))
         return decision
 
-    engine._decide = watched  # type: ignore[method-assign]
+    engine.decoder._decide = watched  # type: ignore[method-assign]
     run.env.run(until=run.router.done)
     return taken, reached
 
@@ -159,17 +160,17 @@ def blocks_met(setting: Setting, policy: Policy, monkeypatch: pytest.MonkeyPatch
     with monkeypatch.context() as patch:
         witness = Witness(patch)
         met: Seen = {}
-        decide = Engine._decide
+        decide = Decoder._decide
 
-        def noting(engine: Engine, live: LiveBlock, *rest: object) -> Decision:
-            decision = decide(engine, live, *rest)  # type: ignore[arg-type]
+        def noting(decoder: Decoder, batch: DecodeBatch, live: LiveBlock, *rest: Any, **named: Any) -> Decision:
+            decision = decide(decoder, batch, live, *rest, **named)
             assert live.depth is not None
             rows = zip(witness.rows[-1], witness.anchors[-1], live.units.tolist(), live.depth.tolist(), strict=True)
             for (request, _), anchor, units, depth in rows:
                 assert met.setdefault((request, anchor), (tuple(units), depth)) == (tuple(units), depth)
             return decision
 
-        patch.setattr(Engine, "_decide", noting)
+        patch.setattr(Decoder, "_decide", noting)
         run, _ = finished(setting, policy)
         assert run.recorder.completed == len(setting.trace)
     return met
@@ -204,7 +205,7 @@ def test_replications_and_seeds_meet_other_blocks(monkeypatch: pytest.MonkeyPatc
 
 def test_a_policy_that_never_looks_back_has_no_ring() -> None:
     run, _ = finished(busy(), make_policy("fixed:k=2"))
-    assert run.engines[0]._ring is None
+    assert run.engines[0].decoder.ring is None
 
 
 def test_the_past_knows_the_load() -> None:

@@ -16,7 +16,8 @@ from sglang_dspark.policies import Decision, LiveBlock, make_policy, survival_un
 from simulator import Confidence
 from simulator.blocks.drafters import find_drafter
 from simulator.blocks.online import PRIOR, PRIOR_WEIGHT, WINDOW, OnlineEstimate
-from simulator.engine.replica import Engine
+from simulator.engine.batch import DecodeBatch
+from simulator.engine.decoding import Decoder
 from simulator.engine.run import Setting
 
 
@@ -73,18 +74,18 @@ class Witness:
     def __init__(self, patch: pytest.MonkeyPatch, setting: Setting, policy: str, bend_at: int | None = None) -> None:
         self.shown: list[np.ndarray] = []
         self.depths: list[np.ndarray] = []
-        decide = Engine._decide
+        decide = Decoder._decide
 
-        def noting(engine: Engine, blocks: LiveBlock, *rest: object) -> Decision:
+        def noting(decoder: Decoder, batch: DecodeBatch, blocks: LiveBlock, *rest: Any, **named: Any) -> Decision:
             assert blocks.depth is not None
             if bend_at is not None and len(self.shown) >= bend_at:
                 blocks.depth[:] = 0
             self.shown.append(blocks.units.copy())
             self.depths.append(blocks.depth.copy())
-            return decide(engine, blocks, *rest)  # type: ignore[arg-type]
+            return decide(decoder, batch, blocks, *rest, **named)
 
         with patch.context() as inside:
-            inside.setattr(Engine, "_decide", noting)
+            inside.setattr(Decoder, "_decide", noting)
             finished(setting, make_policy(policy))
 
 
@@ -109,7 +110,7 @@ def test_policies_meet_the_same_blocks_as_with_a_head(monkeypatch: pytest.Monkey
 
 def test_each_replica_learns_for_itself() -> None:
     run, _ = finished(online(replicas=2), make_policy("fixed:k=7"))
-    one, two = (engine._online for engine in run.engines)
+    one, two = (engine.decoder._online for engine in run.engines)
     assert one is not None and two is not None and (one.conditional != two.conditional).any()
 
 

@@ -71,6 +71,7 @@ class PolicyEngine:
         self._prefill_before = False
         self.clock = StepClock(device)
         self.live_decisions = LiveDecisions(device, kernels)
+        self.gpu_memory_gib: float | None = None  # of one GPU, where there is one
 
     # --- observers -------------------------------------------------------------------------------------------------
 
@@ -192,6 +193,7 @@ class PolicyEngine:
             "mode": "cap-accept" if self._caps_only else "compact",
             "gamma": decider.gamma,
             "profile": None if decider.cost is None else decider.cost.name,
+            "gpu_memory_gib": self.gpu_memory_gib,
             "explore": decider.explore,
             "forced_fraction": decider.forced_fraction,
             "counters": self.counters.as_dict(),

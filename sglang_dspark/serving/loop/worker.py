@@ -137,6 +137,8 @@ class PolicyWorker(DSparkWorkerV2):
         """Before capture: the faster kernels. After: price the graph sizes that this engine has."""
         self._choose_kernels()
         super().init_cuda_graphs()
+        if torch.device(self.device).type == "cuda" and (memory_mib := get_device_memory_capacity(self.device)):
+            self.policy_engine.gpu_memory_gib = memory_mib / 1024
         runner = self.model_runner.decode_cuda_graph_runner
         if runner is not None and runner.ragged_verify_mode:
             batches = [int(size) for size in runner.capture_bs]
@@ -147,11 +149,10 @@ class PolicyWorker(DSparkWorkerV2):
         """Say where the rule by which the simulator predicts the graphs of such a server is wrong about this one."""
         if not self._agreement.decides:
             return
-        arguments, memory_mib = self.server_args, get_device_memory_capacity(self.device)
         said = start_line.unforeseen_graphs(
             batches,
-            Machine(None if memory_mib is None else memory_mib / 1024, int(get_parallel().tp_size)),
-            limit=arguments.max_running_requests,
+            Machine(self.policy_engine.gpu_memory_gib, int(get_parallel().tp_size)),
+            limit=self.server_args.max_running_requests,
             pool=int(self.model_runner.req_to_token_pool.size),
             width=width,
             alignment=get_cuda_graph_batch_size_alignment(),

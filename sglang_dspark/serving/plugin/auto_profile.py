@@ -25,7 +25,7 @@ from typing import Any
 from sglang_dspark.cost import write_table
 from sglang_dspark.errors import InputError
 from sglang_dspark.live.client import Server
-from sglang_dspark.live.profiling import ProfilePlan, measure, table_of
+from sglang_dspark.live.profiling import ProfilePlan, machine_of, measure, table_of
 
 AUTO = "auto"
 
@@ -74,6 +74,7 @@ def find_or_measure(arguments: Any, command: Sequence[str]) -> str:
             f"sglang-dspark: {cell.requests} requests, {cell.tokens} tokens: {1e3 * cell.seconds:.2f} ms",
             file=sys.stderr, flush=True,
         ))  # fmt: skip
+        circumstances |= machine_of(server.dspark()[0])
     write_table(path, table_of(cells, circumstances))
     print(f"sglang-dspark: wrote profile {path}", file=sys.stderr, flush=True)
     return str(path)

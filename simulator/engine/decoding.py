@@ -1,0 +1,107 @@
+"""What one decode step drafts, decides and costs: the policy at work on the batch of one replica."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from sglang_dspark.policies import Decision, LiveBlock, Outcome, Past, SurvivalRing
+from sglang_dspark.policies.arithmetic import Ints
+from simulator.blocks.online import OnlineEstimate
+from simulator.engine.batch import DecodeBatch
+from simulator.engine.model import EngineModel
+from simulator.engine.recorder import Recorder
+from simulator.engine.settings import OVERLAPPED_LAG
+
+
+@dataclass(slots=True)
+class Step:
+    """A decode step under way. kv: tokens of memory held during it; accepted: [R] draft tokens that survive.
+
+    beyond_probes: whether the profile was not measured for it.
+    """
+
+    decision: Decision
+    accepted: Ints
+    draft_s: float
+    verify_s: float
+    seconds: float
+    kv: int
+    beyond_probes: bool = False
+
+
+class Decoder:
+    """The policy's past on one replica: published survivals, what it carries, outcomes on their way to the host."""
+
+    def __init__(self, model: EngineModel, recorder: Recorder, capacity: int) -> None:
+        """capacity: requests that the batch holds at most."""
+        policy = model.policy
+        self.model, self.recorder = model, recorder
+        self.ring = SurvivalRing(capacity, model.gamma, policy.max_lag) if policy.max_lag else None
+        self._carry = policy.start(model.gamma)
+        self._online = OnlineEstimate(model.gamma) if model.online else None
+        self._outcomes: deque[Outcome] = deque()
+        self._outcome_lag = OVERLAPPED_LAG if model.schedule == "overlapped" else 1
+        self._slots = model.cost.captured_requests or (1 << 30)
+
+    def begin(self, batch: DecodeBatch, context: int, waiting: int, kv: int) -> Step:
+        """The next step of the batch; context: tokens its requests hold, kv: with reservations; waiting: requests."""
+        model, size = self.model, batch.size
+        rows, blocks = batch.row[:size], batch.blocks
+        confidence = None if blocks.confidence is None else blocks.confidence.take(rows, axis=0)
+        depth = blocks.depth.take(rows)
+        live = LiveBlock(blocks.units.take(rows, axis=0), confidence, depth)
+        if self._online is not None:
+            live = self._online.report(live)
+        eager = size > self._slots
+        decision = self._decide(batch, live, context, waiting, eager=eager)
+        draft, verify = self._seconds(batch, decision, context, eager=eager)
+        accepted = np.minimum(decision.lengths, depth)
+        if self._online is not None:
+            self._online.learn(decision.lengths, accepted)
+        if model.policy.learns:
+            self._learn(Outcome(live.units, decision.lengths, accepted))
+        seconds = model.decode_seconds(draft, verify, live=model.policy.live and not eager)
+        beyond = model.cost.beyond_probes(size, size + decision.total)
+        return Step(decision, accepted, draft, verify, seconds, kv, beyond)
+
+    def _seconds(self, batch: DecodeBatch, decision: Decision, context: int, *, eager: bool) -> tuple[float, float]:
+        """(draft, verify) as executed."""
+        model, size = self.model, batch.size
+        draft, verify = model.cost.decode_s(size, model.gamma, decision.total, context)
+        if eager:
+            verify = float(model.cost.verify_s(size, size + decision.total, context, eager=True))
+        if model.cost.terms["width_context_s"]:
+            verify += model.width_context_s(decision.lengths, self._contexts(batch))
+        return (draft if model.policy.drafts else 0.0), verify
+
+    def _contexts(self, batch: DecodeBatch) -> Ints:
+        """[R] tokens that each running request holds."""
+        requests = batch.request[: batch.size]
+        total = self.recorder.input_length[requests] + self.recorder.output_length[requests]
+        return np.asarray(total - batch.remaining[: batch.size])
+
+    def _decide(self, batch: DecodeBatch, live: LiveBlock, context: int, waiting: int, *, eager: bool) -> Decision:
+        """The policy's decision; eager batches verify everything. Both publish this step's survivals."""
+        model, ring, size = self.model, self.ring, batch.size
+        slots, generation = batch.slot[:size], batch.generation[:size]
+        if eager:
+            gamma = model.gamma if model.policy.drafts else 0
+            decision = Decision(np.full(size, gamma, dtype=np.int64), size * gamma)
+        else:
+            prices = model.belief.prices(size, model.gamma, context)
+            lagged = None if ring is None else partial(ring.look, slots, generation)
+            past = Past(size, model.gamma, prices, lagged, self._carry, waiting)
+            decision = model.policy.decide(past, live)
+        if ring is not None:
+            ring.publish(slots, generation, live.units)
+        return decision
+
+    def _learn(self, outcome: Outcome) -> None:
+        """Outcomes reach the host with the lag of the schedule."""
+        self._outcomes.append(outcome)
+        if len(self._outcomes) >= self._outcome_lag:
+            self._carry = self.model.policy.learn(self._carry, self._outcomes.popleft())
