@@ -24,9 +24,16 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = {
-    "environment": 40, "tests": 150, "streams": 40, "decisions": 60, "kernels": 120, "memory": 40, "flashinfer": 40,
-    "profile": 120, "simulate": 30,
-}  # fmt: skip
+    "environment": 40,
+    "tests": 150,
+    "streams": 40,
+    "decisions": 60,
+    "kernels": 120,
+    "memory": 40,
+    "flashinfer": 40,
+    "profile": 120,
+    "simulate": 30,
+}
 """Stage -> seconds that it may take; the most telling ones first. Each is a module of `gpu_stages`."""
 
 

@@ -17,10 +17,25 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 NEEDED = (
-    "msgspec", "zstandard", "simpy", "typer", "rich", "scipy", "pytest", "pytest-timeout", "hypothesis",
-    "markdown-it-py", "mdurl", "pygments", "shellingham", "annotated-doc", "iniconfig", "pluggy", "packaging",
+    "msgspec",
+    "zstandard",
+    "simpy",
+    "typer",
+    "rich",
+    "scipy",
+    "pytest",
+    "pytest-timeout",
+    "hypothesis",
+    "markdown-it-py",
+    "mdurl",
+    "pygments",
+    "shellingham",
+    "annotated-doc",
+    "iniconfig",
+    "pluggy",
+    "packaging",
     "sortedcontainers",
-)  # fmt: skip
+)
 KERNEL_FILES = "sglang/kernels/ops/speculative/"
 
 

@@ -166,9 +166,12 @@ def circumstances(device: torch.device) -> dict[str, str]:
     """What a figure needs to be worth anything."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
-        "device": name, "torch": torch.__version__, "triton": triton.__version__, "cuda": str(torch.version.cuda),
+        "device": name,
+        "torch": torch.__version__,
+        "triton": triton.__version__,
+        "cuda": str(torch.version.cuda),
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
-    }  # fmt: skip
+    }
 
 
 def ceilings(device: torch.device, small: bool) -> tuple[float, float]:
@@ -219,14 +222,17 @@ def markov_works(
                 product if keep else 0.0,
             )
         yield Work(
-            f"Markov block, {kind}: one pass a step", lambda a=arguments, o=ours: sample_markov_block(*a, **o), needed,
+            f"Markov block, {kind}: one pass a step",
+            lambda a=arguments, o=ours: sample_markov_block(*a, **o),
+            needed,
             product if keep else 0.0,
-        )  # fmt: skip
+        )
         yield Work(
             f"Markov block, {kind}: screened",
-            lambda a=arguments, o=ours: sample_markov_block(*a, **o, bounds=bounds), needed,
+            lambda a=arguments, o=ours: sample_markov_block(*a, **o, bounds=bounds),
+            needed,
             product if keep else 0.0,
-        )  # fmt: skip
+        )
     tiles = sample_markov_block(*arguments, **counters, keep="nothing", bounds=bounds, count_tiles=True).tiles_read
     total = bounds.norm.shape[0] * triton.cdiv(requests, 16)
     print(f"R={requests}: screening read {tiles.tolist()} of {total} tiles at the {gamma} sampled steps")
@@ -256,8 +262,9 @@ def rejection_works(
     )
     yield Work(
         "Rejection: packed, top-k 50, top-p 0.95",
-        lambda: verify(packed, start, lengths, draft, Sampling(ones, **filters), law, **counters), needed,
-    )  # fmt: skip
+        lambda: verify(packed, start, lengths, draft, Sampling(ones, **filters), law, **counters),
+        needed,
+    )
 
 
 def scheduling_works(shape: Shape, requests: int, device: torch.device) -> Iterator[Work]:
@@ -269,9 +276,10 @@ def scheduling_works(shape: Shape, requests: int, device: torch.device) -> Itera
     anchor = torch.randint(0, shape.vocab, (requests,), device=device)
     draft = torch.randint(0, shape.vocab, (requests, gamma), device=device)
     yield Work(
-        "Confidence and survival", lambda: confidence_survival(hidden, anchor, draft, weight, None, temperatures, w1),
+        "Confidence and survival",
+        lambda: confidence_survival(hidden, anchor, draft, weight, None, temperatures, w1),
         hidden.nbytes + requests * gamma * rank * 2,
-    )  # fmt: skip
+    )
     units = survival_units(0.5 + 0.5 * torch.rand(requests, gamma, device=device))
     counts = torch.arange(requests * gamma + 1, dtype=torch.float64, device=device)
     inverse = 1.0 / (1e-2 + 1e-5 * counts)

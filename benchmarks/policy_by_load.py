@@ -16,8 +16,12 @@ from simulator.results.paired import Paired
 
 BASE = "fixed:k=7"
 POLICIES = (BASE, "fixed:k=3", "early-stop", "hull", "argmax:lag=2")
-STYLES = {"fixed:k=3": ("#56b4e9", "v", "-"), "early-stop": ("#d55e00", "s", "-"), "hull": ("#009e73", "o", "-"),
-          "argmax:lag=2": ("#cc79a7", "^", "--")}  # fmt: skip
+STYLES = {
+    "fixed:k=3": ("#56b4e9", "v", "-"),
+    "early-stop": ("#d55e00", "s", "-"),
+    "hull": ("#009e73", "o", "-"),
+    "argmax:lag=2": ("#cc79a7", "^", "--"),
+}
 CONCURRENCIES = (8, 16, 32, 64, 96, 128, 160)
 FIGURE = "steady_output_throughput"
 
@@ -47,7 +51,7 @@ def main() -> None:
                     drafter=drafter,
                     replications=args.replications,
                     jobs=args.jobs,
-                )  # fmt: skip
+                )
             )
             gains = {result.policy: said(result.difference[FIGURE]) for result in panels[drafter][-1].results[1:]}
             base = panels[drafter][-1].results[0].figures[FIGURE]

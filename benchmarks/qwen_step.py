@@ -51,9 +51,25 @@ SMALL = ModelShape(
 
 @triton.jit
 def _attention_kernel(
-    Q, K, V, QO, KV, INDEX, OUT, LSE, scale, num_tokens, heads, kv_heads, splits,
-    GROUP: tl.constexpr, DIM: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, CAUSAL: tl.constexpr,
-):  # fmt: skip
+    Q,
+    K,
+    V,
+    QO,
+    KV,
+    INDEX,
+    OUT,
+    LSE,
+    scale,
+    num_tokens,
+    heads,
+    kv_heads,
+    splits,
+    GROUP: tl.constexpr,
+    DIM: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    CAUSAL: tl.constexpr,
+):
     # One split of the cache for one request and one K/V head; its queries of all GROUP heads share a tile.
     request, head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     q_start, kv_start = tl.load(QO + request), tl.load(KV + request)
@@ -132,9 +148,26 @@ def attend(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, batch:
     lse = torch.empty(splits, num_tokens, heads, dtype=torch.float32, device=query.device)
     rows = max(16, triton.next_power_of_2(batch.longest * group))
     _attention_kernel[(requests, kv_heads, splits)](
-        query, keys, values, batch.qo_indptr, batch.kv_indptr, batch.kv_indices, partial, lse, dim**-0.5,
-        num_tokens, heads, kv_heads, splits, GROUP=group, DIM=dim, ROWS=rows, BLOCK=64, CAUSAL=causal, num_warps=4,
-    )  # fmt: skip
+        query,
+        keys,
+        values,
+        batch.qo_indptr,
+        batch.kv_indptr,
+        batch.kv_indices,
+        partial,
+        lse,
+        dim**-0.5,
+        num_tokens,
+        heads,
+        kv_heads,
+        splits,
+        GROUP=group,
+        DIM=dim,
+        ROWS=rows,
+        BLOCK=64,
+        CAUSAL=causal,
+        num_warps=4,
+    )
     out = torch.empty_like(query)
     _merge_kernel[(num_tokens * heads,)](
         partial, lse, out, num_tokens * heads, splits, DIM=dim, BLOCK=triton.next_power_of_2(splits), num_warps=1

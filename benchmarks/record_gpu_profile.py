@@ -119,9 +119,12 @@ class Recorder:
         verify_base, verify_slope, verify_error = fit(verifies)
         prefill_base, prefill_token = self.prefill()
         terms = {
-            "context_token_s": verify_slope, "draft_context_token_s": draft_slope, "prefill_base_s": prefill_base,
-            "prefill_token_s": prefill_token, "copy_s": self.copy(),
-        }  # fmt: skip
+            "context_token_s": verify_slope,
+            "draft_context_token_s": draft_slope,
+            "prefill_base_s": prefill_base,
+            "prefill_token_s": prefill_token,
+            "copy_s": self.copy(),
+        }
         meta = self.meta(drafts + verifies, {"draft": draft_error, "verify": verify_error})
         return as_profile(draft_base, verify_base, eager, max(self.sweep.batches), terms, meta)
 
@@ -284,9 +287,13 @@ def fit(points: list[Point]) -> tuple[dict[int, float], float, float]:
 
 
 def as_profile(
-    draft: dict[int, float], verify_base: dict[int, float], eager: list[tuple[int, float]], captured_requests: int,
-    terms: dict[str, float], meta: dict[str, Any],
-) -> dict[str, Any]:  # fmt: skip
+    draft: dict[int, float],
+    verify_base: dict[int, float],
+    eager: list[tuple[int, float]],
+    captured_requests: int,
+    terms: dict[str, float],
+    meta: dict[str, Any],
+) -> dict[str, Any]:
     """SGLang's additive table (read by its own loader) with our `tiered` part beside it."""
     tiers, bias = list(verify_base), min(verify_base.values())
     return {

@@ -39,14 +39,30 @@ def make_steps(requests: int, rng: np.random.Generator) -> list[StepRecord]:
         confidence = rng.random((requests, GAMMA), dtype=np.float32)
         lagged = {2: (rng.integers(0, 1 << 24, size=(requests, GAMMA)), np.ones(requests, dtype=bool))}
         lengths = rng.integers(0, GAMMA + 1, size=requests)
-        out.append(StepRecord(
-            step=number, forward=number, began_s=time.perf_counter(), rids=[f"{n:032x}" for n in range(requests)],
-            batch=BatchView(slots, ones, 150 * requests), prefix_lengths=150 * ones,
-            sampling=SamplingView(floats, floats, ones * 50), policy="argmax", carry=None, since_step=0,
-            decision=StepDecision("policy", int(lengths.sum()), predicted_s=0.01), lagged=lagged, prefill_before=False,
-            step_s=0.01, draft_s=0.002, verify_s=0.008, confidence=confidence, lengths=lengths,
-            accepted=np.minimum(lengths, 2), uncapped=-ones,
-        ))  # fmt: skip
+        out.append(
+            StepRecord(
+                step=number,
+                forward=number,
+                began_s=time.perf_counter(),
+                rids=[f"{n:032x}" for n in range(requests)],
+                batch=BatchView(slots, ones, 150 * requests),
+                prefix_lengths=150 * ones,
+                sampling=SamplingView(floats, floats, ones * 50),
+                policy="argmax",
+                carry=None,
+                since_step=0,
+                decision=StepDecision("policy", int(lengths.sum()), predicted_s=0.01),
+                lagged=lagged,
+                prefill_before=False,
+                step_s=0.01,
+                draft_s=0.002,
+                verify_s=0.008,
+                confidence=confidence,
+                lengths=lengths,
+                accepted=np.minimum(lengths, 2),
+                uncapped=-ones,
+            )
+        )
     return out
 
 
@@ -54,9 +70,14 @@ def recorder(folder: str) -> Recorder:
     """A recorder of a stand-in engine."""
     live = SimpleNamespace(text="argmax", since_step=0)
     decider = SimpleNamespace(
-        cost=load_profile("vllm-b300-dsv4-flash"), gamma=GAMMA, live=live, shadow=None, explore=0.0, steps=STEPS,
+        cost=load_profile("vllm-b300-dsv4-flash"),
+        gamma=GAMMA,
+        live=live,
+        shadow=None,
+        explore=0.0,
+        steps=STEPS,
         schedule="overlapped",
-    )  # fmt: skip
+    )
     arguments = SimpleNamespace(speculative_dspark_confidence_sts_path=None)
     return start(
         folder,

@@ -20,9 +20,16 @@ class UpstreamSequence:
         self.files = files
 
     def markov_block(
-        self, w1: torch.Tensor, w2: torch.Tensor, base_logits: torch.Tensor, anchor: torch.Tensor,
-        temperatures: torch.Tensor, offset: torch.Tensor, *, keep: bool,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:  # fmt: skip
+        self,
+        w1: torch.Tensor,
+        w2: torch.Tensor,
+        base_logits: torch.Tensor,
+        anchor: torch.Tensor,
+        temperatures: torch.Tensor,
+        offset: torch.Tensor,
+        *,
+        keep: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """gamma steps. base_logits: [R, gamma, V]. Returns tokens [R, gamma] and the step logits when kept."""
         logits = torch.empty_like(base_logits) if keep else None
         sampled = keep  # SGLang keeps no logits for a greedy draft
@@ -43,9 +50,13 @@ class UpstreamSequence:
         return torch.stack(tokens, dim=1), logits
 
     def accept(
-        self, packed: torch.Tensor, lengths: torch.Tensor, draft_tokens: torch.Tensor, temperatures: torch.Tensor,
+        self,
+        packed: torch.Tensor,
+        lengths: torch.Tensor,
+        draft_tokens: torch.Tensor,
+        temperatures: torch.Tensor,
         step_logits: torch.Tensor,
-    ) -> torch.Tensor:  # fmt: skip
+    ) -> torch.Tensor:
         """packed: [sum of lengths + 1, V]. Returns each request's accepted tokens [R] int32, which SGLang caps at its
         verified length afterwards."""
         (rows, gamma), vocab, device = draft_tokens.shape, packed.shape[1], packed.device

@@ -55,9 +55,19 @@ def run(program: str, *arguments: object, show: bool = True) -> str:
 def server(pair: Path, port: int, log: Path, *flags: object) -> Iterator[Server]:
     """A server on the pair, up when this yields, gone afterwards."""
     command = [
-        sys.executable, "-m", "sglang.launch_server", "--model-path", pair / "target", "--speculative-algorithm",
-        "DSPARK", "--speculative-draft-model-path", pair / "draft", "--port", port, *flags,
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "sglang.launch_server",
+        "--model-path",
+        pair / "target",
+        "--speculative-algorithm",
+        "DSPARK",
+        "--speculative-draft-model-path",
+        pair / "draft",
+        "--port",
+        port,
+        *flags,
+    ]
     print(f"\n$ python {' '.join(map(str, command[1:]))}", flush=True)
     with open(log, "w") as file:
         process = subprocess.Popen(list(map(str, command)), stdout=file, stderr=file, start_new_session=True)
@@ -138,8 +148,14 @@ def main() -> None:
         measured = ("--batches", sizes, "--contexts", 64, "--windows", 3)
         run("dspark", "profile", "--url", found.url, "--out", profile, *measured)
 
-    flags = ("--speculative-dspark-profile", profile, "--speculative-dspark-policy", OLD,
-             "--speculative-dspark-record", records)  # fmt: skip
+    flags = (
+        "--speculative-dspark-profile",
+        profile,
+        "--speculative-dspark-policy",
+        OLD,
+        "--speculative-dspark-record",
+        records,
+    )
     with server(pair, options.port, work / "server.log", *flags) as found:
         record_loads(found, prompts, options.tokens)
         run("dspark", "calibrate", records, "--out", work / "sts.json")

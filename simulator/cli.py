@@ -123,17 +123,37 @@ def command(
 ) -> None:
     """Serve a request trace under several verification policies and compare them on the same draws."""
     options.refuse_idle_flags(
-        concurrency=concurrency, rate_scale=rate_scale, request_rate=request_rate, jitter=jitter, replicas=replicas,
-        router=router, kv_tokens=kv_tokens, cost=cost, output=output, timeline=timeline,
-    )  # fmt: skip
+        concurrency=concurrency,
+        rate_scale=rate_scale,
+        request_rate=request_rate,
+        jitter=jitter,
+        replicas=replicas,
+        router=router,
+        kv_tokens=kv_tokens,
+        cost=cost,
+        output=output,
+        timeline=timeline,
+    )
     for path in (output, timeline):
         _check_target(path)
     load = options.load(
-        trace, seed, gamma, complete=complete, format=format, time_unit=time_unit, jitter=jitter,
-        block_tokens=block_tokens, start_s=start,
-        end_s=end, limit=limit, rate_scale=rate_scale, drafter=drafter, acceptance=acceptance, domains=domains,
+        trace,
+        seed,
+        gamma,
+        complete=complete,
+        format=format,
+        time_unit=time_unit,
+        jitter=jitter,
+        block_tokens=block_tokens,
+        start_s=start,
+        end_s=end,
+        limit=limit,
+        rate_scale=rate_scale,
+        drafter=drafter,
+        acceptance=acceptance,
+        domains=domains,
         confidence=confidence,
-    )  # fmt: skip
+    )
     options.refuse_idle_force([profile, policy_profile], force_diagonal=force_diagonal)
     terms = options.key_values("--cost", cost, TERMS)
     model = options.cost_model(profile, terms, force_diagonal=force_diagonal)
@@ -142,19 +162,39 @@ def command(
         prefill, chunked_prefill_size=chunked_prefill_size, max_prefill_tokens=max_prefill_tokens
     )
     engine = options.engine_settings(
-        load, prefill_elsewhere_s=elsewhere_s, max_running_requests=max_running_requests,
-        chunked_prefill_size=chunked_prefill_size, max_prefill_tokens=max_prefill_tokens, kv_tokens=kv_tokens,
-        schedule=schedule, replicas=replicas, router=router, dp_attention=dp_attention or None,
+        load,
+        prefill_elsewhere_s=elsewhere_s,
+        max_running_requests=max_running_requests,
+        chunked_prefill_size=chunked_prefill_size,
+        max_prefill_tokens=max_prefill_tokens,
+        kv_tokens=kv_tokens,
+        schedule=schedule,
+        replicas=replicas,
+        router=router,
+        dp_attention=dp_attention or None,
         prefix_cache=False if no_prefix_cache else None,
-    )  # fmt: skip
+    )
     drafts = choose_drafter(drafter, acceptance)
     setting = prepare(
-        load, model, policy_profile=belief, drafter=drafter, acceptance=acceptance, gamma=gamma,
-        concurrency=concurrency, request_rate=request_rate, engine=engine, seed=seed,
+        load,
+        model,
+        policy_profile=belief,
+        drafter=drafter,
+        acceptance=acceptance,
+        gamma=gamma,
+        concurrency=concurrency,
+        request_rate=request_rate,
+        engine=engine,
+        seed=seed,
         domain_mix=draft_options.domain_mix(domains, load, drafts),
-        confidence=draft_options.confidence_model(confidence, drafts), goodput=parse_slos(goodput) if goodput else None,
-        graphs=options.graphs(graphs), gpu_memory_gib=gpu_memory, tp=tp, max_tokens=max_tokens, windows=windows,
-    )  # fmt: skip
+        confidence=draft_options.confidence_model(confidence, drafts),
+        goodput=parse_slos(goodput) if goodput else None,
+        graphs=options.graphs(graphs),
+        gpu_memory_gib=gpu_memory,
+        tp=tp,
+        max_tokens=max_tokens,
+        windows=windows,
+    )
     policies = [make_policy(text) for text in policy or _defaults(setting.drafter.gamma)]
     options.refuse_unread(policies, policy_profile)
     draft_options.refuse_unread_confidence(policies, confidence)
@@ -167,9 +207,12 @@ def command(
     with _progress() as bar:
         task = bar.add_task("simulating", total=None)
         comparison = compare_policies(
-            setting, policies, replications=replications, jobs=jobs,
+            setting,
+            policies,
+            replications=replications,
+            jobs=jobs,
             on_progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )  # fmt: skip
+        )
     if find_rate is not None:
         rates = sustainable_rates(setting, policies, find_rate, comparison.setting["replications"], jobs)
         stated = {**comparison.setting, "find_rate": find_rate}

@@ -55,9 +55,11 @@ def load(
 ) -> Trace | RecordedLoad:
     """The requests of `--trace`: first the window, then the limit, then the rate; of records with their acceptance."""
     of_files: dict[str, str | bool | int | None] = {
-        "format": format, "time-unit": time_unit, "no-jitter" if jitter is False else "jitter": jitter,
+        "format": format,
+        "time-unit": time_unit,
+        "no-jitter" if jitter is False else "jitter": jitter,
         "block-tokens": block_tokens,
-    }  # fmt: skip
+    }
     if trace != "example" and holds_records(trace):
         for flag, value in (of_files | said_by_records).items():
             if value is not None:
@@ -68,9 +70,17 @@ def load(
         raise InputError(f"--complete does nothing with {trace}: only records have trimmed blocks")
     if trace != "example":
         return load_trace(
-            trace, format=format, seed=seed, limit=limit, start_s=start_s, end_s=end_s, time_unit=time_unit,
-            jitter=jitter, block_tokens=block_tokens, rate_scale=rate_scale,
-        )  # fmt: skip
+            trace,
+            format=format,
+            seed=seed,
+            limit=limit,
+            start_s=start_s,
+            end_s=end_s,
+            time_unit=time_unit,
+            jitter=jitter,
+            block_tokens=block_tokens,
+            rate_scale=rate_scale,
+        )
     for flag, value in of_files.items():
         if value is not None:
             raise InputError(f"--{flag} does nothing with the embedded example")

@@ -74,11 +74,25 @@ def simulate(
     Returns a `Comparison`; figures carry bench_serving's names. Errors: InputError.
     """
     setting = prepare(
-        trace, profile, policy_profile=policy_profile, drafter=drafter, acceptance=acceptance, gamma=gamma,
-        concurrency=concurrency, request_rate=request_rate, engine=engine, confidence=confidence,
-        domain_mix=domain_mix, goodput=goodput, graphs=graphs, gpu_memory_gib=gpu_memory_gib, tp=tp,
-        max_tokens=max_tokens, windows=windows, seed=seed,
-    )  # fmt: skip
+        trace,
+        profile,
+        policy_profile=policy_profile,
+        drafter=drafter,
+        acceptance=acceptance,
+        gamma=gamma,
+        concurrency=concurrency,
+        request_rate=request_rate,
+        engine=engine,
+        confidence=confidence,
+        domain_mix=domain_mix,
+        goodput=goodput,
+        graphs=graphs,
+        gpu_memory_gib=gpu_memory_gib,
+        tp=tp,
+        max_tokens=max_tokens,
+        windows=windows,
+        seed=seed,
+    )
     chosen = [make_policy(policy) if isinstance(policy, str) else policy for policy in policies]
     return compare_policies(setting, chosen, replications=replications, jobs=jobs, on_progress=on_progress)
 

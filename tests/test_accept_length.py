@@ -72,9 +72,14 @@ def test_counters_of_the_server(data: st.DataObject) -> None:
     for accepted in data.draw(st.lists(blocks(gamma).filter(bool), min_size=1, max_size=6)):
         depth, full = np.array(accepted), np.full(len(accepted), gamma)
         step = SimpleNamespace(
-            decision=SimpleNamespace(reason="policy", predicted_s=None), batch=SimpleNamespace(num_requests=len(depth)),
-            confidence=np.zeros((len(depth), gamma)), lengths=full, accepted=depth, step_s=0.01, shadow=None,
-        )  # fmt: skip
+            decision=SimpleNamespace(reason="policy", predicted_s=None),
+            batch=SimpleNamespace(num_requests=len(depth)),
+            confidence=np.zeros((len(depth), gamma)),
+            lengths=full,
+            accepted=depth,
+            step_s=0.01,
+            shadow=None,
+        )
         counters.on_step(step)
     assert 1 <= counters.as_dict()["mean_accept_length"] <= (gamma + 1) * TOP
     assert counters.timed_committed <= (gamma + 1) * counters.timed_requests
@@ -90,9 +95,13 @@ def test_episodes(data: st.DataObject) -> None:
     episode, anchor = Episode(Header(gamma=gamma), [request]), 1
     for accepted in data.draw(blocks(gamma).filter(bool)):
         step = StepRecord(
-            step=0, slots=np.array([0]), rids=["a"], anchor=np.array([anchor]), lengths=np.array([gamma]),
+            step=0,
+            slots=np.array([0]),
+            rids=["a"],
+            anchor=np.array([anchor]),
+            lengths=np.array([gamma]),
             accepted=np.array([accepted]),
-        )  # fmt: skip
+        )
         episode.add(step, {"a": wanted})
         anchor += accepted + 1
     assert 0 < episode.figures()["accept_length"] <= (gamma + 1) * TOP

@@ -38,15 +38,35 @@ MAY_IMPORT: dict[str, set[str]] = {
     "simulator.traces": {*BASICS, "simulator.blocks"},
     "simulator.engine": {*BASICS, f"{D}.records", "simulator.blocks", "simulator.traces"},
     "simulator.results": {
-        *BASICS, f"{D}.records", f"{D}.calibration", "simulator.blocks", "simulator.traces", "simulator.engine",
+        *BASICS,
+        f"{D}.records",
+        f"{D}.calibration",
+        "simulator.blocks",
+        "simulator.traces",
+        "simulator.engine",
     },
     "simulator": {
-        *BASICS, f"{D}.command", f"{D}.records", "simulator.blocks", "simulator.traces", "simulator.engine",
+        *BASICS,
+        f"{D}.command",
+        f"{D}.records",
+        "simulator.blocks",
+        "simulator.traces",
+        "simulator.engine",
         "simulator.results",
     },
     f"{D}.cli": {
-        *BASICS, D, f"{D}.command", f"{D}.records", f"{D}.calibration", f"{D}.demo", f"{D}.audit", f"{D}.audit.live",
-        f"{D}.live", "simulator", "simulator.blocks", "simulator.results",
+        *BASICS,
+        D,
+        f"{D}.command",
+        f"{D}.records",
+        f"{D}.calibration",
+        f"{D}.demo",
+        f"{D}.audit",
+        f"{D}.audit.live",
+        f"{D}.live",
+        "simulator",
+        "simulator.blocks",
+        "simulator.results",
     },
     "dspark_kernels": set(),
     S: set(),
@@ -58,18 +78,34 @@ MAY_IMPORT: dict[str, set[str]] = {
     f"{S}.control": {*BASICS, f"{S}.base"},
     f"{S}.loop": {*BASICS, f"{S}.base", f"{S}.cpu", f"{S}.gpu", f"{S}.feedback", f"{S}.recording", f"{S}.control"},
     f"{S}.plugin": {
-        *BASICS, f"{D}.live", f"{S}.base", f"{S}.cpu", f"{S}.gpu", f"{S}.feedback", f"{S}.recording", f"{S}.control",
+        *BASICS,
+        f"{D}.live",
+        f"{S}.base",
+        f"{S}.cpu",
+        f"{S}.gpu",
+        f"{S}.feedback",
+        f"{S}.recording",
+        f"{S}.control",
         f"{S}.loop",
     },
-}  # fmt: skip
+}
 """Room -> rooms that it may import. A room is a folder or a file; a module belongs to the longest name that fits."""
 
 HEAVY = {"torch", "triton", "sglang", "transformers", "tokenizers", "safetensors", "flashinfer"}
 MAY_BE_HEAVY = (
-    "dspark_kernels", f"{D}.demo", f"{D}.audit.live", f"{S}.cpu", f"{S}.gpu", f"{S}.base.admission",
-    f"{S}.feedback.clock", f"{S}.feedback.copies", f"{S}.loop.batch_reader", f"{S}.loop.engine", f"{S}.loop.planner",
+    "dspark_kernels",
+    f"{D}.demo",
+    f"{D}.audit.live",
+    f"{S}.cpu",
+    f"{S}.gpu",
+    f"{S}.base.admission",
+    f"{S}.feedback.clock",
+    f"{S}.feedback.copies",
+    f"{S}.loop.batch_reader",
+    f"{S}.loop.engine",
+    f"{S}.loop.planner",
     f"{S}.loop.worker",
-)  # fmt: skip
+)
 """Modules (with all below them) that import torch or sglang when they are imported; nothing else does."""
 
 

@@ -25,9 +25,24 @@ def run(stage: Stage) -> None:
         _within_range(profile)
     code = "import sys; from simulator.cli import main; main()"
     arguments = [
-        "--trace", "example", "--profile", str(profile), "--concurrency", "32", "--replications", "2",
-        "--policy", "fixed:k=7", "--policy", "fixed:k=3", "--policy", "hull", "--policy", "argmax:lag=2", "--json",
-    ]  # fmt: skip
+        "--trace",
+        "example",
+        "--profile",
+        str(profile),
+        "--concurrency",
+        "32",
+        "--replications",
+        "2",
+        "--policy",
+        "fixed:k=7",
+        "--policy",
+        "fixed:k=3",
+        "--policy",
+        "hull",
+        "--policy",
+        "argmax:lag=2",
+        "--json",
+    ]
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
     (stage.out / "simulate.json.txt").write_text(done.stdout)
     if done.returncode:
@@ -37,5 +52,6 @@ def run(stage: Stage) -> None:
     report = msgspec.json.decode(done.stdout)
     stage.note(
         throughput={each["policy"]: each["steady_output_throughput"] for each in report["results"]},
-        verdict=report["verdict"], warnings=report["warnings"],
-    )  # fmt: skip
+        verdict=report["verdict"],
+        warnings=report["warnings"],
+    )

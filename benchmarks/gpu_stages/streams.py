@@ -43,9 +43,13 @@ def make_engine(policy: str, device: Any, rows: int, schedule: str = "overlapped
 
     resolved = Resolved(make_policy(policy), None, load_profile("vllm-b300-dsv4-flash"), schedule, 0.0)  # type: ignore[arg-type]
     return PolicyEngine(
-        resolved, gamma=GAMMA, generations=torch.ones(rows + 1, dtype=torch.int64), device=device,
-        agreement=Agreement(None, 0, 0), caps_only=False,
-    )  # fmt: skip
+        resolved,
+        gamma=GAMMA,
+        generations=torch.ones(rows + 1, dtype=torch.int64),
+        device=device,
+        agreement=Agreement(None, 0, 0),
+        caps_only=False,
+    )
 
 
 def batch_of(rows: int) -> Any:

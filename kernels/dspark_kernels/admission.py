@@ -168,9 +168,16 @@ def _check(units, rule, budget, inverse, fill_to, tops, floor, cap) -> None:
 
 
 def admit(
-    units: torch.Tensor, rule: Rule, *, budget: torch.Tensor | int | None = None, inverse: torch.Tensor | None = None,
-    fill_to: torch.Tensor | None = None, tops: torch.Tensor | None = None, floor: int = 0, cap: int | None = None,
-) -> Admission:  # fmt: skip
+    units: torch.Tensor,
+    rule: Rule,
+    *,
+    budget: torch.Tensor | int | None = None,
+    inverse: torch.Tensor | None = None,
+    fill_to: torch.Tensor | None = None,
+    tops: torch.Tensor | None = None,
+    floor: int = 0,
+    cap: int | None = None,
+) -> Admission:
     """Verify lengths of a batch.
 
     units: [R, gamma] int32 or int64 survivals (`survival_units`), R 1..1024, gamma 1..16, non-increasing along gamma.
@@ -210,7 +217,14 @@ def admit(
     if inverse is not None:
         prices = _Prices(inverse, inverse.shape[0], fill_to, tops, 0 if tops is None else tops.shape[0])
     _admit_kernel[(1,)](
-        batch, order, budget, prices, out,
-        CHUNK=CHUNK, BLOCK_R=ROWS, BLOCK_G=triton.next_power_of_2(gamma), num_warps=8,
-    )  # fmt: skip
+        batch,
+        order,
+        budget,
+        prices,
+        out,
+        CHUNK=CHUNK,
+        BLOCK_R=ROWS,
+        BLOCK_G=triton.next_power_of_2(gamma),
+        num_warps=8,
+    )
     return out

@@ -19,9 +19,16 @@ class Admission(NamedTuple):
 
 
 def admit_reference(
-    units: torch.Tensor, rule: Rule, *, budget: torch.Tensor | int | None = None, inverse: torch.Tensor | None = None,
-    fill_to: torch.Tensor | None = None, tops: torch.Tensor | None = None, floor: int = 0, cap: int | None = None,
-) -> Admission:  # fmt: skip
+    units: torch.Tensor,
+    rule: Rule,
+    *,
+    budget: torch.Tensor | int | None = None,
+    inverse: torch.Tensor | None = None,
+    fill_to: torch.Tensor | None = None,
+    tops: torch.Tensor | None = None,
+    floor: int = 0,
+    cap: int | None = None,
+) -> Admission:
     """`admit` in torch, one rank at a time for the stopping rules."""
     num_requests, gamma = units.shape
     cap = gamma if cap is None else cap

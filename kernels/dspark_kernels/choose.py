@@ -66,9 +66,14 @@ def seconds_per_call(
 
 
 def choose(
-    operation: str, ours: Callable[[], object], upstream: Callable[[], object], device: torch.device,
-    mode: Mode = "auto", *, graph: bool = True,
-) -> Choice:  # fmt: skip
+    operation: str,
+    ours: Callable[[], object],
+    upstream: Callable[[], object],
+    device: torch.device,
+    mode: Mode = "auto",
+    *,
+    graph: bool = True,
+) -> Choice:
     """Measure both on the device and keep the faster; `mode` "ours" or "upstream" decides without measuring.
 
     ours, upstream: the same work on the same inputs, at the shapes that will be served. graph: see

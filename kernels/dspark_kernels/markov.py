@@ -60,10 +60,20 @@ def _check_out(head: MarkovHead, base_logits: torch.Tensor, keep: Keep, logits_o
 
 
 def sample_markov_block(
-    head: MarkovHead, base_logits: torch.Tensor, anchor: torch.Tensor, temperatures: torch.Tensor, *, seed: int,
-    request: torch.Tensor, step: torch.Tensor, hidden: torch.Tensor | None = None, bounds: MarkovBounds | None = None,
-    keep: Keep = "normaliser", logits_out: torch.Tensor | None = None, count_tiles: bool = False,
-) -> MarkovBlock:  # fmt: skip
+    head: MarkovHead,
+    base_logits: torch.Tensor,
+    anchor: torch.Tensor,
+    temperatures: torch.Tensor,
+    *,
+    seed: int,
+    request: torch.Tensor,
+    step: torch.Tensor,
+    hidden: torch.Tensor | None = None,
+    bounds: MarkovBounds | None = None,
+    keep: Keep = "normaliser",
+    logits_out: torch.Tensor | None = None,
+    count_tiles: bool = False,
+) -> MarkovBlock:
     """Draft gamma tokens for every request.
 
     base_logits: [R, gamma, V] float, the draft's logits before the Markov bias. anchor: [R] int64, each request's

@@ -11,9 +11,19 @@ from dspark_kernels.philox import DRAFT_STREAM, exponential_of, noise_words
 
 @triton.jit(do_not_specialize=["position"])
 def advance_kernel(
-    batch, weights, state, tiles, screen, position, FINISH: tl.constexpr, EMBED: tl.constexpr,
-    BLOCK_B: tl.constexpr, BLOCK_K: tl.constexpr, PROBES: tl.constexpr, STEP_DTYPE: tl.constexpr,
-):  # fmt: skip
+    batch,
+    weights,
+    state,
+    tiles,
+    screen,
+    position,
+    FINISH: tl.constexpr,
+    EMBED: tl.constexpr,
+    BLOCK_B: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    PROBES: tl.constexpr,
+    STEP_DTYPE: tl.constexpr,
+):
     """FINISH: pick the token of the step before from its tiles. EMBED: write this step's latent. With a screen: set the
     bar."""
     row = tl.program_id(0).to(tl.int64)
@@ -68,9 +78,19 @@ def _noisy(value, temperature, counters, row, inside, block, position, ROWS: tl.
 
 @triton.jit(do_not_specialize=["position"])
 def tile_kernel(
-    batch, weights, state, tiles, screen, bounds, position, ROWS: tl.constexpr, BLOCK: tl.constexpr,
-    BLOCK_K: tl.constexpr, CHUNK_K: tl.constexpr, STEP_DTYPE: tl.constexpr,
-):  # fmt: skip
+    batch,
+    weights,
+    state,
+    tiles,
+    screen,
+    bounds,
+    position,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    CHUNK_K: tl.constexpr,
+    STEP_DTYPE: tl.constexpr,
+):
     """Bias, noise and selection of ROWS rows over one block of the vocabulary, unless none of them can win in it."""
     block = tl.program_id(1)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)

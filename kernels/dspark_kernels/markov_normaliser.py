@@ -17,9 +17,16 @@ from dspark_kernels.markov_screening import round_to
 
 @triton.jit
 def _normaliser_kernel(
-    batch, weights, latent, logits, PARTIAL, STEP_DTYPE: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    batch,
+    weights,
+    latent,
+    logits,
+    PARTIAL,
+    STEP_DTYPE: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
     CHUNK_K: tl.constexpr,
-):  # fmt: skip
+):
     # One tile of ROWS rows (request, position) and BLOCK tokens: its logits, and log sum exp(logit / T) over it.
     block = tl.program_id(1)
     row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
@@ -44,9 +51,13 @@ def _normaliser_kernel(
 
 
 def block_normaliser(
-    batch: Batch, weights: Weights, latent: torch.Tensor, dtype: torch.dtype, keep_logits: bool,
+    batch: Batch,
+    weights: Weights,
+    latent: torch.Tensor,
+    dtype: torch.dtype,
+    keep_logits: bool,
     logits_out: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor | None]:  # fmt: skip
+) -> tuple[torch.Tensor, torch.Tensor | None]:
     """log sum_v exp(step logit / T) of every position, and the step logits on request.
 
     latent: [R, gamma, rank] in w2's dtype. dtype: what step logits are rounded to.
@@ -64,7 +75,15 @@ def block_normaliser(
         logits = torch.empty(num_requests, gamma, vocab, dtype=dtype, device=latent.device)
     # Row groups vary fastest: they run side by side and share the tile of W2 in the cache.
     _normaliser_kernel[(triton.cdiv(num_rows, rows), batch.blocks)](
-        batch, weights, latent, logits, partial, STEP_DTYPE=TRITON_TYPES[dtype], ROWS=rows, BLOCK=block,
-        CHUNK_K=max(16, min(64, triton.next_power_of_2(weights.rank))), num_warps=8,
-    )  # fmt: skip
+        batch,
+        weights,
+        latent,
+        logits,
+        partial,
+        STEP_DTYPE=TRITON_TYPES[dtype],
+        ROWS=rows,
+        BLOCK=block,
+        CHUNK_K=max(16, min(64, triton.next_power_of_2(weights.rank))),
+        num_warps=8,
+    )
     return torch.logsumexp(partial, dim=-1), logits

@@ -23,9 +23,16 @@ class MarkovBlock(NamedTuple):
 
 
 def markov_reference(
-    head: MarkovHead, base_logits: torch.Tensor, anchor: torch.Tensor, temperatures: torch.Tensor, *, seed: int,
-    request: torch.Tensor, step: torch.Tensor, hidden: torch.Tensor | None = None,
-) -> MarkovBlock:  # fmt: skip
+    head: MarkovHead,
+    base_logits: torch.Tensor,
+    anchor: torch.Tensor,
+    temperatures: torch.Tensor,
+    *,
+    seed: int,
+    request: torch.Tensor,
+    step: torch.Tensor,
+    hidden: torch.Tensor | None = None,
+) -> MarkovBlock:
     """`sample_markov_block(..., keep="logits")` in torch: the whole vocabulary at every step, as SGLang's loop does
     it."""
     num_requests, gamma, vocab = base_logits.shape

@@ -20,25 +20,37 @@ class MarkovRun:
     """The buffers of one block and its launches. A part of `sample_markov_block`, which checks its input."""
 
     def __init__(
-        self, head: MarkovHead, base_logits: torch.Tensor, temperatures: torch.Tensor, counters: Counters,
-        bounds: MarkovBounds | None, count_tiles: bool,
-    ) -> None:  # fmt: skip
+        self,
+        head: MarkovHead,
+        base_logits: torch.Tensor,
+        temperatures: torch.Tensor,
+        counters: Counters,
+        bounds: MarkovBounds | None,
+        count_tiles: bool,
+    ) -> None:
         num_requests, gamma, vocab = base_logits.shape
         self.block = 256 if bounds is None else bounds.block
         self.step_dtype = head.step_dtype(base_logits.dtype)
         self._device = base_logits.device
         self.batch = Batch(
-            base_logits, *base_logits.stride()[:2], temperatures, counters, num_requests, gamma, vocab,
+            base_logits,
+            *base_logits.stride()[:2],
+            temperatures,
+            counters,
+            num_requests,
+            gamma,
+            vocab,
             triton.cdiv(vocab, self.block),
-        )  # fmt: skip
+        )
         self.weights = Weights(head.w1, head.w1.stride(0), head.w2, head.w2.stride(0), head.rank)
         self.state = State(
             self._empty(torch.int64), self._empty(torch.int64, gamma), self._empty(head.w2.dtype, gamma, head.rank)
         )
         self.tiles = Tiles(
-            self._empty(torch.float32, self.batch.blocks), self._empty(torch.int32, self.batch.blocks),
+            self._empty(torch.float32, self.batch.blocks),
+            self._empty(torch.int32, self.batch.blocks),
             torch.zeros(gamma, dtype=torch.int32, device=self._device) if count_tiles else None,
-        )  # fmt: skip
+        )
         self.screen, self.bounds = None, Bounds()
         if bounds is not None:
             general = Bounds(None, bounds.center, bounds.radius, bounds.norm)
@@ -62,17 +74,36 @@ class MarkovRun:
     def advance(self, position: int, *, finish: bool, embed: bool, barred: bool) -> None:
         """Before step `position`: finish the step before, embed its token, set the bar."""
         advance_kernel[(self.batch.num_requests,)](
-            self.batch, self.weights, self.state, self.tiles, self.screen if barred else None, position,
-            FINISH=finish, EMBED=embed, BLOCK_B=triton.next_power_of_2(self.batch.blocks),
-            BLOCK_K=triton.next_power_of_2(self.weights.rank), PROBES=PROBES, STEP_DTYPE=TRITON_TYPES[self.step_dtype],
-        )  # fmt: skip
+            self.batch,
+            self.weights,
+            self.state,
+            self.tiles,
+            self.screen if barred else None,
+            position,
+            FINISH=finish,
+            EMBED=embed,
+            BLOCK_B=triton.next_power_of_2(self.batch.blocks),
+            BLOCK_K=triton.next_power_of_2(self.weights.rank),
+            PROBES=PROBES,
+            STEP_DTYPE=TRITON_TYPES[self.step_dtype],
+        )
 
     def tile(self, position: int) -> None:
         """Bias, noise and selection of step `position`."""
         block_k = triton.next_power_of_2(self.weights.rank)
         # Row groups vary fastest: they run side by side and share the tile of W2 in the cache.
         tile_kernel[(triton.cdiv(self.batch.num_requests, ROWS), self.batch.blocks)](
-            self.batch, self.weights, self.state, self.tiles, self.screen, self.bounds, position, ROWS=ROWS,
-            BLOCK=self.block, BLOCK_K=block_k, CHUNK_K=max(16, min(64, block_k)),
-            STEP_DTYPE=TRITON_TYPES[self.step_dtype], num_warps=8,
-        )  # fmt: skip
+            self.batch,
+            self.weights,
+            self.state,
+            self.tiles,
+            self.screen,
+            self.bounds,
+            position,
+            ROWS=ROWS,
+            BLOCK=self.block,
+            BLOCK_K=block_k,
+            CHUNK_K=max(16, min(64, block_k)),
+            STEP_DTYPE=TRITON_TYPES[self.step_dtype],
+            num_warps=8,
+        )

@@ -52,9 +52,13 @@ def noise_words(seed, request, step, position, STREAM: tl.constexpr, quad):
     high = ((step >> 32) & 0xFFFF) << 16
     last = zero + (position + (STREAM << 8) + high)
     return tl.philox(
-        seed, quad.to(tl.uint32), (zero + (request & 0xFFFFFFFF)).to(tl.uint32),
-        (zero + (step & 0xFFFFFFFF)).to(tl.uint32), last.to(tl.uint32), 10,
-    )  # fmt: skip
+        seed,
+        quad.to(tl.uint32),
+        (zero + (request & 0xFFFFFFFF)).to(tl.uint32),
+        (zero + (step & 0xFFFFFFFF)).to(tl.uint32),
+        last.to(tl.uint32),
+        10,
+    )
 
 
 @triton.jit

@@ -47,9 +47,17 @@ def _check(target_logits, row_start, lengths, draft_tokens, sampling, law, seed,
 
 
 def verify(
-    target_logits: torch.Tensor, row_start: torch.Tensor, lengths: torch.Tensor, draft_tokens: torch.Tensor,
-    sampling: Sampling, law: DraftLaw | None, *, seed: int, request: torch.Tensor, step: torch.Tensor,
-) -> Verified:  # fmt: skip
+    target_logits: torch.Tensor,
+    row_start: torch.Tensor,
+    lengths: torch.Tensor,
+    draft_tokens: torch.Tensor,
+    sampling: Sampling,
+    law: DraftLaw | None,
+    *,
+    seed: int,
+    request: torch.Tensor,
+    step: torch.Tensor,
+) -> Verified:
     """Accept or replace the draft tokens of a packed verify.
 
     target_logits: [B, V] float, rows of request r at row_start[r] .. row_start[r] + lengths[r] (its anchor first);
@@ -82,12 +90,30 @@ def verify(
     races = Races(*(empty(kind, parts.splits) for kind in (torch.float32, torch.int32) * 2))
     block_s = triton.next_power_of_2(parts.splits)
     accept_kernel[(num_requests,)](
-        target, sampling, drafts, drawn_from, parts, kept, counters, outcome,
-        BLOCK_G=triton.next_power_of_2(gamma + 1), BLOCK_S=block_s, num_warps=1,
-    )  # fmt: skip
+        target,
+        sampling,
+        drafts,
+        drawn_from,
+        parts,
+        kept,
+        counters,
+        outcome,
+        BLOCK_G=triton.next_power_of_2(gamma + 1),
+        BLOCK_S=block_s,
+        num_warps=1,
+    )
     recover_kernel[(num_requests, parts.splits)](
-        target, sampling, drafts, drawn_from, parts, kept, counters, outcome, races,
-        BLOCK=block_of(target.vocab), num_warps=8,
-    )  # fmt: skip
+        target,
+        sampling,
+        drafts,
+        drawn_from,
+        parts,
+        kept,
+        counters,
+        outcome,
+        races,
+        BLOCK=block_of(target.vocab),
+        num_warps=8,
+    )
     pick_kernel[(num_requests,)](outcome, races, parts.splits, BLOCK_S=block_s, num_warps=1)
     return Verified(outcome.accepted, outcome.bonus)

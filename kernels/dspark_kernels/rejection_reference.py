@@ -69,9 +69,17 @@ def keep_reference(
 
 
 def verify_reference(
-    target_logits: torch.Tensor, row_start: torch.Tensor, lengths: torch.Tensor, draft_tokens: torch.Tensor,
-    sampling: Sampling, law: DraftLaw | None, *, seed: int, request: torch.Tensor, step: torch.Tensor,
-) -> Verified:  # fmt: skip
+    target_logits: torch.Tensor,
+    row_start: torch.Tensor,
+    lengths: torch.Tensor,
+    draft_tokens: torch.Tensor,
+    sampling: Sampling,
+    law: DraftLaw | None,
+    *,
+    seed: int,
+    request: torch.Tensor,
+    step: torch.Tensor,
+) -> Verified:
     """`verify` in torch, with dense tables: what the kernels must equal, given the same random words."""
     num_requests, gamma = draft_tokens.shape
     vocab, device = target_logits.shape[1], target_logits.device

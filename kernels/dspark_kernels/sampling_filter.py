@@ -106,7 +106,13 @@ def row_thresholds(target: Target, sampling: Sampling, parts: Parts) -> Kept:
     rows = parts.largest.shape[:2]
     kept = Kept(*(torch.empty(rows, dtype=torch.float32, device=target.logits.device) for _ in range(2)))
     _threshold_kernel[rows](
-        target, sampling, parts, kept,
-        LEVELS=_LEVELS[target.logits.dtype], BLOCK=1024, BLOCK_S=triton.next_power_of_2(parts.splits), num_warps=8,
-    )  # fmt: skip
+        target,
+        sampling,
+        parts,
+        kept,
+        LEVELS=_LEVELS[target.logits.dtype],
+        BLOCK=1024,
+        BLOCK_S=triton.next_power_of_2(parts.splits),
+        num_warps=8,
+    )
     return kept

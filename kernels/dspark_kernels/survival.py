@@ -140,9 +140,14 @@ def survival_units(confidence: torch.Tensor) -> torch.Tensor:
 
 
 def confidence_reference(
-    hidden: torch.Tensor, anchor: torch.Tensor, draft: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None,
-    temperatures: torch.Tensor, w1: torch.Tensor | None,
-) -> Confidence:  # fmt: skip
+    hidden: torch.Tensor,
+    anchor: torch.Tensor,
+    draft: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    temperatures: torch.Tensor,
+    w1: torch.Tensor | None,
+) -> Confidence:
     """`confidence_survival` in torch, written as SGLang's head is."""
     features = hidden
     if w1 is not None:
@@ -156,9 +161,14 @@ def confidence_reference(
 
 
 def confidence_survival(
-    hidden: torch.Tensor, anchor: torch.Tensor, draft: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None,
-    temperatures: torch.Tensor, w1: torch.Tensor | None = None,
-) -> Confidence:  # fmt: skip
+    hidden: torch.Tensor,
+    anchor: torch.Tensor,
+    draft: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    temperatures: torch.Tensor,
+    w1: torch.Tensor | None = None,
+) -> Confidence:
     """Confidence and survival of every draft token; c[r, k] sees x_{r, <k} only.
 
     hidden: [R, gamma, H] float, the draft's final hidden states. anchor: [R] int64. draft: [R, gamma] int64 drafted
@@ -191,11 +201,22 @@ def confidence_survival(
     out = Confidence(*(torch.empty(num_requests, gamma, dtype=kind, device=device) for kind in kinds))
     drafted = _Drafted(hidden, *hidden.stride()[:2], width, anchor.contiguous(), draft.contiguous())
     head = _Head(
-        weight.view(-1).contiguous(), bias, temperatures, temperatures.stride(0) if temperatures.ndim else 0,
-        w1, 0 if w1 is None else w1.stride(0), rank,
-    )  # fmt: skip
+        weight.view(-1).contiguous(),
+        bias,
+        temperatures,
+        temperatures.stride(0) if temperatures.ndim else 0,
+        w1,
+        0 if w1 is None else w1.stride(0),
+        rank,
+    )
     _confidence_kernel[(num_requests,)](
-        drafted, head, out, GAMMA=gamma, BLOCK_G=triton.next_power_of_2(gamma), BLOCK_H=512,
-        BLOCK_K=triton.next_power_of_2(max(rank, 1)), num_warps=8,
-    )  # fmt: skip
+        drafted,
+        head,
+        out,
+        GAMMA=gamma,
+        BLOCK_G=triton.next_power_of_2(gamma),
+        BLOCK_H=512,
+        BLOCK_K=triton.next_power_of_2(max(rank, 1)),
+        num_warps=8,
+    )
     return out

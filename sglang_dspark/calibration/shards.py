@@ -24,10 +24,37 @@ _MAX_PICKLE = 1 << 16
 _MAX_STORAGE = 1 << 32
 # What torch.save writes for a dict of tensors. No BUILD, INST, OBJ, NEWOBJ, EXT or STACK_GLOBAL.
 _OPCODES = {
-    "PROTO", "FRAME", "STOP", "MARK", "EMPTY_DICT", "EMPTY_TUPLE", "EMPTY_LIST", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3",
-    "BINUNICODE", "SHORT_BINUNICODE", "BININT", "BININT1", "BININT2", "LONG1", "NEWTRUE", "NEWFALSE", "NONE",
-    "BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET", "MEMOIZE", "SETITEM", "SETITEMS", "GLOBAL", "REDUCE", "BINPERSID",
-}  # fmt: skip
+    "PROTO",
+    "FRAME",
+    "STOP",
+    "MARK",
+    "EMPTY_DICT",
+    "EMPTY_TUPLE",
+    "EMPTY_LIST",
+    "TUPLE",
+    "TUPLE1",
+    "TUPLE2",
+    "TUPLE3",
+    "BINUNICODE",
+    "SHORT_BINUNICODE",
+    "BININT",
+    "BININT1",
+    "BININT2",
+    "LONG1",
+    "NEWTRUE",
+    "NEWFALSE",
+    "NONE",
+    "BINPUT",
+    "LONG_BINPUT",
+    "BINGET",
+    "LONG_BINGET",
+    "MEMOIZE",
+    "SETITEM",
+    "SETITEMS",
+    "GLOBAL",
+    "REDUCE",
+    "BINPERSID",
+}
 
 
 @dataclass(frozen=True)

@@ -51,15 +51,23 @@ def ab(
     rates = verdict.rates
     if as_json:
         document = {
-            "a": verdict.a, "b": verdict.b, "pairs": len(verdict.pairs), "gain": verdict.gain, "low": verdict.low,
-            "high": verdict.high, "keep": verdict.keep, "tokens_per_decode_second": rates,
+            "a": verdict.a,
+            "b": verdict.b,
+            "pairs": len(verdict.pairs),
+            "gain": verdict.gain,
+            "low": verdict.low,
+            "high": verdict.high,
+            "keep": verdict.keep,
+            "tokens_per_decode_second": rates,
             "stopped_early": verdict.stopped_early,
-        }  # fmt: skip
+        }
         typer.echo(msgspec.json.format(msgspec.json.encode(document), indent=1).decode())
         return
     early = ", stopped early" if verdict.stopped_early else ""
     typer.echo(f"A {verdict.a}: {rates[0]:.1f} tokens per decode second")
     typer.echo(f"B {verdict.b}: {rates[1]:.1f} tokens per decode second")
-    typer.echo(f"gain of B {verdict.gain:+.1%} (95 % interval {verdict.low:+.1%} to {verdict.high:+.1%}; "
-               f"{len(verdict.pairs)} pairs{early})")  # fmt: skip
+    typer.echo(
+        f"gain of B {verdict.gain:+.1%} (95 % interval {verdict.low:+.1%} to {verdict.high:+.1%}; "
+        f"{len(verdict.pairs)} pairs{early})"
+    )
     typer.echo(f"keep {verdict.keep}" if verdict.keep else "no difference: keep what is there")

@@ -71,10 +71,19 @@ def live(
     from sglang_dspark.audit.live.settings import AuditSettings
 
     settings = AuditSettings(
-        skip=skip, tokens=tokens, samples=samples, concurrency=concurrency, background=background,
-        background_tokens=background_tokens, greedy_tokens=greedy_tokens, control=control, alpha=alpha, detect=detect,
-        least_cut=least_cut, seed=seed,
-    )  # fmt: skip
+        skip=skip,
+        tokens=tokens,
+        samples=samples,
+        concurrency=concurrency,
+        background=background,
+        background_tokens=background_tokens,
+        greedy_tokens=greedy_tokens,
+        control=control,
+        alpha=alpha,
+        detect=detect,
+        least_cut=least_cut,
+        seed=seed,
+    )
     files = _PromptFiles(prompts, background_prompts, limit)
     if predict is not None:
         _predict(predict, target, draft, profile, files, settings, simulated, json)
@@ -104,9 +113,16 @@ class _PromptFiles:
 
 
 def _audit(
-    url: str, api_key: str | None, timeout_s: float, folder: Path, device: str, dtype: str, files: _PromptFiles,
-    settings: AuditSettings, json: bool,
-) -> None:  # fmt: skip
+    url: str,
+    api_key: str | None,
+    timeout_s: float,
+    folder: Path,
+    device: str,
+    dtype: str,
+    files: _PromptFiles,
+    settings: AuditSettings,
+    json: bool,
+) -> None:
     from sglang_dspark.audit.live.audit import audit_server
     from sglang_dspark.audit.live.client import Server
     from sglang_dspark.audit.live.report import print_report
@@ -125,9 +141,15 @@ def _audit(
 
 
 def _predict(
-    text: str, folder: Path, draft: Path | None, profile: str | None, files: _PromptFiles, settings: AuditSettings,
-    simulated: int, json: bool,
-) -> None:  # fmt: skip
+    text: str,
+    folder: Path,
+    draft: Path | None,
+    profile: str | None,
+    files: _PromptFiles,
+    settings: AuditSettings,
+    simulated: int,
+    json: bool,
+) -> None:
     from sglang_dspark.audit.live.pair import load_models
     from sglang_dspark.audit.live.prediction import predict
     from sglang_dspark.audit.live.report import print_predictions
@@ -144,9 +166,15 @@ def _predict(
     prompts, beside = files.read(pair.tokenizer)
     with _bars() as progress:
         found = predict(
-            pair, policy, cost, prompts, beside, settings, simulated,
+            pair,
+            policy,
+            cost,
+            prompts,
+            beside,
+            settings,
+            simulated,
             lambda done, total: progress("simulating", done, total),
-        )  # fmt: skip
+        )
     if json:
         _print_json({"policy": policy_to_string(policy), "predictions": [dict(p.__dict__) for p in found]})
     else:

@@ -94,9 +94,14 @@ def _print_tables(console: Console, result: Calibration) -> None:
         table.add_column(name, justify="right")
     for number, position in enumerate(result.positions, start=1):
         table.add_row(
-            str(number), f"{position.temperature:.3f}", f"{position.ece_before:.2%}", f"{position.ece_after:.2%}",
-            f"{position.auc:.3f}", f"{position.predicted:.3f}", f"{position.observed:.3f}",
-        )  # fmt: skip
+            str(number),
+            f"{position.temperature:.3f}",
+            f"{position.ece_before:.2%}",
+            f"{position.ece_after:.2%}",
+            f"{position.auc:.3f}",
+            f"{position.predicted:.3f}",
+            f"{position.observed:.3f}",
+        )
     console.print(table)
     table = Table(box=box.SIMPLE, title="mean ECE over positions by sampling temperature")
     for name in ("temperature", "blocks", "before", "after", "own vector"):

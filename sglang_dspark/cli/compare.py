@@ -57,9 +57,14 @@ def compare(
 
         other = RecordSet(acceptance) if acceptance else None
         prediction = predict(
-            measured, RecordSet(fit), acceptance=other, concurrency=concurrency, under=recorded, policy=chosen,
+            measured,
+            RecordSet(fit),
+            acceptance=other,
+            concurrency=concurrency,
+            under=recorded,
+            policy=chosen,
             complete=complete,
-        )  # fmt: skip
+        )
     if as_json:
         document: dict[str, Any] = {"decisions": decisions.as_json(), "problems": problems}
         document |= {} if prediction is None else prediction.as_json()

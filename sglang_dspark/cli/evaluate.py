@@ -108,7 +108,9 @@ def _sweep(result: Evaluation) -> Table:
     table = _table(f"{result.name}: verify until a confidence below", ("threshold", "accepted", "rejected", "rate"))
     for point in result.quality.sweep[::2]:
         table.add_row(
-            f"{point.threshold:.2f}", f"{point.accept_length:.3f}", f"{point.rejected:.3f}",
+            f"{point.threshold:.2f}",
+            f"{point.accept_length:.3f}",
+            f"{point.rejected:.3f}",
             f"{point.acceptance_rate:.3f}",
-        )  # fmt: skip
+        )
     return table

@@ -32,8 +32,12 @@ class Assumption:
     def as_json(self) -> dict[str, Any]:
         """Plain values for reports."""
         return {
-            "key": self.key, "value": self.value, "unit": self.unit, "source": self.source, "text": self.text,
-        }  # fmt: skip
+            "key": self.key,
+            "value": self.value,
+            "unit": self.unit,
+            "source": self.source,
+            "text": self.text,
+        }
 
     def as_plain(self) -> dict[str, Any]:
         """Every field, for `from_plain`."""

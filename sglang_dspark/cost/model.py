@@ -50,7 +50,7 @@ class StepCost:
         object.__setattr__(self, "_prices", lru_cache(maxsize=1024)(self._make_prices))
         spans = probed(
             self.form, self.draft, self.verify, self.eager, self.captured, self.captured_requests, self.diagonal_gamma
-        )  # fmt: skip
+        )
         object.__setattr__(self, "_probed", spans)
 
     def __getstate__(self) -> dict[str, Any]:

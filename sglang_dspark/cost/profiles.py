@@ -19,13 +19,19 @@ from sglang_dspark.cost.terms import filled_terms
 from sglang_dspark.errors import InputError
 
 _FORCED = Assumption(
-    "diagonal_forced", None, "", "forced by the user",
+    "diagonal_forced",
+    None,
+    "",
+    "forced by the user",
     "off-diagonal prices come from a table measured only at B = R (1 + gamma)",
-)  # fmt: skip
+)
 _NO_EAGER = Assumption(
-    "eager", None, "", "eager steps are not in the source",
+    "eager",
+    None,
+    "",
+    "eager steps are not in the source",
     "beyond the last captured size a step costs what that size costs",
-)  # fmt: skip
+)
 
 
 def profile_names() -> list[str]:
@@ -115,9 +121,19 @@ def _from_one_dimensional(table: SpsCostTable, name: str, meta: dict[str, Any]) 
         gamma, assumed = gamma_of(table.sample_batch_tokens, meta, name)
         stated += assumed
     return StepCost(
-        name, "1-d", _flat(0.0), seconds, captured=captured, captured_requests=slots, splits_draft=False,
-        diagonal=diagonal, diagonal_gamma=gamma, terms=terms, assumptions=stated, meta=meta,
-    )  # fmt: skip
+        name,
+        "1-d",
+        _flat(0.0),
+        seconds,
+        captured=captured,
+        captured_requests=slots,
+        splits_draft=False,
+        diagonal=diagonal,
+        diagonal_gamma=gamma,
+        terms=terms,
+        assumptions=stated,
+        meta=meta,
+    )
 
 
 def _from_additive(table: SpsAdditiveCostTable, name: str, meta: dict[str, Any]) -> StepCost:
@@ -137,9 +153,18 @@ def _from_additive(table: SpsAdditiveCostTable, name: str, meta: dict[str, Any])
     if captured is None:
         stated += (_unpadded("tokens are priced unpadded"),)
     return StepCost(
-        name, "additive", alpha, theta, bias_s=table.bias_seconds, captured=captured, captured_requests=slots,
-        splits_draft=False, terms=terms, assumptions=stated, meta=meta,
-    )  # fmt: skip
+        name,
+        "additive",
+        alpha,
+        theta,
+        bias_s=table.bias_seconds,
+        captured=captured,
+        captured_requests=slots,
+        splits_draft=False,
+        terms=terms,
+        assumptions=stated,
+        meta=meta,
+    )
 
 
 def _from_tiered(tiered: Tiered, name: str, meta: dict[str, Any]) -> StepCost:
@@ -150,9 +175,12 @@ def _from_tiered(tiered: Tiered, name: str, meta: dict[str, Any]) -> StepCost:
         tiered.draft.context_tokens_per_request,
     )
     verify = make_curve(
-        f"profile {name}: verify", tiered.verify.num_tokens, tiered.verify.seconds,
-        tiered.verify.context_tokens_per_request, least_probes=2,
-    )  # fmt: skip
+        f"profile {name}: verify",
+        tiered.verify.num_tokens,
+        tiered.verify.seconds,
+        tiered.verify.context_tokens_per_request,
+        least_probes=2,
+    )
     eager = None
     if tiered.eager is not None:
         eager = make_curve(
@@ -170,9 +198,17 @@ def _from_tiered(tiered: Tiered, name: str, meta: dict[str, Any]) -> StepCost:
     if eager is None:
         stated += (_NO_EAGER,)
     return StepCost(
-        name, "tiered", draft, verify, captured=captured, captured_requests=slots, eager=eager,
-        terms=terms, assumptions=stated, meta=meta,
-    )  # fmt: skip
+        name,
+        "tiered",
+        draft,
+        verify,
+        captured=captured,
+        captured_requests=slots,
+        eager=eager,
+        terms=terms,
+        assumptions=stated,
+        meta=meta,
+    )
 
 
 def _graphs(meta: dict[str, Any], name: str) -> tuple[np.ndarray[Any, np.dtype[np.int64]] | None, int | None]:

@@ -20,9 +20,18 @@ MOST_ROWS = 1 << 14
 """About a tenth of a second of the server's scheduler for one reading."""
 
 _KEPT = (
-    "model_path", "speculative_draft_model_path", "tp_size", "dp_size", "max_running_requests", "chunked_prefill_size",
-    "device", "dtype", "attention_backend", "disable_overlap_schedule", "version",
-)  # fmt: skip
+    "model_path",
+    "speculative_draft_model_path",
+    "tp_size",
+    "dp_size",
+    "max_running_requests",
+    "chunked_prefill_size",
+    "device",
+    "dtype",
+    "attention_backend",
+    "disable_overlap_schedule",
+    "version",
+)
 
 
 class Drain:

@@ -78,13 +78,18 @@ def evaluate(
 
 
 def _ask(
-    server: Server, prefix: str, conversations: list[list[str]], settings: EvalSettings,
+    server: Server,
+    prefix: str,
+    conversations: list[list[str]],
+    settings: EvalSettings,
     on_answer: Callable[[Answer], None],
-) -> list[dict[str, Any]]:  # fmt: skip
+) -> list[dict[str, Any]]:
     """Answers' meta_info of every turn; turn t of all conversations is sent before turn t + 1 of any."""
     sampling = {
-        "temperature": settings.temperature, "top_p": settings.top_p, "max_new_tokens": settings.max_new_tokens,
-    }  # fmt: skip
+        "temperature": settings.temperature,
+        "top_p": settings.top_p,
+        "max_new_tokens": settings.max_new_tokens,
+    }
     metas: list[dict[str, Any]] = []
     texts = {number: "" for number in range(len(conversations))}
     for turn in range(max(map(len, conversations))):

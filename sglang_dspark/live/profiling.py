@@ -250,13 +250,18 @@ def table_of(cells: list[Cell], meta: dict[str, Any]) -> SpsAdditiveCostTable:
         m_probes=theta[0],
         theta_seconds=[float(seconds - bias) for seconds in theta[1]],
         meta={
-            **meta, "how": "forced budgets on a running server, medians of windows", "cells": len(cells),
-            "spread": spread, "fit_error": fitted.error, "context_tokens_per_request": mean_context,
-            "seconds_per_context_token": slope, "sweep": "off-diagonal",
+            **meta,
+            "how": "forced budgets on a running server, medians of windows",
+            "cells": len(cells),
+            "spread": spread,
+            "fit_error": fitted.error,
+            "context_tokens_per_request": mean_context,
+            "seconds_per_context_token": slope,
+            "sweep": "off-diagonal",
             # The last probes lie on a straight line beyond the cells: SGLang's own look-up would clamp there.
             "measured_to": {"requests": fitted.cost.draft.span[1], "tokens": fitted.cost.verify.span[1]},
         },
-    )  # fmt: skip
+    )
 
 
 def _on_integers(curve: Curve) -> tuple[list[int], list[float]]:

@@ -196,6 +196,18 @@ class _Collector:
         confidence = None if any(part is None for part in columns[0]) else np.concatenate(columns[0])
         depth, request, anchor, temperature, weight, drawn, _ = (np.concatenate(column) for column in columns[1:])
         return Blocks(
-            gamma, confidence, depth, request, list(self.numbers), anchor, temperature, weight, used,
-            self.steps, self.censored, self.by_policy, self.seen, int(drawn.sum()),
-        )  # fmt: skip
+            gamma,
+            confidence,
+            depth,
+            request,
+            list(self.numbers),
+            anchor,
+            temperature,
+            weight,
+            used,
+            self.steps,
+            self.censored,
+            self.by_policy,
+            self.seen,
+            int(drawn.sum()),
+        )

@@ -75,9 +75,12 @@ def table_hash(cost: StepCost) -> str:
 def _curve_to_plain(curve: Curve) -> dict[str, Any]:
     contexts = None if curve.contexts is None else curve.contexts.tolist()
     return {
-        "probes": curve.probes.tolist(), "seconds": curve.seconds.tolist(), "contexts": contexts, "floor": curve.floor,
+        "probes": curve.probes.tolist(),
+        "seconds": curve.seconds.tolist(),
+        "contexts": contexts,
+        "floor": curve.floor,
         "measured_to": curve.measured_to,
-    }  # fmt: skip
+    }
 
 
 def _curve_from_plain(plain: dict[str, Any]) -> Curve:

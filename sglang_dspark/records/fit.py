@@ -92,9 +92,12 @@ class FittedCost:
     def as_json(self) -> dict[str, object]:
         """Plain values for reports."""
         return {
-            "steps": self.steps, "left_out": self.left_out, "error": self.error, "prefills": self.prefills,
+            "steps": self.steps,
+            "left_out": self.left_out,
+            "error": self.error,
+            "prefills": self.prefills,
             "assumptions": [assumption.as_json() for assumption in self.cost.assumptions],
-        }  # fmt: skip
+        }
 
 
 def fit_step_cost(steps: Iterable[StepRecord], name: str = "fitted from records") -> FittedCost:
@@ -124,16 +127,31 @@ def fit_times(times: StepTimes, name: str = "fitted from records") -> FittedCost
     draft, verify, slope, adaptive = _solve(cells)
     base, per_token, prefills = _prefill(times)
     terms = {
-        "host_s": 0.0, "copy_s": 0.0, "prefill_base_s": base, "prefill_token_s": per_token, "prefill_pair_s": 0.0,
-        "context_token_s": slope, "draft_context_token_s": 0.0, "draft_head_s": 0.0, "width_context_s": 0.0,
-        "adaptive_s": adaptive or 0.0, "kv_tokens": 1_000_000.0, "draft_kv_share": 0.0,
-    }  # fmt: skip
+        "host_s": 0.0,
+        "copy_s": 0.0,
+        "prefill_base_s": base,
+        "prefill_token_s": per_token,
+        "prefill_pair_s": 0.0,
+        "context_token_s": slope,
+        "draft_context_token_s": 0.0,
+        "draft_head_s": 0.0,
+        "width_context_s": 0.0,
+        "adaptive_s": adaptive or 0.0,
+        "kv_tokens": 1_000_000.0,
+        "draft_kv_share": 0.0,
+    }
     assert set(terms) == set(TERMS)
     cost = StepCost(
-        name, "additive", draft, verify, captured=times.tiers, splits_draft=False, terms=terms,
+        name,
+        "additive",
+        draft,
+        verify,
+        captured=times.tiers,
+        splits_draft=False,
+        terms=terms,
         assumptions=_assumed(cells, terms, prefills, told=adaptive is not None),
         meta={"how": "fitted from step records", "steps": int(kept.sum())},
-    )  # fmt: skip
+    )
     fitted = draft.at(cells.requests) + verify.at(cells.tokens) + slope * cells.context
     fitted = fitted + terms["adaptive_s"] * cells.adaptive
     error = float(np.average(np.abs(fitted - cells.seconds) / cells.seconds, weights=cells.count))

@@ -40,9 +40,12 @@ class Replay:
     def as_json(self) -> dict[str, Any]:
         """Plain values for `--json`."""
         return {
-            "equal": self.equal, "different": self.different, "verified_all": self.verified_all,
-            "skipped": self.skipped, "first": self.first,
-        }  # fmt: skip
+            "equal": self.equal,
+            "different": self.different,
+            "verified_all": self.verified_all,
+            "skipped": self.skipped,
+            "first": self.first,
+        }
 
 
 def replay(records: Iterable[Record], policy: Callable[[str], Policy] = make_policy) -> Replay:

@@ -115,6 +115,8 @@ class Drafter:
         lengths = {domain: round(accept_length(values), 3) for domain, values in self.acceptance.items()}
         named = {key: value or None for key, value in asdict(self.origin).items()}
         return {
-            "method": self.method.name, **named, "conditional": {d: list(v) for d, v in self.acceptance.items()},
+            "method": self.method.name,
+            **named,
+            "conditional": {d: list(v) for d, v in self.acceptance.items()},
             "accept_length": lengths,
-        }  # fmt: skip
+        }

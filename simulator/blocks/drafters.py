@@ -10,9 +10,17 @@ from simulator.blocks.own import Given, own_drafter
 from simulator.blocks.published import published_drafters
 
 __all__ = [
-    "ALIASES", "DEFAULT_DRAFTER", "DOMAINS", "DRAFTERS", "METHODS", "Acceptance", "Drafter", "Method", "choose_drafter",
+    "ALIASES",
+    "DEFAULT_DRAFTER",
+    "DOMAINS",
+    "DRAFTERS",
+    "METHODS",
+    "Acceptance",
+    "Drafter",
+    "Method",
+    "choose_drafter",
     "find_drafter",
-]  # fmt: skip
+]
 
 PUBLISHED: dict[str, Drafter] = published_drafters()
 """By full name, method:model."""

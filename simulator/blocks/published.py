@@ -122,9 +122,12 @@ def _of_lengths() -> Iterator[Drafter]:
         origin = Origin(each.model, each.draft, data, each.temperature, source, golden.licence)
         acceptance, stated = _everywhere(golden.domain, "coding prompts", conditionals(survival))
         rule = Assumption(
-            "acceptance_rule", None, "", "the source has accept lengths by draft length k",
+            "acceptance_rule",
+            None,
+            "",
+            "the source has accept lengths by draft length k",
             "survival at k is taken as AL(k) - AL(k - 1)",
-        )  # fmt: skip
+        )
         yield Drafter.of(
             each.name, METHODS[each.method], acceptance, origin=origin, assumptions=(stated, rule), ends=ends
         )

@@ -75,9 +75,14 @@ class Setting:
     def server(self, policy: Policy) -> Server:
         """The server of one replica that runs this policy."""
         return set_up(
-            self.engine, self.cost, self.machine, self.graphs, drafting=policy.drafts, gamma=self.drafter.gamma,
+            self.engine,
+            self.cost,
+            self.machine,
+            self.graphs,
+            drafting=policy.drafts,
+            gamma=self.drafter.gamma,
             concurrency=self.concurrency,
-        )  # fmt: skip
+        )
 
     @property
     def caches_prefixes(self) -> bool:

@@ -15,10 +15,19 @@ from simulator.results.paired import Paired, paired
 from simulator.results.varied import Sensitivity, Surcharge
 
 COMPARED = (
-    "output_throughput", "steady_output_throughput", "request_goodput", "steady_request_goodput", "slo_attainment",
-    "accept_length", "mean_tpot_ms",
-    "steady_mean_tpot_ms", "mean_ttft_ms", "steady_mean_ttft_ms", "mean_e2e_latency_ms", "steady_mean_e2e_latency_ms",
-)  # fmt: skip
+    "output_throughput",
+    "steady_output_throughput",
+    "request_goodput",
+    "steady_request_goodput",
+    "slo_attainment",
+    "accept_length",
+    "mean_tpot_ms",
+    "steady_mean_tpot_ms",
+    "mean_ttft_ms",
+    "steady_mean_ttft_ms",
+    "mean_e2e_latency_ms",
+    "steady_mean_e2e_latency_ms",
+)
 """Figures for which the difference to the first policy is given with an interval, where a run has them."""
 
 

@@ -73,10 +73,14 @@ class Prediction:
             for name, f in self.figures.items()
         }
         return out | {
-            "policy": self.policy, "concurrency": self.concurrency, "repetitions": self.repetitions,
-            "requests": self.requests, "least_share_drawn": self.least_share_drawn, "fit": self.fitted.as_json(),
+            "policy": self.policy,
+            "concurrency": self.concurrency,
+            "repetitions": self.repetitions,
+            "requests": self.requests,
+            "least_share_drawn": self.least_share_drawn,
+            "fit": self.fitted.as_json(),
             "notes": self.notes,
-        }  # fmt: skip
+        }
 
     @property
     def least_share_drawn(self) -> float:
@@ -123,9 +127,16 @@ def predict(
     known = {request.rid for episode in episodes for request in episode.requests}
     own = int(np.isin(blocks.request, [number for number, rid in enumerate(blocks.rids) if rid in known]).sum())
     return Prediction(
-        compared, policy_to_string(chosen), episodes[0].concurrency, len(episodes),
-        sum(len(episode.requests) for episode in episodes), own, steps, fitted, notes,
-    )  # fmt: skip
+        compared,
+        policy_to_string(chosen),
+        episodes[0].concurrency,
+        len(episodes),
+        sum(len(episode.requests) for episode in episodes),
+        own,
+        steps,
+        fitted,
+        notes,
+    )
 
 
 def _compared(concurrency: int | None) -> tuple[str, ...]:
@@ -166,9 +177,15 @@ def _simulate(
     table = max(episode.tables, key=episode.tables.__getitem__, default="")
     load = RecordedLoad.of(episode.requests, blocks, episode.header)
     setting = Setting(
-        load.trace, cost, tables.get(table, cost), load.drafter, engine=_settings(load.engine, episode, policy),
-        concurrency=episode.concurrency, recorded=load, graphs="profile",
-    )  # fmt: skip
+        load.trace,
+        cost,
+        tables.get(table, cost),
+        load.drafter,
+        engine=_settings(load.engine, episode, policy),
+        concurrency=episode.concurrency,
+        recorded=load,
+        graphs="profile",
+    )
     found, met = [], 0
     for seed in range(seeds):
         exploring: Any = Exploring(policy, episode.explore, seed)

@@ -72,16 +72,22 @@ def shares_drawn(setting: Setting, met: dict[str, float]) -> tuple[Assumption, .
     own, count = sum(map(load.own_blocks, parts)) / len(parts), len(setting.trace)
     shares = ", ".join(f"{max(0.0, 1.0 - own / max(blocks, 1.0)):.0%} ({text})" for text, blocks in met.items())
     drawn = Assumption(
-        "blocks_drawn", shares, "least share of blocks", "drawn among the request's nearest ones",
+        "blocks_drawn",
+        shares,
+        "least share of blocks",
+        "drawn among the request's nearest ones",
         f"blocks at unrecorded anchors, at least: {shares}",
-    )  # fmt: skip
+    )
     strangers = load.strangers(setting.trace)
     if not strangers:
         return (drawn,)
     unknown = Assumption(
-        "requests_without_blocks", strangers, "requests", "theirs are those of requests alike",
+        "requests_without_blocks",
+        strangers,
+        "requests",
+        "theirs are those of requests alike",
         f"{strangers} of {count} requests have no recorded block",
-    )  # fmt: skip
+    )
     return (drawn, unknown)
 
 

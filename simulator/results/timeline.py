@@ -48,9 +48,15 @@ def _step(process: int, step: StepView, replicas: int) -> Iterator[dict[str, Any
     start, duration = (step.end_s - step.seconds) * 1e6, step.seconds * 1e6
     name = f"decode x{step.batch}" if step.kind == "decode" else "prefill"
     yield {
-        "ph": "X", "pid": process, "tid": step.replica, "name": name, "cat": step.kind, "ts": start, "dur": duration,
+        "ph": "X",
+        "pid": process,
+        "tid": step.replica,
+        "name": name,
+        "cat": step.kind,
+        "ts": start,
+        "dur": duration,
         "args": {"requests": step.batch, "tokens": step.tokens},
-    }  # fmt: skip
+    }
     counters = [("running", step.running), ("waiting", step.waiting), ("kv tokens", step.kv)]
     if step.cached is not None:
         counters.append(("cached kv tokens", step.cached))
@@ -79,6 +85,12 @@ def _lanes(process: int, recorder: Recorder, first: int) -> Iterator[dict[str, A
         heapq.heappush(busy, (finish, lane))
         for name, begin, end in (("wait + prefill", sent, started), (f"decode {request}", started, finish)):
             yield {
-                "ph": "X", "pid": process, "tid": lane, "name": name, "cat": "request", "ts": begin * 1e6,
-                "dur": (end - begin) * 1e6, "args": {"request": request},
-            }  # fmt: skip
+                "ph": "X",
+                "pid": process,
+                "tid": lane,
+                "name": name,
+                "cat": "request",
+                "ts": begin * 1e6,
+                "dur": (end - begin) * 1e6,
+                "args": {"request": request},
+            }

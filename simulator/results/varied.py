@@ -70,6 +70,9 @@ class Sensitivity:
     def as_json(self) -> dict[str, object]:
         """Plain values."""
         return {
-            "leader": self.leader, "runner_up": self.runner_up, "figure": self.figure, "as_assumed": self.asis.mean,
+            "leader": self.leader,
+            "runner_up": self.runner_up,
+            "figure": self.figure,
+            "as_assumed": self.asis.mean,
             "varied": [each.as_json() for each in self.varied],
-        }  # fmt: skip
+        }

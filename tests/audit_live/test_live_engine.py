@@ -139,9 +139,17 @@ def test_a_leak_is_predicted_and_then_found(pair: Path, server: LeakyServer, tmp
 
 
 LOSSLESS = (
-    "fixed:k=2", "threshold:t=0.7", "early-stop:cap=3", "hull", "lookahead", "argmax:lag=1,cap=3",
-    "schedule:upto=4,k=3/1", "goodput:cap=3", "tetris:capacity=20", "guard:inner=(hull),baseline=(fixed:k=2)",
-)  # fmt: skip
+    "fixed:k=2",
+    "threshold:t=0.7",
+    "early-stop:cap=3",
+    "hull",
+    "lookahead",
+    "argmax:lag=1,cap=3",
+    "schedule:upto=4,k=3/1",
+    "goodput:cap=3",
+    "tetris:capacity=20",
+    "guard:inner=(hull),baseline=(fixed:k=2)",
+)
 
 
 def test_every_lossless_policy_is_audited() -> None:

@@ -22,9 +22,17 @@ def tiny_model(seed: int = 0) -> Qwen3ForCausalLM:
     """A random model whose laws are neither flat nor certain."""
     torch.manual_seed(seed)
     config = Qwen3Config(
-        vocab_size=VOCAB, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, head_dim=16, initializer_range=0.5, tie_word_embeddings=False, dtype="float32",
-    )  # fmt: skip
+        vocab_size=VOCAB,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        initializer_range=0.5,
+        tie_word_embeddings=False,
+        dtype="float32",
+    )
     return Qwen3ForCausalLM(config).eval()
 
 

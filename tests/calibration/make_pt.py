@@ -17,8 +17,11 @@ def shard_bytes(tensors, *, reduce_name="ctorch._utils\n_rebuild_tensor_v2\n", c
         out.write(_tuple(array.shape) + _tuple([stride // 4 for stride in array.strides]) + b"\x89")
         out.write(b"ccollections\nOrderedDict\n)R" + b"tR")
     out.write(b"u.")
-    return archive({"data.pkl": out.getvalue()} | {f"data/{i}": array.astype("<f4").tobytes()
-                   for i, array in enumerate(tensors.values())}, compression)  # fmt: skip
+    return archive(
+        {"data.pkl": out.getvalue()}
+        | {f"data/{i}": array.astype("<f4").tobytes() for i, array in enumerate(tensors.values())},
+        compression,
+    )
 
 
 def archive(members, compression=zipfile.ZIP_STORED):

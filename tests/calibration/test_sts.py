@@ -17,7 +17,7 @@ from sglang_dspark.calibration import (
     reliability,
     survival,
     write_sts,
-)  # fmt: skip
+)
 from sglang_dspark.errors import InputError
 
 GAMMA = 5
@@ -37,11 +37,13 @@ def drawn(blocks=20_000, sharpness=1.0, seed=0, temperature=1.0, requests=400, g
 
 def joined(first, second):
     return Samples(
-        np.concatenate([first.logits, second.logits]), np.concatenate([first.depth, second.depth]),
+        np.concatenate([first.logits, second.logits]),
+        np.concatenate([first.depth, second.depth]),
         np.concatenate([first.cluster, second.cluster + 10_000]),
         np.concatenate([first.temperature, second.temperature]),
-        np.concatenate([first.weight, second.weight]), first.in_use,
-    )  # fmt: skip
+        np.concatenate([first.weight, second.weight]),
+        first.in_use,
+    )
 
 
 @pytest.mark.parametrize("sharpness", [0.5, 1.6, 2.5])
@@ -122,8 +124,12 @@ def test_files_round_trip_and_bad_ones_are_refused(tmp_path):
     write_sts(path, StsFile([1.1, 0.9], num_samples=7, ece_before=[0.1, 0.2], meta={"improved": True}))
     assert read_sts(path).temperatures == [1.1, 0.9]
     assert json.loads(path.read_text())["num_samples"] == 7
-    for text, words in [('{"temperatures": []}', "expected positive"), ('{"temperatures": [0.0]}', "expected positive"),
-                        ("{}", "missing required"), ("nonsense", "malformed")]:  # fmt: skip
+    for text, words in [
+        ('{"temperatures": []}', "expected positive"),
+        ('{"temperatures": [0.0]}', "expected positive"),
+        ("{}", "missing required"),
+        ("nonsense", "malformed"),
+    ]:
         path.write_text(text)
         with pytest.raises(InputError, match=words):
             read_sts(path)

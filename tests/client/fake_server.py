@@ -86,7 +86,12 @@ class FakeServer:
                 return 404, None
             state = {"memory_usage": {}}
             if self.dspark:
-                state["dspark"] = {"gamma": GAMMA, "counters": dict(self.counters), "schedule": "overlapped"}
+                state["dspark"] = {
+                    "gamma": GAMMA,
+                    "counters": dict(self.counters),
+                    "schedule": "overlapped",
+                    "gpu_memory_gib": 79.63,
+                }
             if self.info is not None:
                 state["dspark_info_record"] = self.info()
             return 200, {"internal_states": [state], "version": "0.5.23", "device": "cpu", "model_path": "/x/model"}

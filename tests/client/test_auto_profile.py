@@ -16,9 +16,20 @@ from sglang_dspark.serving.plugin import auto_profile
 from sglang_dspark.serving.plugin.auto_profile import find_or_measure, key_of, short_command
 
 COMMAND = [
-    "/usr/bin/python", "-m", "sglang.launch_server", "--model-path", "m", "--speculative-dspark-profile", "auto",
-    "--port=30000", "--speculative-dspark-record-text", "--speculative-dspark-record", "d", "--tp-size", "2",
-]  # fmt: skip
+    "/usr/bin/python",
+    "-m",
+    "sglang.launch_server",
+    "--model-path",
+    "m",
+    "--speculative-dspark-profile",
+    "auto",
+    "--port=30000",
+    "--speculative-dspark-record-text",
+    "--speculative-dspark-record",
+    "d",
+    "--tp-size",
+    "2",
+]
 CIRCUMSTANCES = {"hardware": "cpu (x86_64)", "model": "m", "model_config": "abc", "dtype": "float32", "tp_size": 1}
 
 
@@ -42,8 +53,18 @@ def measured(tmp_path, monkeypatch):
 
 def test_the_short_server_is_the_same_but_for_our_flags():
     command = short_command(COMMAND, 7)
-    assert command[1:] == ["-m", "sglang.launch_server", "--model-path", "m", "--tp-size", "2",
-                           "--speculative-dspark-policy", "fixed:k=1", "--port", "7"]  # fmt: skip
+    assert command[1:] == [
+        "-m",
+        "sglang.launch_server",
+        "--model-path",
+        "m",
+        "--tp-size",
+        "2",
+        "--speculative-dspark-policy",
+        "fixed:k=1",
+        "--port",
+        "7",
+    ]
 
 
 def test_measured_once_and_found_again(measured, capsys):
@@ -51,6 +72,7 @@ def test_measured_once_and_found_again(measured, capsys):
     path = find_or_measure(arguments, COMMAND)
     cost = load_profile(path)
     assert cost.meta["hardware"] == "cpu (x86_64)" and len(measured) == 1 and cost.meta["cells"] == 6
+    assert cost.meta["gpu_memory_gib"] == 79.6  # by which the simulator knows SGLang's defaults for this machine
     assert find_or_measure(arguments, COMMAND) == path and len(measured) == 1
     assert "measured before" in capsys.readouterr().err
     other = find_or_measure(SimpleNamespace(dtype="bfloat16", nnodes=1, max_running_requests=2), COMMAND)

@@ -82,7 +82,16 @@ def test_a_profile_is_measured_and_loads(fake, tmp_path):
     plan = ProfilePlan(batches=(1, 2, 4), shares=(0.0, 0.5, 1.0), contexts=(16,), windows=2, window_s=0.1)
     cells = measure(Server(server.url), plan)
     assert [(cell.requests, cell.tokens) for cell in cells] == [
-        (1, 1), (1, 3), (1, 5), (2, 2), (2, 6), (2, 10), (4, 4), (4, 12), (4, 20)]  # fmt: skip
+        (1, 1),
+        (1, 3),
+        (1, 5),
+        (2, 2),
+        (2, 6),
+        (2, 10),
+        (4, 4),
+        (4, 12),
+        (4, 20),
+    ]
     for cell in cells:
         assert cell.seconds == pytest.approx(server.step_seconds(cell.requests, cell.tokens), rel=0.01)
     assert server.policy == "argmax:lag=2" and server.aborted
@@ -112,11 +121,25 @@ def test_profile_command_needs_hardware_only_off_cpu(fake, tmp_path):
 
 def upstream_info():
     steps = [
-        {"forward_ct": number, "mode": "compact", "step_cpu_ms": 10.0, "reqs": [
-            {"req_pool_index": 1, "prefix_len": 20, "verify_len": 3, "acc_len": 2, "correct_drafts": 1, "cap_trim": 0,
-             "rid": "a", "confidence": [0.5] * GAMMA}]}
+        {
+            "forward_ct": number,
+            "mode": "compact",
+            "step_cpu_ms": 10.0,
+            "reqs": [
+                {
+                    "req_pool_index": 1,
+                    "prefix_len": 20,
+                    "verify_len": 3,
+                    "acc_len": 2,
+                    "correct_drafts": 1,
+                    "cap_trim": 0,
+                    "rid": "a",
+                    "confidence": [0.5] * GAMMA,
+                }
+            ],
+        }
         for number in range(7)
-    ]  # fmt: skip
+    ]
     return {
         "mode": "compact",
         "gamma": GAMMA,
@@ -164,10 +187,16 @@ def test_eval_reads_positions_from_the_server_s_records(fake, tmp_path, monkeypa
     def post(path, body):
         if path == "/generate":
             for depth in (1, 3):
-                writer.put(StepRecord(
-                    step=0, slots=np.array([0]), rids=[body["rid"]], lengths=np.array([GAMMA]),
-                    accepted=np.array([depth]), confidence=np.full((1, GAMMA), 0.5, dtype=np.float32),
-                ))  # fmt: skip
+                writer.put(
+                    StepRecord(
+                        step=0,
+                        slots=np.array([0]),
+                        rids=[body["rid"]],
+                        lengths=np.array([GAMMA]),
+                        accepted=np.array([depth]),
+                        confidence=np.full((1, GAMMA), 0.5, dtype=np.float32),
+                    )
+                )
             writer.flush()
         return original(path, body)
 

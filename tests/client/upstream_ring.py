@@ -44,15 +44,28 @@ class UpstreamRing:
             rows = []
             for slot, (rid, prefix) in enumerate(self.running.items()):
                 correct = int(self.rng.integers(0, GAMMA + 1))
-                rows.append({
-                    "req_pool_index": slot, "prefix_len": prefix, "verify_len": GAMMA + 1, "acc_len": correct + 1,
-                    "correct_drafts": correct, "cap_trim": 0, "rid": rid, "confidence": [0.5] * GAMMA,
-                })  # fmt: skip
+                rows.append(
+                    {
+                        "req_pool_index": slot,
+                        "prefix_len": prefix,
+                        "verify_len": GAMMA + 1,
+                        "acc_len": correct + 1,
+                        "correct_drafts": correct,
+                        "cap_trim": 0,
+                        "rid": rid,
+                        "confidence": [0.5] * GAMMA,
+                    }
+                )
                 self.running[rid] += correct + 1
-            self.steps.append({
-                "forward_ct": self.forwards, "mode": "compact", "reqs": rows, "step_cpu_ms": 10.0,
-                "number": self.lives[-1][0],
-            })  # fmt: skip
+            self.steps.append(
+                {
+                    "forward_ct": self.forwards,
+                    "mode": "compact",
+                    "reqs": rows,
+                    "step_cpu_ms": 10.0,
+                    "number": self.lives[-1][0],
+                }
+            )
 
     def restart(self):
         """The server is another process, with the same kind of load."""
@@ -62,9 +75,12 @@ class UpstreamRing:
 
     def info(self):
         shown = {
-            "mode": "compact", "gamma": GAMMA, "components": ["core", "reqs"], "simulate_acc_len": None,
+            "mode": "compact",
+            "gamma": GAMMA,
+            "components": ["core", "reqs"],
+            "simulate_acc_len": None,
             "records": list(self.steps),
-        }  # fmt: skip
+        }
         if self.steps:
             self.lives[-1][1] = self.steps[-1]["number"]
         if self.late:

@@ -13,9 +13,15 @@ from sglang_dspark.cost import TERMS, Assumption, keys_of, load_profile
 from sglang_dspark.records.costs import cost_from_plain, cost_to_plain, table_hash
 
 FIRST_TERMS = (
-    "host_s", "copy_s", "prefill_base_s", "prefill_token_s", "prefill_pair_s", "context_token_s",
-    "draft_context_token_s", "kv_tokens",
-)  # fmt: skip
+    "host_s",
+    "copy_s",
+    "prefill_base_s",
+    "prefill_token_s",
+    "prefill_pair_s",
+    "context_token_s",
+    "draft_context_token_s",
+    "kv_tokens",
+)
 WORDS = st.text(max_size=20)
 ASSUMPTIONS = st.builds(Assumption, WORDS, st.one_of(st.none(), st.floats(allow_nan=False), WORDS), WORDS, WORDS, WORDS)
 
@@ -28,7 +34,7 @@ ASSUMPTIONS = st.builds(Assumption, WORDS, st.one_of(st.none(), st.floats(allow_
         (Assumption("eager", None, "", "no source", "eager is free"), "eager is free (no source)"),
         (Assumption("", None, "", "", "as an older file says"), "as an older file says"),
     ],
-)  # fmt: skip
+)
 def test_the_sentence(assumption: Assumption, text: str) -> None:
     assert assumption.text == text and assumption.as_json()["text"] == text
 

@@ -20,7 +20,7 @@ DIAG6 = {
     "sample_steps_per_sec": [50.0, 48.0, 40.0, 30.0],
     "max_batch_tokens": 48,
 }
-"""DGX-Sparks issue 6: block 5, window 6."""  # fmt: skip
+"""DGX-Sparks issue 6: block 5, window 6."""
 SHARED = Path(__file__).parents[3] / "shared/data/sps_profiles"
 
 

@@ -151,14 +151,26 @@ JSON_VALUES = st.recursive(
     max_leaves=5,
 )
 PATHS = [
-    *FLOOR, "meta.captured_tokens", "meta.captured_requests", "meta.sweep",
-]  # fmt: skip
+    *FLOOR,
+    "meta.captured_tokens",
+    "meta.captured_requests",
+    "meta.sweep",
+]
 TIERED_PATHS = [
-    *ADDITIVE, "tiered", "tiered.draft", "tiered.draft.seconds", "tiered.draft.num_requests",
-    "tiered.verify.num_tokens", "tiered.verify.seconds", "tiered.captured_tokens", "tiered.captured_requests",
-    "tiered.eager", "tiered.terms",
-    "tiered.draft.context_tokens_per_request", "tiered.eager.seconds",
-]  # fmt: skip
+    *ADDITIVE,
+    "tiered",
+    "tiered.draft",
+    "tiered.draft.seconds",
+    "tiered.draft.num_requests",
+    "tiered.verify.num_tokens",
+    "tiered.verify.seconds",
+    "tiered.captured_tokens",
+    "tiered.captured_requests",
+    "tiered.eager",
+    "tiered.terms",
+    "tiered.draft.context_tokens_per_request",
+    "tiered.eager.seconds",
+]
 
 
 @given(st.data())

@@ -24,11 +24,19 @@ B300 = "vllm-b300-dsv4-flash"
 @pytest.mark.parametrize(
     ("gib", "tp", "most", "chunk"),
     [
-        (15.0, 1, 8, 2048), (15.0, 8, 8, 2048), (24.0, 1, 48, 4096), (24.0, 4, 160, 4096), (40.0, 3, 32, 4096),
-        (40.0, 4, 160, 4096), (79.6, 1, 256, 8192), (79.6, 8, 512, 8192), (140.4, 2, 256, 8192), (179.0, 1, 512, 16384),
+        (15.0, 1, 8, 2048),
+        (15.0, 8, 8, 2048),
+        (24.0, 1, 48, 4096),
+        (24.0, 4, 160, 4096),
+        (40.0, 3, 32, 4096),
+        (40.0, 4, 160, 4096),
+        (79.6, 1, 256, 8192),
+        (79.6, 8, 512, 8192),
+        (140.4, 2, 256, 8192),
+        (179.0, 1, 512, 16384),
         (None, 8, 160, 4096),
     ],
-)  # fmt: skip
+)
 def test_memory_and_tp_decide(gib: float | None, tp: int, most: int, chunk: int) -> None:
     machine = Machine.of({}, gib, tp)
     assert (machine.graph_limit(), machine.prefill_chunk()) == (most, chunk)
@@ -71,10 +79,13 @@ def test_a_machine_says_where_it_is_from() -> None:
 @pytest.mark.parametrize(
     ("meta", "says"),
     [
-        ({"gpu_memory_gib": 0}, "gpu-memory=0"), ({"gpu_memory_gib": "80"}, "gpu-memory='80'"),
-        ({"gpu_memory_gib": float("nan")}, "gpu-memory=nan"), ({"tp_size": 0}, "tp=0"), ({"tp_size": True}, "tp=True"),
+        ({"gpu_memory_gib": 0}, "gpu-memory=0"),
+        ({"gpu_memory_gib": "80"}, "gpu-memory='80'"),
+        ({"gpu_memory_gib": float("nan")}, "gpu-memory=nan"),
+        ({"tp_size": 0}, "tp=0"),
+        ({"tp_size": True}, "tp=True"),
     ],
-)  # fmt: skip
+)
 def test_bad_machines_are_refused(meta: dict[str, object], says: str) -> None:
     with pytest.raises(InputError, match=says):
         Machine.of(meta)
@@ -86,9 +97,15 @@ def line(slope_s: float, last: int, step: int = 8, **more: object) -> StepCost:
     requests = np.array([1.0, 64.0])
     draft, verify = Curve(requests, 0.001 + 1e-5 * requests), Curve(tokens.astype(float), 0.01 + slope_s * tokens)
     return StepCost(
-        "line", "tiered", draft, verify,
-        captured=tokens, captured_requests=64, terms=dict.fromkeys(load_profile(B300).terms, 0.0), **more,
-    )  # type: ignore[arg-type]  # fmt: skip
+        "line",
+        "tiered",
+        draft,
+        verify,
+        captured=tokens,
+        captured_requests=64,
+        terms=dict.fromkeys(load_profile(B300).terms, 0.0),
+        **more,
+    )  # type: ignore[arg-type]
 
 
 def test_the_executed_graph_is_priced_and_the_draft_padded() -> None:
@@ -148,9 +165,15 @@ def test_a_table_that_went_on_beyond_its_graphs_prices_eager_steps() -> None:
     theta = Curve(np.array([8.0, 64.0, 65.0, 4096.0]), np.array([0.0, 0.001, 0.08, 0.1]))
     alpha = Curve(np.array([1.0, 512.0]), np.array([0.0, 0.001]))
     table = StepCost(
-        "table", "additive", alpha, theta, bias_s=0.01, captured=np.array([8, 64]), splits_draft=False,
+        "table",
+        "additive",
+        alpha,
+        theta,
+        bias_s=0.01,
+        captured=np.array([8, 64]),
+        splits_draft=False,
         terms=dict.fromkeys(load_profile(B300).terms, 0.0),
-    )  # fmt: skip
+    )
     cost = captured_as(table, (1, 8, 16), 8)
     assert float(cost.verify_s(16, 128)) == pytest.approx(0.01 + 0.001 + 64 * 0.001 / 56)
     assert float(cost.verify_s(17, 136)) == pytest.approx(float(table.verify_s(17, 136)))

@@ -87,9 +87,13 @@ def test_hull_decides_as_the_policy(device, blocks, batch, fill, dips):
     want = policy.decide(Past(*live.units.shape, table), live)
     inverse, fill_to = policy.tables(table)
     got = admission.admit(
-        on(device, live.units), "early-stop", inverse=on(device, inverse),
-        fill_to=None if fill_to is None else on(device, fill_to), floor=floor, cap=cap,
-    )  # fmt: skip
+        on(device, live.units),
+        "early-stop",
+        inverse=on(device, inverse),
+        fill_to=None if fill_to is None else on(device, fill_to),
+        floor=floor,
+        cap=cap,
+    )
     same(got, want.lengths, want.total)
 
 

@@ -75,9 +75,16 @@ def compile_rejection(requests, gamma, vocab, rank, width):
     filtered = Sampling(hot, zeros(requests, dtype=torch.int32), hot, hot)
     for sampling, law in ((Sampling(hot), DraftLaw(drafted, floats(requests, gamma), hot)), (filtered, None)):
         verify(
-            target, zeros(requests), lengths, zeros(requests, gamma), sampling, law,
-            seed=1 if vocab == 1 else 1 << 40, request=zeros(requests), step=zeros(1),
-        )  # fmt: skip
+            target,
+            zeros(requests),
+            lengths,
+            zeros(requests, gamma),
+            sampling,
+            law,
+            seed=1 if vocab == 1 else 1 << 40,
+            request=zeros(requests),
+            step=zeros(1),
+        )
     draft_normaliser(drafted, hot, lengths)
 
 
@@ -87,9 +94,13 @@ TABLE = {
     compile_admission: {"_rank_kernel", "_admit_kernel"},
     compile_markov: {"prepare_kernel", "probe_kernel", "advance_kernel", "tile_kernel", "_normaliser_kernel"},
     compile_rejection: {
-        "_statistics_kernel", "_threshold_kernel", "accept_kernel", "recover_kernel", "pick_kernel",
+        "_statistics_kernel",
+        "_threshold_kernel",
+        "accept_kernel",
+        "recover_kernel",
+        "pick_kernel",
     },
-}  # fmt: skip
+}
 """What compiles which kernels."""
 
 

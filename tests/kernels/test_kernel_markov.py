@@ -167,9 +167,15 @@ def test_kernel_draws_follow_the_step_distribution(device):
     head = make_head("vanilla", vocab, 4, 4, torch.float32, device)
     base = torch.randn(1, 1, vocab, device=device).expand(rows, 1, vocab)
     got = sample_markov_block(
-        head, base, torch.full((rows,), 7, device=device), torch.full((rows,), 0.8, device=device), seed=1,
-        request=torch.arange(rows, device=device), step=torch.tensor([0], device=device), keep="logits",
-    )  # fmt: skip
+        head,
+        base,
+        torch.full((rows,), 7, device=device),
+        torch.full((rows,), 0.8, device=device),
+        seed=1,
+        request=torch.arange(rows, device=device),
+        step=torch.tensor([0], device=device),
+        keep="logits",
+    )
     law = torch.exp(got.step_logits[0, 0] / 0.8 - got.log_normaliser[0, 0]).cpu().double().numpy()
     counts = torch.bincount(got.tokens[:, 0].cpu(), minlength=vocab).numpy()
     assert stats.chisquare(counts, rows * law / law.sum()).pvalue > 1e-4
@@ -202,9 +208,13 @@ def test_a_redrafted_position_draws_afresh():
 def test_bad_input_is_refused(change, message):
     head = make_head("vanilla", 10, 4, 4, torch.float32, "cpu")
     options = dict(
-        base_logits=torch.zeros(2, 3, 10), anchor=torch.zeros(2, dtype=torch.int64), temperatures=torch.ones(2), seed=0,
-        request=torch.arange(2), step=torch.tensor([0]),
-    )  # fmt: skip
+        base_logits=torch.zeros(2, 3, 10),
+        anchor=torch.zeros(2, dtype=torch.int64),
+        temperatures=torch.ones(2),
+        seed=0,
+        request=torch.arange(2),
+        step=torch.tensor([0]),
+    )
     with pytest.raises(ValueError, match=message):
         sample_markov_block(head, **{**options, **change})
 

@@ -97,10 +97,16 @@ def test_greedy_accepts_the_argmax_and_nothing_else(device):
     target[0, 3], target[1, 5], target[2, 2], target[3, 8] = 1.0, 1.0, 1.0, 1.0
     tokens = torch.tensor([[3, 5, 0]], device=device)
     got = verify(
-        target, torch.tensor([0], device=device), torch.tensor([3], dtype=torch.int32, device=device), tokens,
-        Sampling(torch.zeros(1, device=device)), None, seed=1, request=torch.tensor([0], device=device),
+        target,
+        torch.tensor([0], device=device),
+        torch.tensor([3], dtype=torch.int32, device=device),
+        tokens,
+        Sampling(torch.zeros(1, device=device)),
+        None,
+        seed=1,
+        request=torch.tensor([0], device=device),
         step=torch.tensor([0], device=device),
-    )  # fmt: skip
+    )
     assert (got.accepted.tolist(), got.bonus.tolist()) == ([2], [2])
 
 
@@ -136,9 +142,16 @@ def test_emitted_tokens_follow_the_target_law(length, filtered):
         temperatures,
     )
     got = verify_reference(
-        target, torch.zeros(trials, dtype=torch.int64), torch.full((trials,), length, dtype=torch.int32), tokens,
-        Sampling(temperatures, top_k=top_k), law, seed=5, request=torch.arange(trials), step=torch.tensor([length]),
-    )  # fmt: skip
+        target,
+        torch.zeros(trials, dtype=torch.int64),
+        torch.full((trials,), length, dtype=torch.int32),
+        tokens,
+        Sampling(temperatures, top_k=top_k),
+        law,
+        seed=5,
+        request=torch.arange(trials),
+        step=torch.tensor([length]),
+    )
     keep = keep_reference(target[None], temperatures[:1], None if top_k is None else top_k[:1], None, None)[0]
     p = torch.softmax(torch.where(keep, target.double() / temperature, float("-inf")), dim=-1).numpy()
     first = torch.where(got.accepted >= 1, tokens[:, 0], got.bonus)
@@ -173,10 +186,16 @@ def test_kernel_emits_the_target_law(device):
         ones,
     )
     got = verify(
-        target.to(device), torch.zeros(trials, dtype=torch.int64, device=device),
-        torch.ones(trials, dtype=torch.int32, device=device), tokens.to(device), Sampling(ones), law,
-        seed=6, request=torch.arange(trials, device=device), step=torch.tensor([1], device=device),
-    )  # fmt: skip
+        target.to(device),
+        torch.zeros(trials, dtype=torch.int64, device=device),
+        torch.ones(trials, dtype=torch.int32, device=device),
+        tokens.to(device),
+        Sampling(ones),
+        law,
+        seed=6,
+        request=torch.arange(trials, device=device),
+        step=torch.tensor([1], device=device),
+    )
     first = torch.where(got.accepted.cpu() >= 1, tokens[:, 0], got.bonus.cpu())
     p = torch.softmax(target[0], -1).double().numpy()
     assert stats.chisquare(torch.bincount(first, minlength=vocab).numpy(), trials * p / p.sum()).pvalue > 1e-4
@@ -218,10 +237,16 @@ def test_the_accept_coin_and_the_recovery_noise_are_independent():
 )
 def test_bad_input_is_refused(change, error):
     options = dict(
-        target_logits=torch.zeros(4, 5), row_start=torch.tensor([0, 2]), lengths=torch.ones(2, dtype=torch.int32),
-        draft_tokens=torch.zeros(2, 1, dtype=torch.int64), sampling=Sampling(torch.ones(2)), law=None, seed=0,
-        request=torch.arange(2), step=torch.tensor([0]),
-    )  # fmt: skip
+        target_logits=torch.zeros(4, 5),
+        row_start=torch.tensor([0, 2]),
+        lengths=torch.ones(2, dtype=torch.int32),
+        draft_tokens=torch.zeros(2, 1, dtype=torch.int64),
+        sampling=Sampling(torch.ones(2)),
+        law=None,
+        seed=0,
+        request=torch.arange(2),
+        step=torch.tensor([0]),
+    )
     with pytest.raises(error):
         verify(**{**options, **change})
 

@@ -137,9 +137,15 @@ def verification(at, device, filters):
         for name, values in filters.items()
     }
     return {
-        "target_logits": target, "row_start": start, "lengths": lengths, "draft_tokens": tokens,
-        "step_logits": step_logits, "temperatures": temperatures, **sampling, **counters(at.requests, device),
-    }  # fmt: skip
+        "target_logits": target,
+        "row_start": start,
+        "lengths": lengths,
+        "draft_tokens": tokens,
+        "step_logits": step_logits,
+        "temperatures": temperatures,
+        **sampling,
+        **counters(at.requests, device),
+    }
 
 
 def verified(run, *, with_law, step_logits, temperatures, lengths, request, step, **others):

@@ -52,9 +52,20 @@ class Load:
                 self.now += 0.002
                 own = np.random.default_rng([17, number])
                 length, self.prefilled = int(own.integers(output // 2, output * 3 // 2)), 20
-                running.append({"rid": f"q{self.names}", "came": came, "first": self.now, "slot": free.pop(),
-                                "owner": owner, "want": length, "have": 1, "ease": own.normal(1.0, 0.8),
-                                "steps": 0, "own": own})  # fmt: skip
+                running.append(
+                    {
+                        "rid": f"q{self.names}",
+                        "came": came,
+                        "first": self.now,
+                        "slot": free.pop(),
+                        "owner": owner,
+                        "want": length,
+                        "have": 1,
+                        "ease": own.normal(1.0, 0.8),
+                        "steps": 0,
+                        "own": own,
+                    }
+                )
             if not running:
                 self.now = float(arrivals[waiting[0]])
                 continue
@@ -62,10 +73,17 @@ class Load:
             for done in [r for r in running if r["have"] >= r["want"]]:
                 running.remove(done)
                 free.append(done["slot"])
-                self.writer.put(RequestRecord(
-                    rid=done["rid"], arrival_time_s=done["came"], first_token_time_s=done["first"],
-                    finish_time_s=self.now, input_length=20, output_length=done["want"], num_steps=done["steps"],
-                ))  # fmt: skip
+                self.writer.put(
+                    RequestRecord(
+                        rid=done["rid"],
+                        arrival_time_s=done["came"],
+                        first_token_time_s=done["first"],
+                        finish_time_s=self.now,
+                        input_length=20,
+                        output_length=done["want"],
+                        num_steps=done["steps"],
+                    )
+                )
 
     def _step(self, running, ring):
         count = len(running)
@@ -75,8 +93,13 @@ class Load:
         logit = np.array([r["ease"] for r in running])[:, None] + 0.5 * self.rng.normal(size=(count, GAMMA))
         confidence = (1 / (1 + np.exp(-logit))).astype(np.float32)
         depth = np.cumprod(self.rng.random((count, GAMMA)) < confidence, axis=1).sum(axis=1)
-        past = Past(count, GAMMA, self.cost.prices(count, GAMMA, 0.0), lambda lag: ring.look(slots, owners, lag),
-                    self.policy.start(GAMMA))  # fmt: skip
+        past = Past(
+            count,
+            GAMMA,
+            self.cost.prices(count, GAMMA, 0.0),
+            lambda lag: ring.look(slots, owners, lag),
+            self.policy.start(GAMMA),
+        )
         coin = self.explore > 0 and bool(self.rng.random() < self.explore)
         full = np.full(count, GAMMA)
         lengths = full if coin else self.policy.decide(past, LiveBlock.of(confidence)).lengths
@@ -87,13 +110,30 @@ class Load:
         lagged = [Lagged(lag=lag, units=units.astype(np.int32), published=seen) for lag, (units, seen) in shown.items()]
         prefill = {"prefill_tokens": np.array([20]), "prefill_ago_s": np.array([0.002])} if self.prefilled else {}
         self.prefilled = 0
-        self.writer.put(StepRecord(
-            step=self.steps, time_s=self.now, slots=slots, generation=owners, rids=[r["rid"] for r in running],
-            anchor=anchor, context_lengths=anchor + 20, temperature=np.ones(count, dtype=np.float32),
-            policy=self.text, table=table_hash(self.cost), confidence=confidence, lengths=lengths, accepted=accepted,
-            lagged=lagged, step_s=took, override="explore" if coin else "", explore=coin,
-            explore_probability=self.explore, schedule="no-overlap", **prefill,
-        ))  # fmt: skip
+        self.writer.put(
+            StepRecord(
+                step=self.steps,
+                time_s=self.now,
+                slots=slots,
+                generation=owners,
+                rids=[r["rid"] for r in running],
+                anchor=anchor,
+                context_lengths=anchor + 20,
+                temperature=np.ones(count, dtype=np.float32),
+                policy=self.text,
+                table=table_hash(self.cost),
+                confidence=confidence,
+                lengths=lengths,
+                accepted=accepted,
+                lagged=lagged,
+                step_s=took,
+                override="explore" if coin else "",
+                explore=coin,
+                explore_probability=self.explore,
+                schedule="no-overlap",
+                **prefill,
+            )
+        )
         if self.steps % 50 == 0:
             self.writer.flush()
         ring.publish(slots, owners, LiveBlock.of(confidence).units)

@@ -85,6 +85,8 @@ def test_mixed_runs_are_refused(tmp_path):
 
 def test_static_records_have_no_confidences(tmp_path):
     static = {"confidence": None, "mode": "static", "depth": None}
-    steps = [msgspec.structs.replace(step, **static, lengths=np.full_like(step.lengths, 5))
-             for step in synthetic_steps(steps=5)]  # fmt: skip
+    steps = [
+        msgspec.structs.replace(step, **static, lengths=np.full_like(step.lengths, 5))
+        for step in synthetic_steps(steps=5)
+    ]
     assert uncensored_blocks(recorded(tmp_path, steps)).confidence is None

@@ -23,14 +23,23 @@ def request(rid, prompt=10, temperature=0.8, top_k=1 << 30):
     )
     now = time.perf_counter()
     times = SimpleNamespace(
-        created_time=now - 1, scheduler_recv_time=now, wait_queue_entry_time=now, prefill_finished_time=now,
+        created_time=now - 1,
+        scheduler_recv_time=now,
+        wait_queue_entry_time=now,
+        prefill_finished_time=now,
         completion_time=0.0,
-    )  # fmt: skip
+    )
     req = SimpleNamespace(
-        rid=rid, origin_input_ids=list(range(prompt)), output_ids=[1], sampling_params=sampling, time_stats=times,
-        cached_tokens=3, finished_reason=None, finished_len=None,
+        rid=rid,
+        origin_input_ids=list(range(prompt)),
+        output_ids=[1],
+        sampling_params=sampling,
+        time_stats=times,
+        cached_tokens=3,
+        finished_reason=None,
+        finished_len=None,
         tokenizer=SimpleNamespace(decode=lambda ids: f"{len(ids)} tokens"),
-    )  # fmt: skip
+    )
     req.finished = lambda: req.finished_reason is not None
     return req
 
@@ -53,8 +62,13 @@ class Engine:
         batch = BatchView(slots, generation, int(prefix.sum()), 2)
         confidence = self.rng.random((count, GAMMA), dtype=np.float32)
         live, lagged = LiveBlock.of(confidence), {1: self.ring.look(slots, generation, 1)}
-        past = Past(count, GAMMA, decider.cost.prices(count, GAMMA, float(batch.context_tokens)),
-                    lambda lag: self.ring.look(slots, generation, lag), self.policy.start(GAMMA))  # fmt: skip
+        past = Past(
+            count,
+            GAMMA,
+            decider.cost.prices(count, GAMMA, float(batch.context_tokens)),
+            lambda lag: self.ring.look(slots, generation, lag),
+            self.policy.start(GAMMA),
+        )
         decision = self.policy.decide(past, live)
         lengths = decision.lengths if reason == "policy" else np.full(count, GAMMA)
         total = decision.total if reason == "policy" else None
@@ -63,13 +77,26 @@ class Engine:
         top_k = np.array([r.sampling_params.top_k for r in reqs])
         sampling = SamplingView(np.ones(count, dtype=np.float32), np.ones(count, dtype=np.float32), top_k)
         record = StepRecord(
-            step=decider.steps, forward=decider.steps, began_s=time.perf_counter(), rids=[r.rid for r in reqs],
-            batch=batch, prefix_lengths=prefix, sampling=sampling, policy="argmax:lag=1",
-            carry=self.policy.start(GAMMA).tolist(), since_step=0,
-            decision=StepDecision(reason, total, predicted_s=0.01), lagged=lagged, prefill_before=False,
-            executed_tier=count * 2, step_s=0.02, confidence=confidence, lengths=lengths, accepted=accepted,
+            step=decider.steps,
+            forward=decider.steps,
+            began_s=time.perf_counter(),
+            rids=[r.rid for r in reqs],
+            batch=batch,
+            prefix_lengths=prefix,
+            sampling=sampling,
+            policy="argmax:lag=1",
+            carry=self.policy.start(GAMMA).tolist(),
+            since_step=0,
+            decision=StepDecision(reason, total, predicted_s=0.01),
+            lagged=lagged,
+            prefill_before=False,
+            executed_tier=count * 2,
+            step_s=0.02,
+            confidence=confidence,
+            lengths=lengths,
+            accepted=accepted,
             uncapped=np.full(count, -1),
-        )  # fmt: skip
+        )
         for req, more in zip(reqs, accepted.tolist(), strict=True):
             req.output_ids += [1] * (more + 1)
         decider.steps += 1
@@ -79,8 +106,9 @@ class Engine:
 def started(folder, mode="compact", texts=False):
     engine = Engine(load_profile("vllm-b300-dsv4-flash"))
     arguments = SimpleNamespace(model_path="m", tp_size=1, speculative_dspark_confidence_sts_path=None)
-    return engine, start(str(folder), engine, arguments, mode=mode, loop="overlap", rank=1, texts=texts,
-                         limits={"kv_tokens": 4096})  # fmt: skip
+    return engine, start(
+        str(folder), engine, arguments, mode=mode, loop="overlap", rank=1, texts=texts, limits={"kv_tokens": 4096}
+    )
 
 
 def test_steps_and_requests_are_written_and_replay(tmp_path):

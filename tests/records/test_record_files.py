@@ -61,15 +61,23 @@ def any_step(draw):
     lengths = draw(arrays(np.int32, count, elements=st.integers(0, gamma)))
     confidence = draw(st.none() | arrays(np.float32, (count, gamma), elements=probability))
     units = arrays(np.int32, (count, gamma), elements=st.integers(0, 1 << 24))
-    lagged = draw(st.lists(st.builds(Lagged, lag=st.integers(1, 8), units=units, published=arrays(np.bool_, count)),
-                           max_size=2))  # fmt: skip
+    lagged = draw(
+        st.lists(st.builds(Lagged, lag=st.integers(1, 8), units=units, published=arrays(np.bool_, count)), max_size=2)
+    )
     carry = draw(st.none() | st.floats(allow_nan=False) | arrays(np.int64, 3, elements=st.integers(-9, 1 << 62)))
     return gamma, StepRecord(
-        step=draw(st.integers(0, 1 << 62)), slots=np.arange(count), lengths=lengths, accepted=lengths // 2,
-        confidence=confidence, lagged=lagged, carry=carry,
+        step=draw(st.integers(0, 1 << 62)),
+        slots=np.arange(count),
+        lengths=lengths,
+        accepted=lengths // 2,
+        confidence=confidence,
+        lagged=lagged,
+        carry=carry,
         rids=draw(st.none() | st.just([f"é{i}" for i in range(count)])),
-        draft_s=draw(st.none() | st.floats(0, 1)), override=draw(st.text(max_size=8)), explore=draw(st.booleans()),
-    )  # fmt: skip
+        draft_s=draw(st.none() | st.floats(0, 1)),
+        override=draw(st.text(max_size=8)),
+        explore=draw(st.booleans()),
+    )
 
 
 @given(any_step())

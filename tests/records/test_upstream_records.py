@@ -11,22 +11,44 @@ from sglang_dspark.records.upstream import upstream_header, upstream_infos, upst
 
 def request(slot=3, **fields):
     return {
-        "req_pool_index": slot, "prefix_len": 512, "verify_len": 4, "acc_len": 3, "correct_drafts": 2, "cap_trim": 0,
-        "bonus_token": 42, "draft_tokens": [1] * 7, "rid": "abc", "confidence": [0.9123] * 7, "survival": [0.5] * 7,
+        "req_pool_index": slot,
+        "prefix_len": 512,
+        "verify_len": 4,
+        "acc_len": 3,
+        "correct_drafts": 2,
+        "cap_trim": 0,
+        "bonus_token": 42,
+        "draft_tokens": [1] * 7,
+        "rid": "abc",
+        "confidence": [0.9123] * 7,
+        "survival": [0.5] * 7,
         **fields,
-    }  # fmt: skip
+    }
 
 
 def server_info(mode="compact", **fields):
     step = {
-        "forward_ct": 101, "bs": 2, "mode": mode, "budget": 15, "lag_steps": 2, "num_verify_tokens": 24,
-        "verify_tokens_graph_key": 24, "predicted_step_ms": 9.8, "step_cpu_ms": 10.1, "draft_gpu_ms": 1.25,
+        "forward_ct": 101,
+        "bs": 2,
+        "mode": mode,
+        "budget": 15,
+        "lag_steps": 2,
+        "num_verify_tokens": 24,
+        "verify_tokens_graph_key": 24,
+        "predicted_step_ms": 9.8,
+        "step_cpu_ms": 10.1,
+        "draft_gpu_ms": 1.25,
         "reqs": [request(), request(5, verify_len=8, correct_drafts=7, acc_len=8)],
-    }  # fmt: skip
+    }
     info = {
-        "mode": mode, "gamma": 7, "verify_num_draft_tokens": 8, "components": ["core", "reqs"],
-        "simulate_acc_len": None, "records": [step, {**step, "forward_ct": 102}, {"forward_ct": 103}], **fields,
-    }  # fmt: skip
+        "mode": mode,
+        "gamma": 7,
+        "verify_num_draft_tokens": 8,
+        "components": ["core", "reqs"],
+        "simulate_acc_len": None,
+        "records": [step, {**step, "forward_ct": 102}, {"forward_ct": 103}],
+        **fields,
+    }
     return {"internal_states": [{"dspark_info_record": info, "load": 1}], "version": "0.5.23"}
 
 
@@ -73,8 +95,18 @@ def test_the_names_are_still_sglang_s():
 
     for ours, theirs in [(upstream._Request, ReqDetail), (upstream._Step, DecodeStepRecord)]:
         assert set(ours.__struct_fields__) <= set(theirs.__struct_fields__)
-    detail = ReqDetail(req_pool_index=1, prefix_len=5, verify_len=3, acc_len=2, correct_drafts=1, cap_trim=0,
-                       bonus_token=1, draft_tokens=[1, 2], rid="a", confidence=[0.5, 0.25])  # fmt: skip
+    detail = ReqDetail(
+        req_pool_index=1,
+        prefix_len=5,
+        verify_len=3,
+        acc_len=2,
+        correct_drafts=1,
+        cap_trim=0,
+        bonus_token=1,
+        draft_tokens=[1, 2],
+        rid="a",
+        confidence=[0.5, 0.25],
+    )
     theirs = msgspec.to_builtins(DecodeStepRecord(forward_ct=1, bs=1, mode="compact", reqs=[detail]))
     info = {"mode": "compact", "gamma": 2, "components": ["reqs"], "simulate_acc_len": None, "records": [theirs]}
     [step] = upstream_steps(upstream_infos({"internal_states": [{"dspark_info_record": info}]})[0], rank=0)

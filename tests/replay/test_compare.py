@@ -47,8 +47,17 @@ def test_an_open_loop_is_not_a_closed_one(tmp_path):
 
 
 def test_measured_figures_on_a_worked_case():
-    requests = [RequestRecord(rid=str(i), arrival_time_s=0.0, first_token_time_s=1.0, finish_time_s=3.0 + i,
-                              input_length=5, output_length=5) for i in range(4)]  # fmt: skip
+    requests = [
+        RequestRecord(
+            rid=str(i),
+            arrival_time_s=0.0,
+            first_token_time_s=1.0,
+            finish_time_s=3.0 + i,
+            input_length=5,
+            output_length=5,
+        )
+        for i in range(4)
+    ]
     assert closed_loop(requests) == 4
     from sglang_dspark.records import Header
     from sglang_dspark.records.episodes import Episode
@@ -63,11 +72,16 @@ def test_steady_throughput_of_a_worked_case():
     """Two in flight, each 2 s long and one second apart; tokens come at 1 s, then one a second of each."""
     requests = [
         RequestRecord(
-            rid=str(i), arrival_time_s=begin, first_token_time_s=begin + 1, finish_time_s=begin + 2, input_length=5,
+            rid=str(i),
+            arrival_time_s=begin,
+            first_token_time_s=begin + 1,
+            finish_time_s=begin + 2,
+            input_length=5,
             output_length=2,
         )
-        for i in range(8) for begin in [float(i // 2 * 2)]
-    ]  # fmt: skip
+        for i in range(8)
+        for begin in [float(i // 2 * 2)]
+    ]
     from sglang_dspark.records import Header
     from sglang_dspark.records.episodes import Episode
 
@@ -150,8 +164,9 @@ def test_a_request_that_was_not_recorded_draws_from_those_alike(loads):
 
 
 def test_cached_prompt_tokens_are_not_prefilled_again():
-    request = RequestRecord(rid="a", arrival_time_s=7.0, finish_time_s=9.0, input_length=50, output_length=9,
-                            cached_tokens=50)  # fmt: skip
+    request = RequestRecord(
+        rid="a", arrival_time_s=7.0, finish_time_s=9.0, input_length=50, output_length=9, cached_tokens=50
+    )
     trace = recorded_trace([request], "x")
     assert (trace.arrival_s[0], trace.input_length[0], trace.output_length[0]) == (0.0, 50, 9)
     assert trace.cached_length is not None and trace.cached_length[0] == 49

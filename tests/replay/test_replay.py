@@ -10,12 +10,25 @@ from sglang_dspark.records import ROUNDED, RecordSet, RecordWriter
 from sglang_dspark.records.replay import replay
 
 POLICIES = [
-    "argmax:lag=2", "argmax:lag=1,pricing=floor", "argmax:lag=4,cold=prior", "hull:fill=true", "hull:fill=false",
+    "argmax:lag=2",
+    "argmax:lag=1,pricing=floor",
+    "argmax:lag=4,cold=prior",
+    "hull:fill=true",
+    "hull:fill=false",
     "hull:floor=1,cap=4",
-    "early-stop", "lookahead", "goodput", "goodput:window=8", "tetris:capacity=30", "schedule:upto=4/8,k=5/3/1",
-    "fixed:k=3", "threshold:t=0.7", "threshold:t=0.4,on=survival", "guard:min_gain=0.01,baseline=(fixed:k=2)",
-    "guard:inner=(argmax:lag=3,cold=prior),baseline=(goodput),min_gain=0.0", "argmax-live",
-]  # fmt: skip
+    "early-stop",
+    "lookahead",
+    "goodput",
+    "goodput:window=8",
+    "tetris:capacity=30",
+    "schedule:upto=4/8,k=5/3/1",
+    "fixed:k=3",
+    "threshold:t=0.7",
+    "threshold:t=0.4,on=survival",
+    "guard:min_gain=0.01,baseline=(fixed:k=2)",
+    "guard:inner=(argmax:lag=3,cold=prior),baseline=(goodput),min_gain=0.0",
+    "argmax-live",
+]
 
 
 def recorded(folder, policy, **options):
@@ -36,9 +49,11 @@ def test_decisions_come_out_equal(tmp_path, policy):
 def test_another_policy_differs_and_the_difference_is_explained(tmp_path):
     records = recorded(tmp_path, "argmax:lag=2", steps=40)
     changed = [
-        msgspec.structs.replace(record, policy="fixed:k=2") if hasattr(record, "policy") and hasattr(record, "slots")
-        else record for record in records
-    ]  # fmt: skip
+        msgspec.structs.replace(record, policy="fixed:k=2")
+        if hasattr(record, "policy") and hasattr(record, "slots")
+        else record
+        for record in records
+    ]
     result = replay(changed)
     assert result.different > 30 and len(result.first) == 10
     assert "fixed:k=2 decides [2 2" in result.first[0] and "recorded [" in result.first[0]
@@ -102,12 +117,16 @@ def test_the_cost_model_travels_exactly(tmp_path):
 
 
 def test_a_policy_without_prices_replays_without_a_cost_model(tmp_path):
-    records = [msgspec.structs.replace(record, table="") if hasattr(record, "slots") else record
-               for record in recorded(tmp_path, "threshold:t=0.6", steps=8)]  # fmt: skip
+    records = [
+        msgspec.structs.replace(record, table="") if hasattr(record, "slots") else record
+        for record in recorded(tmp_path, "threshold:t=0.6", steps=8)
+    ]
     assert replay(records).equal == 8
 
 
 def test_a_forced_budget_is_no_decision(tmp_path):
-    records = [msgspec.structs.replace(record, override="forced") if hasattr(record, "slots") else record
-               for record in recorded(tmp_path, "fixed:k=2", steps=8)]  # fmt: skip
+    records = [
+        msgspec.structs.replace(record, override="forced") if hasattr(record, "slots") else record
+        for record in recorded(tmp_path, "fixed:k=2", steps=8)
+    ]
     assert replay(records).skipped == {"an operator forced the budget": 8}

@@ -34,9 +34,19 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def test_the_middle_load_is_predicted_from_others(folders: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     report = call(
-        capsys, "--trace", str(folders["middle"]), "--profile", str(folders["others"]), "--policy", "fixed:k=4",
-        "--concurrency", str(MIDDLE), "--replications", "2", "--json",
-    ).report  # fmt: skip
+        capsys,
+        "--trace",
+        str(folders["middle"]),
+        "--profile",
+        str(folders["others"]),
+        "--policy",
+        "fixed:k=4",
+        "--concurrency",
+        str(MIDDLE),
+        "--replications",
+        "2",
+        "--json",
+    ).report
     [episode] = find_episodes(RecordSet(folders["middle"]))
     measured, [result] = episode.figures(), report["results"]
     bounds = {"steady_output_throughput": 0.05, "output_throughput": 0.05, "mean_tpot_ms": 0.05, "accept_length": 0.02}
@@ -90,8 +100,11 @@ def test_a_window_belongs_to_the_records(folders: dict[str, Path]) -> None:
 def test_settings_are_read_as_sglang_means_them() -> None:
     found = recorded_settings({"loop": "normal", "dp_size": 2, "chunked_prefill_size": -1, "kv_tokens": 5000})
     assert (found.schedule, found.replicas, found.chunked_prefill_size, found.kv_tokens) == (
-        "no-overlap", 2, 1 << 20, 5000,
-    )  # fmt: skip
+        "no-overlap",
+        2,
+        1 << 20,
+        5000,
+    )
     assert recorded_settings({"loop": "overlap", "dp_size": 1}) == EngineSettings()
 
 
@@ -107,9 +120,21 @@ def test_the_servers_own_settings_hold_until_flags_say_otherwise(
     load = load_records(folders["middle"])
     assert isinstance(load.engine, EngineSettings)
     report = call(
-        capsys, "--trace", str(folders["middle"]), "--profile", str(folders["others"]), "--policy", "fixed:k=4",
-        "--limit", "20", "--max-running-requests", "3", "--replications", "1", "--json",
-    ).report  # fmt: skip
+        capsys,
+        "--trace",
+        str(folders["middle"]),
+        "--profile",
+        str(folders["others"]),
+        "--policy",
+        "fixed:k=4",
+        "--limit",
+        "20",
+        "--max-running-requests",
+        "3",
+        "--replications",
+        "1",
+        "--json",
+    ).report
     assert report["setting"]["requests"] == 20 and report["setting"]["max_running_requests"] == 3
     assert report["results"][0]["mean_batch"] <= 3
 

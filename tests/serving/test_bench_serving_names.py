@@ -28,9 +28,12 @@ pytestmark = [pytest.mark.engine, pytest.mark.short]
 SLOS_MS = {"ttft": 60.0, "tpot": 4.0, "e2el": 900.0}
 NAMED_OTHERWISE = {"total_input": "total_input_tokens", "total_output": "total_output_tokens"}
 NOT_SIMULATED = {
-    "total_input_text", "total_input_vision", "total_output_retokenized", "output_throughput_retokenized",
+    "total_input_text",
+    "total_input_vision",
+    "total_output_retokenized",
+    "output_throughput_retokenized",
     "total_throughput_retokenized",
-}  # fmt: skip
+}
 """Of SGLang's keys: text against images, and lengths counted again by a tokenizer."""
 
 

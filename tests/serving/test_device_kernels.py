@@ -45,19 +45,28 @@ def draft_model(kind="vanilla"):
 
 def fake_worker(kind="vanilla", compact=True):
     return SimpleNamespace(
-        device="cpu", gamma=GAMMA, draft_model=draft_model(kind), _greedy_draft=False,
-        model_runner=SimpleNamespace(max_running_requests=16), target_worker=SimpleNamespace(random_seed=9),
+        device="cpu",
+        gamma=GAMMA,
+        draft_model=draft_model(kind),
+        _greedy_draft=False,
+        model_runner=SimpleNamespace(max_running_requests=16),
+        target_worker=SimpleNamespace(random_seed=9),
         _verify_planner=SimpleNamespace(is_compact_mode=compact),
-    )  # fmt: skip
+    )
 
 
 def markov_arguments(module, temperatures, **more):
     torch.manual_seed(1)
     return dict(
-        markov_head=module, base_logits=2 * torch.randn(ROWS, GAMMA, VOCAB), anchor_tokens=torch.arange(ROWS),
-        draft_hidden=torch.randn(ROWS, GAMMA, WIDTH), step_temperatures=torch.tensor(temperatures),
-        noise=DraftNoise(key=3, offset=torch.zeros(1, dtype=torch.int64)), tp_sync=NO_SYNC, **more,
-    )  # fmt: skip
+        markov_head=module,
+        base_logits=2 * torch.randn(ROWS, GAMMA, VOCAB),
+        anchor_tokens=torch.arange(ROWS),
+        draft_hidden=torch.randn(ROWS, GAMMA, WIDTH),
+        step_temperatures=torch.tensor(temperatures),
+        noise=DraftNoise(key=3, offset=torch.zeros(1, dtype=torch.int64)),
+        tp_sync=NO_SYNC,
+        **more,
+    )
 
 
 @pytest.mark.parametrize("kind", ["vanilla", "gated", "rnn"])
@@ -108,20 +117,33 @@ def accept_arguments(temperatures, top_ks, *, greedy_draft=False, **more):
     target = torch.randn(ROWS * width, VOCAB)
     greedy = torch.tensor(top_ks) <= 1
     info = SimpleNamespace(
-        is_all_greedy=bool(greedy.all()), is_any_greedy=bool(greedy.any()),
+        is_all_greedy=bool(greedy.all()),
+        is_any_greedy=bool(greedy.any()),
         temperatures=torch.tensor(temperatures)[:, None],
-        top_ks=torch.tensor(top_ks, dtype=torch.int32), need_top_k_sampling=any(k < 1 << 30 for k in top_ks),
-        need_top_p_sampling=False, need_min_p_sampling=False,
-    )  # fmt: skip
+        top_ks=torch.tensor(top_ks, dtype=torch.int32),
+        need_top_k_sampling=any(k < 1 << 30 for k in top_ks),
+        need_top_p_sampling=False,
+        need_min_p_sampling=False,
+    )
     block = DraftBlockResult(
-        draft_tokens=tokens, corrected_logits=None if greedy_draft else logits, greedy_mask=greedy,
-        temperatures=torch.tensor(temperatures), greedy_draft=greedy_draft,
-    )  # fmt: skip
+        draft_tokens=tokens,
+        corrected_logits=None if greedy_draft else logits,
+        greedy_mask=greedy,
+        temperatures=torch.tensor(temperatures),
+        greedy_draft=greedy_draft,
+    )
     layout = RaggedVerifyLayout.from_verify_lens(verify_lens_cpu=lens, device=torch.device("cpu"), grid=[16])
     return dict(
-        candidates=torch.cat([tokens[:, :1], tokens], 1), target_logits=target, draft_block=block, sampling_info=info,
-        draft_input=None, gamma=GAMMA, verify_num_draft_tokens=width, cutoff_layout=layout, **more,
-    )  # fmt: skip
+        candidates=torch.cat([tokens[:, :1], tokens], 1),
+        target_logits=target,
+        draft_block=block,
+        sampling_info=info,
+        draft_input=None,
+        gamma=GAMMA,
+        verify_num_draft_tokens=width,
+        cutoff_layout=layout,
+        **more,
+    )
 
 
 @pytest.mark.parametrize("greedy_draft", [False, True])
@@ -137,9 +159,16 @@ def test_mixed_batches_are_accepted_as_the_reference_does(greedy_draft):
         law = DraftLaw(block.corrected_logits, torch.logsumexp(scaled, -1), torch.tensor(temperatures))
     sampling = Sampling(torch.tensor([1.0, 0.7, 0.0, 1.3]), torch.tensor(top_ks, dtype=torch.int32))
     want = verify_reference(
-        arguments["target_logits"], rows * (GAMMA + 1), torch.tensor([0, 3, 1, 2], dtype=torch.int32),
-        block.draft_tokens, sampling, law, seed=operation.seed, request=rows, step=torch.zeros(1, dtype=torch.int64),
-    )  # fmt: skip
+        arguments["target_logits"],
+        rows * (GAMMA + 1),
+        torch.tensor([0, 3, 1, 2], dtype=torch.int32),
+        block.draft_tokens,
+        sampling,
+        law,
+        seed=operation.seed,
+        request=rows,
+        step=torch.zeros(1, dtype=torch.int64),
+    )
     assert torch.equal(accepted, want.accepted) and torch.equal(bonus, want.bonus)
     assert trimmed.tolist() == [0] * ROWS
     assert (accepted.dtype, bonus.dtype) == (torch.int32, torch.int64)
@@ -182,9 +211,11 @@ def test_refusals_are_reasons(monkeypatch):
 def test_install_replaces_what_upstream_calls_and_undoes_it():
     worker = fake_worker()
     names = [
-        (dspark_draft, "draft_markov_block"), (dspark_draft_sampler, "draft_markov_block"),
-        (dspark_verify, "accept_draft_tokens"), (admission, "allocate_on_device"),
-    ]  # fmt: skip
+        (dspark_draft, "draft_markov_block"),
+        (dspark_draft_sampler, "draft_markov_block"),
+        (dspark_verify, "accept_draft_tokens"),
+        (admission, "allocate_on_device"),
+    ]
     before = [getattr(owner, name) for owner, name in names]
     upstreams = worker.draft_model.compute_confidence
     with install(worker, {name: Choice(name, "ours", "asked for") for name in OPERATIONS}):
@@ -236,9 +267,12 @@ def test_a_profile_of_our_recorder_is_a_table_of_sglangs(monkeypatch, tmp_path):
     from sglang.srt.speculative.dspark_components.dspark_sps import load_sps_table_from_path
 
     terms = {
-        "context_token_s": 1e-9, "draft_context_token_s": 1e-10, "prefill_base_s": 0.01, "prefill_token_s": 1e-5,
+        "context_token_s": 1e-9,
+        "draft_context_token_s": 1e-10,
+        "prefill_base_s": 0.01,
+        "prefill_token_s": 1e-5,
         "copy_s": 1e-5,
-    }  # fmt: skip
+    }
     path = tmp_path / "measured.json"
     path.write_text(json.dumps(as_profile({1: 1e-3}, {8: 8e-3, 16: 9e-3}, [(16, 12e-3)], 2, terms, {})))
     assert load_sps_table_from_path(str(path)).bias_seconds == pytest.approx(8e-3)

@@ -137,13 +137,16 @@ def batch_view(torch, layout, pools, slots, prefix, verify, host_lens, in_captur
     padding = slots - len(pools)
     extended = torch.tensor([p + v for p, v in zip(prefix, verify, strict=True)] + [1] * padding)
     return SimpleNamespace(
-        batch_size=slots, num_padding=padding, forward_mode=SimpleNamespace(is_target_verify=lambda: True),
+        batch_size=slots,
+        num_padding=padding,
+        forward_mode=SimpleNamespace(is_target_verify=lambda: True),
         spec_info=SimpleNamespace(
             ragged_verify_layout=layout, live_seq_lens_cpu=None if in_capture else torch.tensor(prefix)
         ),
-        req_pool_indices=torch.tensor(pools + [0] * padding), seq_lens_cpu=extended if host_lens else None,
+        req_pool_indices=torch.tensor(pools + [0] * padding),
+        seq_lens_cpu=extended if host_lens else None,
         kv_loc_plan=None,
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("host_known", [True, False], ids=["host lengths", "device lengths"])
@@ -189,8 +192,9 @@ def test_replays_attend_as_the_reference(ragged, host_known):
                 row += 1
         assert torch.isfinite(got).all(), "padding rows are written too"
         assert set(wrapper._paged_kv_indices_buf[: int(wrapper._paged_kv_indptr_buf[-1])].tolist()) <= {
-            GHOST_SLOT, *pool.flatten().tolist()
-        }  # fmt: skip
+            GHOST_SLOT,
+            *pool.flatten().tolist(),
+        }
 
 
 def test_replay_plans_what_was_captured(ragged):

@@ -37,9 +37,15 @@ def resolved(patch: pytest.MonkeyPatch, machine: Machine, drafting: bool, limit:
     patch.setattr(dspark_config, "read_draft_checkpoint_config", lambda **_: None)  # there are no files
     drafts = {"speculative_algorithm": "DSPARK", "speculative_draft_model_path": "d"} if drafting else {}
     arguments = ServerArgs(
-        model_path="m", device="cuda", tp_size=machine.tp, mem_fraction_static=0.8, max_running_requests=limit,
-        dsv4_attn_backend="flashmla", **drafts, **({"speculative_dspark_block_size": WIDTH - 1} if drafting else {}),
-    )  # fmt: skip
+        model_path="m",
+        device="cuda",
+        tp_size=machine.tp,
+        mem_fraction_static=0.8,
+        max_running_requests=limit,
+        dsv4_attn_backend="flashmla",
+        **drafts,
+        **({"speculative_dspark_block_size": WIDTH - 1} if drafting else {}),
+    )
     parse_cuda_graph_config(arguments)
     # Prefill graphs would look at the model.
     prefill = with_phase(resolving_view(arguments).cuda_graph_config, Phase.PREFILL, max_bs=4096, bs=[4])
@@ -132,11 +138,36 @@ def test_odd_pools(limit: int) -> None:
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    st.one_of(st.none(), st.floats(8, 320)), st.sampled_from([1, 2, 3, 4, 8, 16]), st.booleans(), st.booleans(),
-    st.one_of(st.none(), st.integers(1, 1100)), st.integers(100, 5_000_000), st.sampled_from([1, 2, 4, 8]),
-)  # fmt: skip
+    st.one_of(st.none(), st.floats(8, 320)),
+    st.sampled_from([1, 2, 3, 4, 8, 16]),
+    st.booleans(),
+    st.booleans(),
+    st.one_of(st.none(), st.integers(1, 1100)),
+    st.integers(100, 5_000_000),
+    st.sampled_from([1, 2, 4, 8]),
+)
 def test_any_machine(
     gib: float | None, tp: int, v4: bool, drafting: bool, limit: int | None, kv_tokens: int, alignment: int
 ) -> None:
     machine = Machine.of({"model": "DeepSeek-V4-Flash" if v4 else "Qwen3-4B"}, gib, tp)
     check(machine, drafting=drafting, limit=limit, kv_tokens=kv_tokens, alignment=alignment)
+
+
+def test_the_worker_names_graphs_that_were_not_foreseen(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from sglang_dspark.serving.loop import worker
+
+    of = SimpleNamespace(
+        _agreement=SimpleNamespace(decides=True),
+        policy_engine=SimpleNamespace(gpu_memory_gib=79.6),
+        server_args=SimpleNamespace(max_running_requests=None),
+        model_runner=SimpleNamespace(req_to_token_pool=SimpleNamespace(size=48)),
+    )
+    monkeypatch.setattr(worker, "get_parallel", lambda: SimpleNamespace(tp_size=1))
+    monkeypatch.setattr(worker, "get_cuda_graph_batch_size_alignment", lambda: 1)
+    foreseen = list(captured_batches(listed_batches(256, drafting=True), 48, width=WIDTH))
+    worker.PolicyWorker._compare_graphs(of, foreseen, WIDTH)  # type: ignore[arg-type]
+    assert not caplog.messages
+    worker.PolicyWorker._compare_graphs(of, [1, 2, 4, 8], WIDTH)  # type: ignore[arg-type]
+    assert "simulate it with --graphs 1,2,4,8" in caplog.messages[0]

@@ -43,10 +43,14 @@ class Upstream:
         set_global_server_args_for_scheduler(ServerArgs(model_path="none"))
         self.tree = UnifiedRadixCache(
             CacheInitParams(
-                disable=False, req_to_token_pool=None, token_to_kv_pool_allocator=NoPool(), page_size=1,
-                tree_components=(ComponentType.FULL,), tree_core_backend="python",
+                disable=False,
+                req_to_token_pool=None,
+                token_to_kv_pool_allocator=NoPool(),
+                page_size=1,
+                tree_components=(ComponentType.FULL,),
+                tree_core_backend="python",
             )
-        )  # fmt: skip
+        )
         self.locks: dict[int, Any] = {}
 
     def touch(self, tokens: list[int]) -> Any:

@@ -20,17 +20,34 @@ from sglang_dspark.records.replay import replay  # noqa: E402
 pytestmark = pytest.mark.engine
 
 POLICIES = (
-    "hull", "argmax:lag=1", "argmax:lag=3,cold=prior", "early-stop", "lookahead", "threshold:t=0.5", "goodput",
-    "tetris:capacity=20", "guard:inner=(hull),baseline=(fixed:k=2)", "fixed:k=7",
-)  # fmt: skip
+    "hull",
+    "argmax:lag=1",
+    "argmax:lag=3,cold=prior",
+    "early-stop",
+    "lookahead",
+    "threshold:t=0.5",
+    "goodput",
+    "tetris:capacity=20",
+    "guard:inner=(hull),baseline=(fixed:k=2)",
+    "fixed:k=7",
+)
 
 
 def test_every_decision_of_a_recorded_server_replays(demo_pair, prompts, tmp_path):
     profile = write_profile(tmp_path / "made.json")
     folder = tmp_path / "records"
-    flags = ("--speculative-dspark-profile", str(profile), "--speculative-dspark-schedule", "synchronous",
-             "--speculative-dspark-record", str(folder), "--speculative-dspark-explore", "0.15",
-             "--speculative-dspark-shadow-policy", "argmax:lag=1")  # fmt: skip
+    flags = (
+        "--speculative-dspark-profile",
+        str(profile),
+        "--speculative-dspark-schedule",
+        "synchronous",
+        "--speculative-dspark-record",
+        str(folder),
+        "--speculative-dspark-explore",
+        "0.15",
+        "--speculative-dspark-shadow-policy",
+        "argmax:lag=1",
+    )
     with LiveServer(demo_pair, tmp_path / "server.log", *flags) as server:
         for policy in POLICIES:
             server.switch(policy)

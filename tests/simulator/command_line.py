@@ -52,9 +52,14 @@ def call_alone(*arguments: str, before: Callable[[], None] | None = None, **kwar
     root = Path(cli.__file__).parent.parent
     environment = {**os.environ, "PYTHONPATH": str(root), "COLUMNS": "100", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120, preexec_fn=before,
-        env=environment, **kwargs,
-    )  # fmt: skip
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        preexec_fn=before,
+        env=environment,
+        **kwargs,
+    )
     return Answer(done.returncode, done.stdout, done.stderr)
 
 

@@ -63,9 +63,7 @@ def test_of_other_drafters_too(name: str) -> None:
 def test_reliability_is_that_of_figure_6(stage: str, calibration: str, bound: float) -> None:
     """Alpaca is chat: where a survival is reported, about what the figure saw survives; raw reports too much."""
     drafter = find_drafter("dspark")
-    source = StatisticalAcceptance(
-        drafter, Confidence.of(calibration), np.full(900, 2), np.full(900, 200), 0
-    )  # fmt: skip
+    source = StatisticalAcceptance(drafter, Confidence.of(calibration), np.full(900, 2), np.full(900, 200), 0)
     blocks = BlockTable.empty(900 * 200, 7, confidence=False)
     for request in range(900):
         source.fill(request, 1, blocks.rows(request * 200, (request + 1) * 200))

@@ -50,9 +50,13 @@ def test_every_request_gets_every_token(seed: int, kv: int, gamma: int, concurre
     rng = np.random.default_rng(seed)
     lengths = [(int(rng.integers(5, 100)), int(rng.integers(1, 700))) for _ in range(25)]
     setting = setting_of(
-        trace_of(lengths, rng.random(25).tolist()), gamma=gamma, kv_tokens=kv, max_running_requests=8,
-        concurrency=concurrency, prefill_elsewhere_s=0.03,
-    )  # fmt: skip
+        trace_of(lengths, rng.random(25).tolist()),
+        gamma=gamma,
+        kv_tokens=kv,
+        max_running_requests=8,
+        concurrency=concurrency,
+        prefill_elsewhere_s=0.03,
+    )
     run, steps = finished(setting, make_policy("hull"))
     check_end_without_prefill(run, steps)
     _, outputs = watched(setting, make_policy("hull"))

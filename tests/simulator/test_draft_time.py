@@ -44,9 +44,17 @@ def test_a_parallel_block_costs_the_same_whatever_is_verified(name: str, policy:
 
 @pytest.mark.parametrize(
     "policy, positions",
-    [("fixed:k=1", 1), ("fixed:k=3", 3), ("fixed:k=7", 7), ("hull", 7), ("hull:cap=4", 4), ("schedule:upto=2,k=5/2", 7),
-     ("guard:inner=(argmax:cap=2),baseline=(fixed:k=3)", 3), ("guard:inner=hull,baseline=(fixed:k=3)", 7)],
-)  # fmt: skip
+    [
+        ("fixed:k=1", 1),
+        ("fixed:k=3", 3),
+        ("fixed:k=7", 7),
+        ("hull", 7),
+        ("hull:cap=4", 4),
+        ("schedule:upto=2,k=5/2", 7),
+        ("guard:inner=(argmax:cap=2),baseline=(fixed:k=3)", 3),
+        ("guard:inner=hull,baseline=(fixed:k=3)", 7),
+    ],
+)
 def test_a_sequential_drafter_drafts_what_its_policy_may_verify(policy: str, positions: int) -> None:
     """EAGLE-3: one layer a position against five a block, so 1/5 of the profile's block each."""
     drafter = find_drafter("eagle3")

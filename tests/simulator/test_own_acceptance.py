@@ -71,9 +71,16 @@ def test_numbers_by_position_and_survivals() -> None:
 
 def test_a_file_by_domain(tmp_path: Path) -> None:
     content = {
-        "version": 1, "kind": "prefix", "math": [0.9, 0.72], "chat": [0.7, 0.35],
-        "model": "Mine-7B", "data": "tickets", "method": "mtp", "draft_scale": 0.05, "confidence_head": True,
-    }  # fmt: skip
+        "version": 1,
+        "kind": "prefix",
+        "math": [0.9, 0.72],
+        "chat": [0.7, 0.35],
+        "model": "Mine-7B",
+        "data": "tickets",
+        "method": "mtp",
+        "draft_scale": 0.05,
+        "confidence_head": True,
+    }
     drafter = own_drafter(own(tmp_path / "mine.json", content))
     assert drafter.acceptance == {"math": pytest.approx((0.9, 0.8)), "chat": pytest.approx((0.7, 0.5))}
     assert drafter.name == "mine" and drafter.origin.model == "Mine-7B" and "tickets" in drafter.origin.text
@@ -105,8 +112,20 @@ def test_gamma_16_and_every_kind_of_policy_at_it() -> None:
     for request in range(300):
         source.fill(request, 1, blocks.rows(request * 200, (request + 1) * 200))
     assert (np.diff(blocks.units, axis=1) <= 0).all() and blocks.depth.max() == 16
-    policies = ("fixed:k=16", "threshold:t=0.5", "early-stop", "hull", "lookahead", "argmax:lag=2", "argmax:lag=8",
-                "schedule:upto=2,k=16/9", "goodput", "tetris", "guard", "oracle")  # fmt: skip
+    policies = (
+        "fixed:k=16",
+        "threshold:t=0.5",
+        "early-stop",
+        "hull",
+        "lookahead",
+        "argmax:lag=2",
+        "argmax:lag=8",
+        "schedule:upto=2,k=16/9",
+        "goodput",
+        "tetris",
+        "guard",
+        "oracle",
+    )
     for text in policies:
         setting = setting_of(trace_of([(5, 60)] * 5), gamma=7)
         run, _ = finished(_with(setting, drafter), make_policy(text))
@@ -130,9 +149,12 @@ def test_vllm_s_histograms_by_draft_length(tmp_path: Path) -> None:
     assert not any(each.key == "censoring" for each in one.assumptions)
     # vLLM's documented example: 43 steps of 3 tokens, as older servers give it.
     older = {
-        "acceptance_histogram": [39, 1, 0, 3], "num_spec_steps": 43, "num_draft_tokens": 129, "num_spec_tokens": 3,
+        "acceptance_histogram": [39, 1, 0, 3],
+        "num_spec_steps": 43,
+        "num_draft_tokens": 129,
+        "num_spec_tokens": 3,
         "mean_acceptance_length": 1.2325581395348837,
-    }  # fmt: skip
+    }
     found = own_drafter(own(tmp_path / "older.json", older))
     assert accept_length(found.acceptance["all"]) == pytest.approx(older["mean_acceptance_length"])
     with pytest.raises(InputError, match="different draft lengths hides"):
@@ -169,8 +191,9 @@ def test_what_dspark_eval_wrote(tmp_path: Path) -> None:
 
     drafter = own_drafter(written(code=[3, 3, 1, 0], chat=[2, 1, 0, 0]))
     assert drafter.acceptance == {
-        "code": pytest.approx((3 / 4, 2 / 3, 1.0)), "chat": pytest.approx((2 / 4, 1 / 2, 0.0)),
-    }  # fmt: skip
+        "code": pytest.approx((3 / 4, 2 / 3, 1.0)),
+        "chat": pytest.approx((2 / 4, 1 / 2, 0.0)),
+    }
     cut = own_drafter(written(code=[3, 3, 1, 0], chat=[1, 1, 0, 0]))
     assert cut.gamma == 2 and any("beyond 2 are left out" in each.text for each in cut.assumptions)
     with pytest.raises(InputError, match="data set chat has no positions, expected those of dspark eval --records"):

@@ -51,8 +51,10 @@ def test_json_has_the_keys_of_bench_serving(capsys: pytest.CaptureFixture[str], 
     for result in (*policies, *(one for policy in policies for one in policy["replications"])):
         assert (result["cached_prompt_tokens"], result["cached_prompt_share"]) == (29 * 512, 29 / 60)
         assert result["cache_report"] == {
-            "total_prompt_tokens": 30 * 1024, "total_cached_tokens": 29 * 512, "cache_hit_rate_pct": 48.33
-        }  # fmt: skip
+            "total_prompt_tokens": 30 * 1024,
+            "total_cached_tokens": 29 * 512,
+            "cache_hit_rate_pct": 48.33,
+        }
     assert report["setting"]["caches_prefixes"] and report["setting"]["prefix_cache"]
     result, _ = call(capsys, "--trace", shared, *RUN, "--json", "--no-prefix-cache").report["results"]
     assert "cache_report" not in result and "cached_prompt_tokens" not in result

@@ -105,9 +105,11 @@ def test_graphs_as_asked() -> None:
 
 
 @given(
-    st.floats(8, 300), st.integers(1, 16), st.one_of(st.none(), st.integers(1, 600)),
+    st.floats(8, 300),
+    st.integers(1, 16),
     st.one_of(st.none(), st.integers(1, 600)),
-)  # fmt: skip
+    st.one_of(st.none(), st.integers(1, 600)),
+)
 def test_a_whole_block_always_fits_up_to_the_largest_captured_batch(
     gib: float, tp: int, limit: int | None, concurrency: int | None
 ) -> None:

@@ -50,9 +50,15 @@ def test_simulated_accepted_lengths_are_those_of_table_1(domain: str) -> None:
     for drafter in ("dspark", "dflash", "eagle3"):
         published = np.mean([float(rows[drafter][name]) for name in DATA_SETS[domain]])
         comparison = simulate(
-            trace, "vllm-b300-dsv4-flash", ["fixed:k=7"], drafter=drafter, concurrency=64, replications=1, jobs=1,
+            trace,
+            "vllm-b300-dsv4-flash",
+            ["fixed:k=7"],
+            drafter=drafter,
+            concurrency=64,
+            replications=1,
+            jobs=1,
             domain_mix={domain: 1.0},
-        )  # fmt: skip
+        )
         assert comparison.results[0].figures["accept_length"] == pytest.approx(published, rel=0.05), drafter
 
 
@@ -62,11 +68,15 @@ def test_a_part_of_the_azure_trace_in_open_and_closed_loop() -> None:
     for concurrency in (None, 32):
         runs = [
             simulate(
-                trace, "vllm-b300-dsv4-flash", ["hull", "argmax:lag=2"], concurrency=concurrency,
-                replications=1, jobs=jobs,
+                trace,
+                "vllm-b300-dsv4-flash",
+                ["hull", "argmax:lag=2"],
+                concurrency=concurrency,
+                replications=1,
+                jobs=jobs,
             )
             for jobs in (1, 2)
-        ]  # fmt: skip
+        ]
         assert json_lines(runs[0]) == json_lines(runs[1])
         for result in runs[0].results:
             assert result.figures["completed"] == 250 and result.figures["failed"] == 0
@@ -79,8 +89,13 @@ def test_early_stop_loses_to_hull_and_argmax_at_concurrency_128() -> None:
     """As the policies' own arithmetic predicts on this staircase: early stop halts at the first graph tier."""
     trace = load_trace(AZURE, limit=4000)
     result = simulate(
-        trace, "vllm-b300-dsv4-flash", ["early-stop", "hull", "argmax:lag=2"], concurrency=128,
-        engine=EngineSettings(max_running_requests=128), replications=2, jobs=2,
-    )  # fmt: skip
+        trace,
+        "vllm-b300-dsv4-flash",
+        ["early-stop", "hull", "argmax:lag=2"],
+        concurrency=128,
+        engine=EngineSettings(max_running_requests=128),
+        replications=2,
+        jobs=2,
+    )
     early, hull, argmax = (each.figures["output_throughput"] for each in result.results)
     assert hull > 1.5 * early and argmax > 1.5 * early

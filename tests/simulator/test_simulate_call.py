@@ -31,18 +31,39 @@ from simulator.traces import example_trace, first_requests
 POLICIES = ["fixed:k=7", "hull", "argmax:lag=2"]
 # sglang.bench_serving 0.5.23 (serving.py): what its JSON lines hold and a simulation can know.
 BENCH_SERVING = {
-    "backend", "dataset_name", "max_concurrency", "request_rate", "duration", "completed", "total_input_tokens",
-    "total_output_tokens", "request_throughput", "input_throughput", "output_throughput", "total_throughput",
-    "concurrency", "accept_length",
+    "backend",
+    "dataset_name",
+    "max_concurrency",
+    "request_rate",
+    "duration",
+    "completed",
+    "total_input_tokens",
+    "total_output_tokens",
+    "request_throughput",
+    "input_throughput",
+    "output_throughput",
+    "total_throughput",
+    "concurrency",
+    "accept_length",
 } | {
     f"{kind}_{figure}_ms"
     for figure in ("e2e_latency", "ttft", "tpot", "itl")
     for kind in ("mean", "median", "std", "p90", "p95", "p99")
-}  # fmt: skip
+}
 OURS = {
-    "policy", "lossless", "schedule", "tau", "draft_ms_per_step", "verify_ms_per_step", "latency_per_token_ms",
-    "verified_tokens_per_step", "wasted_share", "difference", "difference_to", "replications",
-}  # fmt: skip
+    "policy",
+    "lossless",
+    "schedule",
+    "tau",
+    "draft_ms_per_step",
+    "verify_ms_per_step",
+    "latency_per_token_ms",
+    "verified_tokens_per_step",
+    "wasted_share",
+    "difference",
+    "difference_to",
+    "replications",
+}
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,12 @@ from command_line import PROFILE, QUICK, assert_one_line_error, call, call_alone
 
 VIDUR = "arrived_at,num_prefill_tokens,num_decode_tokens\n0,5,5\n"
 ADDITIVE = {
-    "bias_seconds": 0.005, "bs_probes": [1, 8], "alpha_seconds": [0.001, 0.002],
-    "m_probes": [1, 64], "theta_seconds": [0.0, 0.01],
-}  # fmt: skip
+    "bias_seconds": 0.005,
+    "bs_probes": [1, 8],
+    "alpha_seconds": [0.001, 0.002],
+    "m_probes": [1, 64],
+    "theta_seconds": [0.0, 0.01],
+}
 GOOD = ("--trace", "example", "--profile", PROFILE, *QUICK)
 
 TRACES = {

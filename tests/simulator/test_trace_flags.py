@@ -78,7 +78,7 @@ def test_jitter_and_no_jitter(capsys, file) -> None:
         (LENGTHS, ("--time-unit", "ms", "--concurrency", "4"), "--time-unit does nothing with trace (vidur): it has"),
         (LENGTHS, ("--jitter",), "--jitter does nothing with trace (vidur): it has no stamps"),
     ],
-)  # fmt: skip
+)
 def test_a_flag_that_would_do_nothing_is_refused(capsys, file, text, flags, says) -> None:
     assert_one_line_error(call(capsys, *OPEN, *flags, "--trace", file(text)), says)
 
@@ -105,16 +105,32 @@ def test_the_command_takes_the_part_before_it_looks_at_the_clock(file) -> None:
     path = file(TICKS)
     part = {"start_s": 2.0, "end_s": 9.0, "limit": 20, "rate_scale": 2.0}
     load = options.load(
-        path, 3, None, complete=False, format=None, time_unit=None, jitter=None, block_tokens=None, drafter=None,
+        path,
+        3,
+        None,
+        complete=False,
+        format=None,
+        time_unit=None,
+        jitter=None,
+        block_tokens=None,
+        drafter=None,
         **part,
-    )  # fmt: skip
+    )
     assert isinstance(load, Trace)
     assert load.arrival_s.tolist() == load_trace(path, seed=3, **part).arrival_s.tolist()
     assert load.notes == load_trace(path, seed=3, **part).notes
     example = options.load(
-        "example", 3, None, complete=False, format=None, time_unit=None, jitter=None, block_tokens=None, drafter=None,
+        "example",
+        3,
+        None,
+        complete=False,
+        format=None,
+        time_unit=None,
+        jitter=None,
+        block_tokens=None,
+        drafter=None,
         **part,
-    )  # fmt: skip
+    )
     assert isinstance(example, Trace) and [note.split(":")[0] for note in example.notes[-3:]] == [
         "window",
         "limit",

@@ -221,4 +221,4 @@ BROKEN = {
         trace_files.own().replace('"chat"]', '"math"]'),
         "line 1, column domains: expected different names",
     ),
-}  # fmt: skip
+}

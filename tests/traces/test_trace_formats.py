@@ -75,12 +75,19 @@ def test_cached_prompt_tokens(tmp_path):
         ("azure", "ContextTokens,GeneratedTokens\n9,3\n7,0\n5,2\n"),
         ("burstgpt", "Model,Request tokens,Response tokens,Total tokens,Log Type\nx,9,3,12,y\nx,7,0,7,y\nx,5,2,7,y\n"),
         ("vidur", "num_prefill_tokens,num_decode_tokens\n9,3\n7,0\n5,2\n"),
-        ("mooncake", '{"input_length": 9, "output_length": 3}\n{"input_length": 7, "output_length": 0}\n'
-                     '{"input_length": 5.0, "output_length": 2.0}\n'),
-        ("bailian", "".join(f'{{"chat_id": {i}, "input_length": {i}, "output_length": {o}}}\n'
-                            for i, o in ((9, 3), (7, 0), (5, 2)))),
+        (
+            "mooncake",
+            '{"input_length": 9, "output_length": 3}\n{"input_length": 7, "output_length": 0}\n'
+            '{"input_length": 5.0, "output_length": 2.0}\n',
+        ),
+        (
+            "bailian",
+            "".join(
+                f'{{"chat_id": {i}, "input_length": {i}, "output_length": {o}}}\n' for i, o in ((9, 3), (7, 0), (5, 2))
+            ),
+        ),
     ],
-)  # fmt: skip
+)
 def test_stamps_may_be_missing_altogether(tmp_path, expected, text):
     path = tmp_path / "t"
     path.write_text(text)
@@ -88,8 +95,10 @@ def test_stamps_may_be_missing_altogether(tmp_path, expected, text):
     assert trace.source == f"t ({expected})"
     assert not trace.stamped and trace.offered_rate is None
     assert (trace.arrival_s.tolist(), trace.input_length.tolist(), trace.output_length.tolist()) == (
-        [0.0, 0.0], [9, 5], [3, 2]
-    )  # fmt: skip
+        [0.0, 0.0],
+        [9, 5],
+        [3, 2],
+    )
     assert load_trace(path, format=expected, limit=1).input_length.tolist() == [9]
     for options in ({"start_s": 0.0}, {"end_s": 5.0}, {"rate_scale": 2.0}, {"time_unit": "s"}, {"jitter": True}):
         with pytest.raises(InputError, match="stamps"):

@@ -14,9 +14,32 @@ from simulator.traces import TRACE_FORMATS, load_trace
 
 TEXTS = {name: text.encode() for name, _, text in FILES}
 TOKENS = (
-    b"nan", b"-1", b"1e400", b"9" * 30, b"\xff\xfe", b"\0", b'"', b",", b"\n", b"\r", b"{", b"}", b"[", b"null",
-    b"true", b"1_0", b"\xd9\xa5", b"\\ud800", b"0", b" ", b"1e-400", b"\xef\xbb\xbf", b":", b'{"format"', b"+00:00",
-)  # fmt: skip
+    b"nan",
+    b"-1",
+    b"1e400",
+    b"9" * 30,
+    b"\xff\xfe",
+    b"\0",
+    b'"',
+    b",",
+    b"\n",
+    b"\r",
+    b"{",
+    b"}",
+    b"[",
+    b"null",
+    b"true",
+    b"1_0",
+    b"\xd9\xa5",
+    b"\\ud800",
+    b"0",
+    b" ",
+    b"1e-400",
+    b"\xef\xbb\xbf",
+    b":",
+    b'{"format"',
+    b"+00:00",
+)
 
 
 def survives(path, data: bytes, format: str | None = None) -> None:

@@ -60,9 +60,18 @@ def audit_server(
     prompt_results, pooled = test_all(results, settings)
     verdict, reasons = judge(prompt_results, pooled, noise, found.cut_share, settings)
     return AuditReport(
-        verdict, reasons, settings, found.after, prompt_results, pooled, noise, tolerance, found.cut_share,
-        found.blocks, time.monotonic() - began,
-    )  # fmt: skip
+        verdict,
+        reasons,
+        settings,
+        found.after,
+        prompt_results,
+        pooled,
+        noise,
+        tolerance,
+        found.cut_share,
+        found.blocks,
+        time.monotonic() - began,
+    )
 
 
 def check_vocabulary(prompts: Sequence[Prompt], target: ExactTarget) -> None:

@@ -55,8 +55,11 @@ class DriftWatch:
         if held and not self.holds:
             logger.warning(
                 "profile %s no longer holds: decode steps take %.2f times what it says (median of %d); measure again "
-                "with `dspark profile`", name, ratio, WINDOW,
-            )  # fmt: skip
+                "with `dspark profile`",
+                name,
+                ratio,
+                WINDOW,
+            )
         elif not held and self.holds:
             logger.info("profile %s holds again: decode steps take %.2f times what it says", name, ratio)
         for listener in self.listeners:

@@ -31,19 +31,38 @@ AUTO = "auto"
 
 # What a step's cost depends on; a change of any of them is another profile.
 _ARGUMENTS = (
-    "dtype", "quantization", "kv_cache_dtype", "tp_size", "pp_size", "attention_backend", "device", "page_size",
-    "speculative_dspark_block_size", "speculative_draft_attention_backend", "cuda_graph_bs_decode",
-    "cuda_graph_max_bs_decode", "disable_cuda_graph", "disable_overlap_schedule", "max_running_requests",
-)  # fmt: skip
+    "dtype",
+    "quantization",
+    "kv_cache_dtype",
+    "tp_size",
+    "pp_size",
+    "attention_backend",
+    "device",
+    "page_size",
+    "speculative_dspark_block_size",
+    "speculative_draft_attention_backend",
+    "cuda_graph_bs_decode",
+    "cuda_graph_max_bs_decode",
+    "disable_cuda_graph",
+    "disable_overlap_schedule",
+    "max_running_requests",
+)
 _PACKAGES = ("sglang", "sglang-dspark", "torch", "triton", "flashinfer-python")
 
 # Flags of the real server that the short one must not have, with the number of values that follow them.
 _DROPPED = {
-    "--speculative-dspark-profile": 1, "--speculative-dspark-policy": 1, "--speculative-dspark-shadow-policy": 1,
-    "--speculative-dspark-schedule": 1, "--speculative-dspark-record": 1, "--speculative-dspark-explore": 1,
-    "--speculative-dspark-record-text": 0, "--speculative-dspark-allow-foreign-profile": 0,
-    "--speculative-dspark-sps-table-path": 1, "--port": 1, "--enable-metrics": 0,
-}  # fmt: skip
+    "--speculative-dspark-profile": 1,
+    "--speculative-dspark-policy": 1,
+    "--speculative-dspark-shadow-policy": 1,
+    "--speculative-dspark-schedule": 1,
+    "--speculative-dspark-record": 1,
+    "--speculative-dspark-explore": 1,
+    "--speculative-dspark-record-text": 0,
+    "--speculative-dspark-allow-foreign-profile": 0,
+    "--speculative-dspark-sps-table-path": 1,
+    "--port": 1,
+    "--enable-metrics": 0,
+}
 _CHILD = "SGLANG_DSPARK_MEASURES_ITSELF"  # set for the short server, which must not start another one
 _START_LIMIT_S = 1800.0
 _BATCHES = (1, 2, 4, 8, 16, 32, 48)
@@ -70,10 +89,15 @@ def find_or_measure(arguments: Any, command: Sequence[str]) -> str:
     batches = tuple(size for size in _BATCHES if size <= most)
     plan = ProfilePlan(batches=batches, shares=(0.0, 0.5, 1.0), contexts=(64,), windows=2, window_s=0.5)
     with _short_server(short_command(command, port := _free_port()), port) as server:
-        cells = measure(server, plan, lambda cell: print(
-            f"sglang-dspark: {cell.requests} requests, {cell.tokens} tokens: {1e3 * cell.seconds:.2f} ms",
-            file=sys.stderr, flush=True,
-        ))  # fmt: skip
+        cells = measure(
+            server,
+            plan,
+            lambda cell: print(
+                f"sglang-dspark: {cell.requests} requests, {cell.tokens} tokens: {1e3 * cell.seconds:.2f} ms",
+                file=sys.stderr,
+                flush=True,
+            ),
+        )
         circumstances |= machine_of(server.dspark()[0])
     write_table(path, table_of(cells, circumstances))
     print(f"sglang-dspark: wrote profile {path}", file=sys.stderr, flush=True)

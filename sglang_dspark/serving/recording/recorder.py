@@ -156,8 +156,9 @@ class Recorder:
         count = len(record.rids)
         fresh, ended = np.zeros(count, dtype=bool), np.zeros(count, dtype=bool)
         anchor = np.full(count, -1, dtype=np.int32)
-        rows = zip(record.rids, record.prefix_lengths.tolist(), record.lengths.tolist(), record.accepted.tolist(),
-                   strict=True)  # fmt: skip
+        rows = zip(
+            record.rids, record.prefix_lengths.tolist(), record.lengths.tolist(), record.accepted.tolist(), strict=True
+        )
         for row, (rid, prefix, length, accepted) in enumerate(rows):
             known = self._requests.get(rid)
             if known is None:
@@ -235,10 +236,25 @@ def header_of(server_args: Any, gamma: int, policy: str, cost: StepCost | None, 
     from sglang_dspark import __version__
 
     kept = (
-        "model_path", "speculative_draft_model_path", "tp_size", "dp_size", "max_running_requests", "context_length",
-        "chunked_prefill_size", "max_prefill_tokens", "max_total_tokens", "page_size", "attention_backend", "device",
-        "dtype", "quantization", "kv_cache_dtype", "random_seed", "disable_radix_cache", "disable_overlap_schedule",
-    )  # fmt: skip
+        "model_path",
+        "speculative_draft_model_path",
+        "tp_size",
+        "dp_size",
+        "max_running_requests",
+        "context_length",
+        "chunked_prefill_size",
+        "max_prefill_tokens",
+        "max_total_tokens",
+        "page_size",
+        "attention_backend",
+        "device",
+        "dtype",
+        "quantization",
+        "kv_cache_dtype",
+        "random_seed",
+        "disable_radix_cache",
+        "disable_overlap_schedule",
+    )
     engine = {name: getattr(server_args, name, None) for name in kept}
     engine = {name: value for name, value in engine.items() if isinstance(value, str | int | float | bool)}
     path = getattr(server_args, "speculative_dspark_confidence_sts_path", None)

@@ -179,18 +179,25 @@ def _rejection_calls(worker: Any) -> tuple[Callable[[], object], Callable[[], ob
         candidates=torch.cat([tokens[:, :1], tokens], dim=1),
         target_logits=torch.randn(rows * width, vocab, device=device).to(dtype),
         draft_block=DraftBlockResult(
-            draft_tokens=tokens, corrected_logits=logits, greedy_mask=ones < 0, temperatures=ones,
+            draft_tokens=tokens,
+            corrected_logits=logits,
+            greedy_mask=ones < 0,
+            temperatures=ones,
             greedy_draft=logits is None,
         ),
         sampling_info=SimpleNamespace(
-            is_all_greedy=False, is_any_greedy=False, temperatures=ones[:, None], need_top_k_sampling=False,
-            need_top_p_sampling=False, need_min_p_sampling=False,
+            is_all_greedy=False,
+            is_any_greedy=False,
+            temperatures=ones[:, None],
+            need_top_k_sampling=False,
+            need_top_p_sampling=False,
+            need_min_p_sampling=False,
         ),
         draft_input=SimpleNamespace(max_top_k=None, uniform_top_k_value=None),
         gamma=gamma,
         verify_num_draft_tokens=width,
         cutoff_layout=RaggedVerifyLayout.from_verify_lens(verify_lens_cpu=lens, device=device, grid=[sum(lens)]),
-    )  # fmt: skip
+    )
     ours, upstream = _rejection(worker), dspark_verify.accept_draft_tokens
     return lambda: ours(**arguments), lambda: upstream(**arguments)
 

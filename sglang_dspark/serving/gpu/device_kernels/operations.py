@@ -68,25 +68,46 @@ class MarkovOperation:
         return cls(upstream, module, head, markov_bounds(head) if screened else None)
 
     def __call__(
-        self, *, markov_head: Any, base_logits: torch.Tensor, anchor_tokens: torch.Tensor,
-        draft_hidden: torch.Tensor | None, step_temperatures: torch.Tensor, noise: Any, tp_sync: Any,
-        logits_out: torch.Tensor | None = None, greedy_draft: bool = False,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:  # fmt: skip
+        self,
+        *,
+        markov_head: Any,
+        base_logits: torch.Tensor,
+        anchor_tokens: torch.Tensor,
+        draft_hidden: torch.Tensor | None,
+        step_temperatures: torch.Tensor,
+        noise: Any,
+        tp_sync: Any,
+        logits_out: torch.Tensor | None = None,
+        greedy_draft: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Drafted tokens [R, gamma] and the step logits, as upstream returns them; advances the noise as upstream
         does."""
         if markov_head is not self.module:
             return self.upstream(
-                markov_head=markov_head, base_logits=base_logits, anchor_tokens=anchor_tokens,
-                draft_hidden=draft_hidden, step_temperatures=step_temperatures, noise=noise, tp_sync=tp_sync,
-                logits_out=logits_out, greedy_draft=greedy_draft,
-            )  # fmt: skip
+                markov_head=markov_head,
+                base_logits=base_logits,
+                anchor_tokens=anchor_tokens,
+                draft_hidden=draft_hidden,
+                step_temperatures=step_temperatures,
+                noise=noise,
+                tp_sync=tp_sync,
+                logits_out=logits_out,
+                greedy_draft=greedy_draft,
+            )
         temperatures = torch.zeros_like(step_temperatures) if greedy_draft else step_temperatures.contiguous()
         block = sample_markov_block(
-            self.head, base_logits, anchor_tokens.long().contiguous(), temperatures, seed=noise.key,
-            request=self.rows.first(base_logits.shape[0], base_logits.device), step=noise.offset, bounds=self.bounds,
+            self.head,
+            base_logits,
+            anchor_tokens.long().contiguous(),
+            temperatures,
+            seed=noise.key,
+            request=self.rows.first(base_logits.shape[0], base_logits.device),
+            step=noise.offset,
+            bounds=self.bounds,
             hidden=None if self.head.kind == "vanilla" else draft_hidden,
-            keep="nothing" if greedy_draft else "logits", logits_out=None if greedy_draft else logits_out,
-        )  # fmt: skip
+            keep="nothing" if greedy_draft else "logits",
+            logits_out=None if greedy_draft else logits_out,
+        )
         if not greedy_draft:
             noise.offset.add_(1)
         return block.tokens, block.step_logits
@@ -126,10 +147,16 @@ class RejectionOperation:
             logits, temperatures = block.corrected_logits.contiguous(), block.temperatures.contiguous()
             law = DraftLaw(logits, draft_normaliser(logits, temperatures, lengths), temperatures)
         accepted, bonus = verify(
-            step["target_logits"], rows * width, lengths, tokens,
-            _sampling_of(sampling, block.greedy_mask, requests), law,
-            seed=self.seed, request=rows, step=self.step,
-        )  # fmt: skip
+            step["target_logits"],
+            rows * width,
+            lengths,
+            tokens,
+            _sampling_of(sampling, block.greedy_mask, requests),
+            law,
+            seed=self.seed,
+            request=rows,
+            step=self.step,
+        )
         self.step.add_(1)
         return accepted, bonus, torch.zeros_like(accepted)
 
@@ -169,9 +196,14 @@ class ConfidenceOperation:
         requests, gamma = draft_tokens.shape
         bias = None if self.head.proj.bias is None else self.head.proj.bias.data
         found = confidence_survival(
-            confidence_features.view(requests, gamma, -1), anchor_tokens.long(), draft_tokens.long(),
-            self.head.proj.weight.data, bias, self.head.sts_temperatures, self.w1,
-        )  # fmt: skip
+            confidence_features.view(requests, gamma, -1),
+            anchor_tokens.long(),
+            draft_tokens.long(),
+            self.head.proj.weight.data,
+            bias,
+            self.head.sts_temperatures,
+            self.w1,
+        )
         return found.confidence, found.raw
 
 

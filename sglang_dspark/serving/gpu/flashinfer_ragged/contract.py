@@ -28,10 +28,18 @@ CALLS = {
 """Signatures, as `sglang_dspark.serving.base.contract.moved` reads them."""
 
 ATTRIBUTES = (
-    "cuda_graph_kv_indices", "decode_kv_access", "dispatch_reason", "indices_updater_prefill", "kv_index_translator",
-    "kv_last_page_len", "prefill_backend", "prefill_kv_access", "prefill_uses_dequant_workspace",
-    "prefill_wrappers_verify", "workspace_buffer",
-)  # fmt: skip
+    "cuda_graph_kv_indices",
+    "decode_kv_access",
+    "dispatch_reason",
+    "indices_updater_prefill",
+    "kv_index_translator",
+    "kv_last_page_len",
+    "prefill_backend",
+    "prefill_kv_access",
+    "prefill_uses_dequant_workspace",
+    "prefill_wrappers_verify",
+    "workspace_buffer",
+)
 """Attributes of upstream's backend that ours reads."""
 
 WRAPPER_ATTRIBUTES = ("_pin_memory_int_workspace_buffer", "_max_total_num_rows", "_cached_module")
