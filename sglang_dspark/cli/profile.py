@@ -38,13 +38,16 @@ def profile(
 
     from sglang_dspark.cost import write_table
     from sglang_dspark.live.client import Server
-    from sglang_dspark.live.profiling import ProfilePlan, machine_of, measure, table_of
+    from sglang_dspark.live.profiling import ProfilePlan, measure, table_of
 
     server = Server(url, api_key) if api_key else Server(url)
     plan = ProfilePlan(
-        batches=_integers("--batches", batches), contexts=_integers("--contexts", contexts), windows=windows,
-        window_s=window, max_new_tokens=max_new_tokens,
-    )  # fmt: skip
+        batches=_integers("--batches", batches),
+        contexts=_integers("--contexts", contexts),
+        windows=windows,
+        window_s=window,
+        max_new_tokens=max_new_tokens,
+    )
     console = Console(stderr=True)
 
     def report(cell: Cell) -> None:
@@ -80,6 +83,7 @@ def _integers(flag: str, text: str) -> tuple[int, ...]:
 
 def _provenance(server: Server, hardware: str | None) -> dict[str, Any]:
     from sglang_dspark import __version__
+    from sglang_dspark.live.profiling import machine_of
 
     info = server.get("/server_info")
     keys = ("tp_size", "dtype", "attention_backend", "max_running_requests", "disable_overlap_schedule", "device")
