@@ -116,6 +116,14 @@ def request_pool(limit: int | None, kv_tokens: int, context_length: int | None =
     return max(min(limit, kv_tokens // 2), 1)
 
 
+def free_slots_awaited(limit: int, *, drafting: bool) -> int:
+    """Request slots that must be free before new prompts are prefilled beside running requests; 1: any.
+
+    SGLang holds prefills of DSPARK back so, because each also fills the draft's cache (min_free_slots_delayer.py:4).
+    """
+    return min(4, max(2, (limit + 5) // 6)) if drafting and limit >= 8 else 1
+
+
 def listed_batches(most: int, *, drafting: bool) -> list[int]:
     """The batch sizes up to `most` on SGLang's list, `most` itself always among them."""
     if drafting:

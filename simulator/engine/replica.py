@@ -41,7 +41,7 @@ class Engine:
         self.env, self.model, self.recorder, self.replica = env, model, recorder, replica
         self.on_finish = on_finish
         policy = model.policy
-        self._limit = model.server.max_running_requests
+        self._limit, self._free_slots = model.server.max_running_requests, model.server.free_slots
         capacity = self._limit
         self.batch = DecodeBatch(capacity, model.source, confidence=policy.reads_confidence)
         self._overlap = model.schedule != "no-overlap"
@@ -136,6 +136,8 @@ class Engine:
         batch = self.batch
         if batch.size == 0:
             self._closed = False
+        if batch.size and not self.queue[0].done and self._limit - batch.size < self._free_slots:
+            return None  # not yet, even if one could enter: SGLang prefills several together
         if self.memory.cache is not None:
             self._begin_pass(self.memory.cache)
         size = min(self.model.server.chunked_prefill_size, self.model.settings.max_prefill_tokens)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sglang_dspark.cost import StepCost
 from sglang_dspark.cost.capture import captured_as
-from sglang_dspark.cost.graphs import Machine, captured_batches, listed_batches, request_pool
+from sglang_dspark.cost.graphs import Machine, captured_batches, free_slots_awaited, listed_batches, request_pool
 from sglang_dspark.errors import InputError
 from simulator.engine.settings import EngineSettings
 
@@ -38,6 +38,11 @@ class Server:
     def on_graphs(self, cost: StepCost) -> StepCost:
         """A model of what this server executes."""
         return cost if self.batches is None else captured_as(cost, self.batches, self.width)
+
+    @property
+    def free_slots(self) -> int:
+        """Slots that must be free before new prompts are prefilled beside running requests."""
+        return free_slots_awaited(self.max_running_requests, drafting=self.drafting)
 
     @property
     def flag(self) -> str:
