@@ -143,9 +143,14 @@ def _engine_line(setting: dict[str, Any], name: str) -> str:
         )
     return (
         f"{name}: max running requests {setting['max_running_requests']}, "
-        f"chunked prefill {setting['chunked_prefill_size']}, prefill before decode, mixed chunks off, "
-        f"KV {setting['kv_tokens']:,} tokens, replicas {setting['replicas']}{_prefix_cache(setting)}"
+        f"chunked prefill {setting['chunked_prefill_size']}, prefill before decode{_awaited(setting)}, "
+        f"mixed chunks off, KV {setting['kv_tokens']:,} tokens, replicas {setting['replicas']}{_prefix_cache(setting)}"
     )
+
+
+def _awaited(setting: dict[str, Any]) -> str:
+    slots = setting["free_slots_awaited"]
+    return f" when {slots} slots are free" if slots > 1 else ""
 
 
 def _prefix_cache(setting: dict[str, Any]) -> str:

@@ -25,6 +25,7 @@ def stated_servers(setting: Setting, policies: Sequence[Policy]) -> dict[str, An
             "chunked_prefill_size": server.chunked_prefill_size,
             "kv_tokens": server.kv_tokens,
             "default_limit": server.default_limit,
+            "free_slots_awaited": server.free_slots,
             "captured_batches": None if server.batches is None else list(server.batches),
         }
         for server in found

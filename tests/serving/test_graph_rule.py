@@ -14,14 +14,22 @@ pytest.importorskip("sglang", reason="needs the extra `serve`")
 from sglang.srt.arg_groups import deepseek_v4_hook, memory_hook, speculative_hook  # noqa: E402
 from sglang.srt.arg_groups.cuda_graph_hook import parse_cuda_graph_config  # noqa: E402
 from sglang.srt.arg_groups.overrides import declare_resolution, resolving_view  # noqa: E402
+from sglang.srt.managers.min_free_slots_delayer import resolve_min_free_slots  # noqa: E402
 from sglang.srt.mem_cache import kv_cache_configurator  # noqa: E402
 from sglang.srt.model_executor.cuda_graph_config import Phase, with_phase  # noqa: E402
 from sglang.srt.model_executor.runner import base_cuda_graph_runner as runner  # noqa: E402
 from sglang.srt.server_args import ServerArgs  # noqa: E402
 from sglang.srt.speculative.dspark_components import dspark_config  # noqa: E402
+from sglang.srt.speculative.spec_info import SpeculativeAlgorithm  # noqa: E402
 from sglang.srt.utils import common  # noqa: E402
 
-from sglang_dspark.cost.graphs import Machine, captured_batches, listed_batches, request_pool  # noqa: E402
+from sglang_dspark.cost.graphs import (  # noqa: E402
+    Machine,
+    captured_batches,
+    free_slots_awaited,
+    listed_batches,
+    request_pool,
+)
 from sglang_dspark.errors import InputError  # noqa: E402
 
 pytestmark = [pytest.mark.engine, pytest.mark.short]
@@ -103,6 +111,13 @@ def check(machine: Machine, *, drafting: bool, limit: int | None, kv_tokens: int
             return []
     assert list(captured_batches(listed, pool, width=width, alignment=alignment)) == found
     return found
+
+
+@pytest.mark.parametrize("limit", [1, 7, 8, 13, 19, 24, 48, 256])
+def test_free_slots(limit: int) -> None:
+    found = resolve_min_free_slots(None, limit, is_dflash_family=SpeculativeAlgorithm.DSPARK.is_dflash_family())
+    assert free_slots_awaited(limit, drafting=True) == (1 if found is None else found)
+    assert resolve_min_free_slots(None, limit) is None and free_slots_awaited(limit, drafting=False) == 1
 
 
 def test_dspark_on_an_8b_model_at_80_gb() -> None:

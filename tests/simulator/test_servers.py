@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +163,22 @@ def test_at_192_sglang_has_graphs_where_vllm_has_none() -> None:
         )
         gain[graphs] = found.results[1].difference["output_throughput"].mean
     assert -0.05 < gain["sglang"] < 0.15 and gain["profile"] > 0.6
+
+
+@pytest.mark.parametrize(("limit", "awaited"), [(7, 1), (8, 2), (20, 4)])
+def test_prompts_beside_running_requests_wait_for_several_free_slots(limit: int, awaited: int) -> None:
+    """SGLang prefills several together for DSPARK; a server without a draft takes whom it can."""
+    trace = trace_of([(10, 20 + number % 13) for number in range(4 * limit)])
+    least = {}
+    for policy, expected in ((FIXED, awaited), (NONE, 1)):
+        setting = setting_of(trace, max_running_requests=limit, concurrency=2 * limit)
+        assert setting.server(policy).free_slots == expected
+        _, steps = finished(setting, policy)
+        entered = [
+            step.committed for first, step in pairwise(steps) if (first.kind, step.kind) == ("decode", "prefill")
+        ]
+        least[policy.name] = min(entered[: len(entered) // 2])  # later the trace runs out of requests
+    assert least["fixed"] >= awaited and least["none"] == 1
 
 
 def test_a_given_limit_queues_loudly() -> None:
