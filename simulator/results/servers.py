@@ -74,10 +74,10 @@ def queueing(setting: Setting, policies: Sequence[Policy]) -> tuple[str, ...]:
     run = min(server.max_running_requests for server in servers_of(setting, policies)) * setting.engine.replicas
     if setting.concurrency <= run:
         return ()
-    who = "the records' server has" if setting.recorded is not None else "was given as"
+    who = "that of the recorded server" if setting.recorded is not None else "as given"
     return (
-        f"WARNING: {setting.concurrency} requests are in flight but only {run} run, the others queue: the limit of "
-        f"{setting.engine.max_running_requests} running requests {who}; without it SGLang's own would be raised",
+        f"WARNING: {setting.concurrency} requests are in flight but only {run} run, the others queue: max running requests is "
+        f"{setting.engine.max_running_requests} a replica, {who}",
     )
 
 

@@ -196,7 +196,7 @@ def test_a_given_limit_queues_loudly() -> None:
     arguments += ("fixed:k=7", "--replications", "1", "--jobs", "1")
     setting = prepare(trace_of(many(100)), QWEN, concurrency=64, engine=EngineSettings(max_running_requests=48))
     (line,) = queueing(setting, [FIXED])
-    assert line.startswith("WARNING: 64 requests are in flight but only 48 run, the others queue: the limit of 48")
+    assert line.startswith("WARNING: 64 requests are in flight but only 48 run, the others queue: max running requests is 48 ")
     run, steps = finished(setting, FIXED)
     assert max(step.batch for step in steps) == 48
     assert queueing(replace(setting, concurrency=48), [FIXED]) == ()
