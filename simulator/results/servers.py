@@ -76,8 +76,8 @@ def queueing(setting: Setting, policies: Sequence[Policy]) -> tuple[str, ...]:
         return ()
     who = "that of the recorded server" if setting.recorded is not None else "as given"
     return (
-        f"WARNING: {setting.concurrency} requests are in flight but only {run} run, the others queue: max running requests is "
-        f"{setting.engine.max_running_requests} a replica, {who}",
+        f"WARNING: {setting.concurrency} requests are in flight but only {run} run, the others queue: max running "
+        f"requests is {setting.engine.max_running_requests} a replica, {who}",
     )
 
 

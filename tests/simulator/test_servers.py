@@ -182,22 +182,13 @@ def test_prompts_beside_running_requests_wait_for_several_free_slots(limit: int,
 
 
 def test_a_given_limit_queues_loudly() -> None:
-    arguments = (
-        "--trace",
-        "example",
-        "--profile",
-        PROFILE,
-        "--concurrency",
-        "64",
-        "--limit",
-        "100",
-        "--policy",
-    )
-    arguments += ("fixed:k=7", "--replications", "1", "--jobs", "1")
     setting = prepare(trace_of(many(100)), QWEN, concurrency=64, engine=EngineSettings(max_running_requests=48))
     (line,) = queueing(setting, [FIXED])
-    assert line.startswith("WARNING: 64 requests are in flight but only 48 run, the others queue: max running requests is 48 ")
-    run, steps = finished(setting, FIXED)
+    assert line == (
+        "WARNING: 64 requests are in flight but only 48 run, the others queue: max running requests is 48 a replica, "
+        "as given"
+    )
+    _, steps = finished(setting, FIXED)
     assert max(step.batch for step in steps) == 48
     assert queueing(replace(setting, concurrency=48), [FIXED]) == ()
     assert queueing(replace(setting, engine=EngineSettings()), [FIXED]) == ()
