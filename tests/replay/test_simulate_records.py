@@ -10,11 +10,14 @@ from command_line import assert_one_line_error, call
 from synthetic_load import GAMMA, Load
 
 from sglang_dspark.errors import InputError
-from sglang_dspark.records import RecordSet
+from sglang_dspark.policies import make_policy
+from sglang_dspark.records import RecordSet, RequestRecord
 from sglang_dspark.records.blocks import uncensored_blocks
 from sglang_dspark.records.episodes import find_episodes
 from simulator import EngineSettings, simulate
-from simulator.engine.recorded_load import load_records, recorded_settings
+from simulator.engine.recorded_load import load_records, recorded_settings, recorded_trace
+from simulator.simulate import prepare
+from simulator.traces import Trace
 
 MIDDLE = 6
 
@@ -164,3 +167,23 @@ def test_a_folder_without_records_and_complete_without_need_are_refused(
         simulate(tmp_path, "vllm-b300-dsv4-flash", ["fixed:k=4"])
     answer = call(capsys, "--trace", "example", "--profile", "vllm-b300-dsv4-flash", "--complete")
     assert_one_line_error(answer, "--complete does nothing with example")
+
+
+def test_recorded_costs_run_on_the_recorded_servers_graphs(folders: dict[str, Path]) -> None:
+    """It captured none on its CPU: nothing is padded; another server's graphs are simulated on request."""
+    own = prepare(load_records(folders["middle"]), str(folders["varied"]))
+    assert own.graphs == "profile" and own.server(make_policy("fixed:k=4")).batches is None
+    asked = prepare(load_records(folders["middle"]), str(folders["varied"]), graphs="sglang")
+    assert asked.server(make_policy("fixed:k=4")).batches is not None
+
+
+def test_requests_ask_for_what_their_clients_asked_for() -> None:
+    def trace(*asked: int | None) -> Trace:
+        times = {"arrival_time_s": 0.0, "finish_time_s": 1.0, "input_length": 9, "output_length": 20}
+        return recorded_trace(
+            [RequestRecord(rid=str(n), max_new_tokens=most, **times) for n, most in enumerate(asked)], "x"
+        )
+
+    known = trace(64, 20).max_tokens
+    assert known is not None and known.tolist() == [64, 20]
+    assert trace(64, None).max_tokens is None
