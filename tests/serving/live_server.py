@@ -44,10 +44,10 @@ class LiveServer:
         ]
 
     def __enter__(self) -> LiveServer:
-        output = self.log.open("wb")
-        self.process = subprocess.Popen(
-            self.command(), stdout=output, stderr=subprocess.STDOUT, env=self.env, start_new_session=True
-        )
+        with self.log.open("wb") as output:
+            self.process = subprocess.Popen(
+                self.command(), stdout=output, stderr=subprocess.STDOUT, env=self.env, start_new_session=True
+            )
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
