@@ -22,7 +22,8 @@ from sglang_dspark.demo.pair import load_pair
 def read_prompts(folder: Path) -> dict[str, list[str]]:
     """The pair's held-out prompts by domain."""
     files = {domain: folder / "prompts" / f"{domain}.jsonl" for domain in DOMAINS}
-    return {domain: [json.loads(line)["turns"][0] for line in path.read_text().splitlines()] for domain, path in files.items()}
+    lines = {domain: path.read_text().splitlines() for domain, path in files.items()}
+    return {domain: [json.loads(line)["turns"][0] for line in rows] for domain, rows in lines.items()}
 
 
 def row(values: list[float | None]) -> str:
