@@ -8,7 +8,17 @@ from functools import partial
 
 import numpy as np
 
-from sglang_dspark.policies import Decision, LiveBlock, Outcome, Past, SurvivalRing
+from sglang_dspark.policies import (
+    Decision,
+    KnownBlock,
+    LiveBlock,
+    Outcome,
+    Past,
+    SurvivalRing,
+    Unrestricted,
+    learned,
+    started,
+)
 from sglang_dspark.policies.arithmetic import Ints
 from simulator.blocks.online import OnlineEstimate
 from simulator.engine.batch import DecodeBatch
@@ -41,7 +51,9 @@ class Decoder:
         policy = model.policy
         self.model, self.recorder = model, recorder
         self.ring = SurvivalRing(capacity, model.gamma, policy.max_lag) if policy.max_lag else None
-        self._carry = policy.start(model.gamma)
+        self._carry, fault = started(policy, model.gamma)
+        self.recorder.fault(fault)
+        self._knows_depth = isinstance(policy, Unrestricted) and policy.knows_depth
         self._online = OnlineEstimate(model.gamma) if model.online else None
         self._outcomes: deque[Outcome] = deque()
         self._outcome_lag = OVERLAPPED_LAG if model.schedule == "overlapped" else 1
@@ -53,9 +65,11 @@ class Decoder:
         rows, blocks = batch.row[:size], batch.blocks
         confidence = None if blocks.confidence is None else blocks.confidence.take(rows, axis=0)
         depth = blocks.depth.take(rows)
-        live = LiveBlock(blocks.units.take(rows, axis=0), confidence, depth)
+        live = LiveBlock(blocks.units.take(rows, axis=0), confidence)
         if self._online is not None:
             live = self._online.report(live)
+        if self._knows_depth:
+            live = KnownBlock(live.units, live.confidence, 0, depth)
         eager = size > self._slots
         decision = self._decide(batch, live, context, waiting, eager=eager)
         draft, verify = self._seconds(batch, decision, context, eager=eager)
@@ -96,6 +110,8 @@ class Decoder:
             lagged = None if ring is None else partial(ring.look, slots, generation)
             past = Past(size, model.gamma, prices, lagged, self._carry, waiting)
             decision = model.policy.decide(past, live)
+            if decision.fault is not None:
+                self.recorder.fault(decision.fault)
         if ring is not None:
             ring.publish(slots, generation, live.units)
         return decision
@@ -104,4 +120,5 @@ class Decoder:
         """Outcomes reach the host with the lag of the schedule."""
         self._outcomes.append(outcome)
         if len(self._outcomes) >= self._outcome_lag:
-            self._carry = self.model.policy.learn(self._carry, self._outcomes.popleft())
+            self._carry, fault = learned(self.model.policy, self._carry, self._outcomes.popleft())
+            self.recorder.fault(fault)

@@ -90,9 +90,7 @@ class SwitchHandler:
             raise UpdateRejected(f"DSpark policy '{text}' stays unused: {reason}")
 
     def _parse(self, text: str) -> Policy:
-        from sglang_dspark.policies import POLICIES
-
-        policy = policy_from_string(text, POLICIES)
+        policy = policy_from_string(text)
         decider = self._engine.decider
         check_policy(policy, decider.schedule, decider.cost, decider.gamma)
         return policy

@@ -18,7 +18,7 @@ from dspark_kernels.choose import Choice, Mode, choose
 from dspark_kernels.survival import MAX_GAMMA, survival_units
 
 from sglang_dspark.cost import StepPrices
-from sglang_dspark.policies import Decision, EarlyStop, Hull, LiveBlock, Lookahead, Past, Policy
+from sglang_dspark.policies import Decision, EarlyStop, Hull, LiveBlock, Lookahead, Past, Policy, StoppingRule
 
 _TABLES_KEPT = 512
 
@@ -47,7 +47,7 @@ class LiveAdmission:
         host = torch.cat([found.lengths, found.total]).cpu().numpy().astype(np.int64)
         return Decision(host[:-1], int(host[-1]))
 
-    def _tables_of(self, policy: Policy, past: Past) -> dict[str, torch.Tensor | str]:
+    def _tables_of(self, policy: StoppingRule, past: Past) -> dict[str, torch.Tensor | str]:
         # The prices are kept beside the tables: an identity is only unique while its object lives.
         key = (policy, id(past.prices))
         if key not in self._tables:
@@ -57,19 +57,15 @@ class LiveAdmission:
         self._tables.move_to_end(key)
         return self._tables[key][1]
 
-    def _make(self, policy: Policy, past: Past) -> dict[str, torch.Tensor | str]:
+    def _make(self, policy: StoppingRule, past: Past) -> dict[str, torch.Tensor | str]:
         def sent(array: np.ndarray[Any, Any]) -> torch.Tensor:
             return torch.tensor(array).to(self._device)
 
         if isinstance(policy, Lookahead):
-            tops = past.prices.tier_tops
-            tops = tops if policy.cap is None else np.minimum(tops, past.num_requests * policy.cap)
-            return {"rule": "lookahead", "inverse": sent(past.prices.inverse), "tops": sent(tops)}
-        if isinstance(policy, Hull):
-            inverse, fill_to = policy.tables(past.prices)
-            tables: dict[str, torch.Tensor | str] = {"rule": "early-stop", "inverse": sent(inverse)}
-            return tables if fill_to is None else {**tables, "fill_to": sent(fill_to)}
-        return {"rule": "early-stop", "inverse": sent(past.prices.inverse)}
+            return {"rule": "lookahead", "inverse": sent(past.prices.inverse), "tops": sent(policy.tables(past))}
+        inverse, fill_to = policy.tables(past)
+        tables: dict[str, torch.Tensor | str] = {"rule": "early-stop", "inverse": sent(inverse)}
+        return tables if fill_to is None else {**tables, "fill_to": sent(fill_to)}
 
 
 class LiveDecisions:
