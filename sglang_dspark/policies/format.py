@@ -10,7 +10,7 @@ from sglang_dspark.policies.base import Policy
 
 def policy_to_string(policy: Policy) -> str:
     """The shortest string form; `make_policy` gives an equal policy back."""
-    items = [f"{name}={_format(value)}" for name, value in _changed(policy).items()]
+    items = [f"{name}={written(value)}" for name, value in _changed(policy).items()]
     return policy.name + (":" + ",".join(items) if items else "")
 
 
@@ -28,7 +28,8 @@ def _changed(policy: Policy) -> dict[str, Any]:
     return {f.name: value for f, value in values.items() if value != f.default or f.metadata.get("shown")}
 
 
-def _format(value: Any) -> str:
+def written(value: Any) -> str:
+    """A parameter's value as the string form has it."""
     if isinstance(value, Policy):
         return f"({policy_to_string(value)})"
     if isinstance(value, bool):
