@@ -118,3 +118,12 @@ def tau_along(survivals: NDArray[np.integer[Any]], start: int) -> Ints:
     tau[0] = start
     tau[1:] = survivals
     return np.add.accumulate(tau, out=tau)
+
+
+def below(units: Ints, floor: int, caps: Ints | None) -> int:
+    """The summed survivals of the first `floor` positions of every request, less those beyond its own cap."""
+    if not floor:
+        return 0
+    if caps is None:
+        return int(units[:, :floor].sum())
+    return int(units[:, :floor][np.arange(floor) < caps[:, None]].sum())

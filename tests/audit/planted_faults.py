@@ -21,7 +21,7 @@ from sglang_dspark.policies import (
     Unrestricted,
 )
 
-OWN = "sglang_dspark.policies.classes"
+OWN = "sglang_dspark.policies.classes.stopping"
 """Where a class must say that it comes from to get past the seal: the audit finds it then."""
 
 

@@ -25,7 +25,7 @@ from sglang_dspark.policies import (
 from sglang_dspark.policies.contract import check_policy
 from sglang_dspark.policies.drawing import ContractViolation
 
-OWN = "sglang_dspark.policies.classes"
+OWN = "sglang_dspark.policies.classes.stopping"
 SENTENCES = {
     planted.true_depth: "'lengths' is the package's own in a LengthRule",
     planted.large_batches_only: "'walk' is the package's own in a StoppingRule",

@@ -193,7 +193,7 @@ def settings_to_try(draw: st.DrawFn) -> Setting:
     )
 
 
-OWN = "sglang_dspark.policies.classes"
+OWN = "sglang_dspark.policies.classes.stopping"
 """Where a class must say that it comes from to be let look on what is sealed."""
 
 
