@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from sglang_dspark.policies import (
     SurvivalRing,
     Unrestricted,
     learned,
+    policy_to_string,
     started,
 )
 from sglang_dspark.policies.arithmetic import Ints
@@ -25,6 +27,8 @@ from simulator.engine.batch import DecodeBatch
 from simulator.engine.model import EngineModel
 from simulator.engine.recorder import Recorder
 from simulator.engine.settings import OVERLAPPED_LAG
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -52,7 +56,7 @@ class Decoder:
         self.model, self.recorder = model, recorder
         self.ring = SurvivalRing(capacity, model.gamma, policy.max_lag) if policy.max_lag else None
         self._carry, fault = started(policy, model.gamma)
-        self.recorder.fault(fault)
+        self._note(fault)
         self._knows_depth = isinstance(policy, Unrestricted) and policy.knows_depth
         self._online = OnlineEstimate(model.gamma) if model.online else None
         self._outcomes: deque[Outcome] = deque()
@@ -110,8 +114,7 @@ class Decoder:
             lagged = None if ring is None else partial(ring.look, slots, generation)
             past = Past(size, model.gamma, prices, lagged, self._carry, waiting)
             decision = model.policy.decide(past, live)
-            if decision.fault is not None:
-                self.recorder.fault(decision.fault)
+            self._note(decision.fault)
         if ring is not None:
             ring.publish(slots, generation, live.units)
         return decision
@@ -121,4 +124,16 @@ class Decoder:
         self._outcomes.append(outcome)
         if len(self._outcomes) >= self._outcome_lag:
             self._carry, fault = learned(self.model.policy, self._carry, self._outcomes.popleft())
-            self.recorder.fault(fault)
+            self._note(fault)
+
+    def _note(self, fault: str | None) -> None:
+        """The policy raised, if this says something."""
+        if fault is not None:
+            self.recorder.fallbacks += 1
+            _say(policy_to_string(self.model.policy), fault)
+
+
+@lru_cache(maxsize=16)
+def _say(policy: str, fault: str) -> None:
+    """Once a process: a comparison runs a policy many times."""
+    logger.warning("policy %s: %s", policy, fault)
