@@ -9,9 +9,6 @@ from simulator.results.comparison import PolicyResult
 
 def fallbacks(results: Sequence[PolicyResult]) -> tuple[str, ...]:
     """One warning for every policy whose rule raised."""
-    return tuple(
-        f"warning: the rule of {result.policy} raised, {result.figures['fallbacks']:.0f} times a run: there the fallback "
-        "of its class decided"
-        for result in results
-        if result.figures["fallbacks"]
-    )
+    raised = [(result.policy, result.figures["fallbacks"]) for result in results if result.figures["fallbacks"]]
+    what = "there the fallback of its class decided"
+    return tuple(f"warning: the rule of {policy} raised, {count:.0f} times a run: {what}" for policy, count in raised)
