@@ -38,6 +38,13 @@ def policy(
     print(f"profile   {answer['profile'] or 'none'}")
     if answer.get("shadow"):
         print(f"shadow    {answer['shadow']}")
+    recording = answer.get("recording")
+    if recording:
+        stalled = f", stands still: {recording['problem']}" if recording["stalled"] else ""
+        print(f"records   {recording['written']} written, {recording['dropped']} dropped{stalled}")
+    for fault in answer.get("faults", ()):
+        where = f"replica {fault['replica']} rank {fault['rank']}"
+        print(f"FAULT     {where}: {fault['what']} failed {fault['count']} time(s): {fault['first']}")
     for rank in answer["ranks"]:
         where = f"replica {rank['replica']} rank {rank['rank']}"
         print(f"{where}: {rank['policy']} since decode step {rank['since_step']}")
