@@ -21,7 +21,7 @@ from sglang.srt.utils.common import get_cuda_graph_batch_size_alignment, get_dev
 
 from sglang_dspark.cost.graphs import Machine
 from sglang_dspark.errors import InputError
-from sglang_dspark.serving.base import start_line
+from sglang_dspark.serving.base import hardware, start_line
 from sglang_dspark.serving.base.contract import WORKER_CALLS, moved
 from sglang_dspark.serving.base.faults import Faults
 from sglang_dspark.serving.base.options import Resolved, ServingOptions, options_of, resolve
@@ -81,7 +81,7 @@ class PolicyWorker(DSparkWorkerV2):
             raise InputError("this draft has no confidence head: scheduling policies cannot run on it")
         if self._agreement.decides:
             resolved = resolve(options, self.gamma, self.server_args.speculative_dspark_sps_table_path)
-            start_line.check_hardware(resolved.cost, options, start_line.hardware_name())
+            start_line.check_hardware(resolved.cost, options, hardware.hardware_name())
             loop = "normal" if get_schedule().disable_overlap_schedule else "overlap"
             logger.info("%s", start_line.start_line(resolved, options, self._verify_planner.mode_value, loop))
         return self._agreement.from_first(resolved)

@@ -59,6 +59,7 @@ _DROPPED = {
     "--speculative-dspark-explore": 1,
     "--speculative-dspark-record-text": 0,
     "--speculative-dspark-allow-foreign-profile": 0,
+    "--speculative-dspark-if-possible": 0,
     "--speculative-dspark-sps-table-path": 1,
     "--port": 1,
     "--enable-metrics": 0,
@@ -106,11 +107,11 @@ def find_or_measure(arguments: Any, command: Sequence[str]) -> str:
 
 def describe(arguments: Any) -> dict[str, Any]:
     """What the step costs depend on, in words; stands in the table's `meta`."""
-    from sglang_dspark.serving.base.start_line import hardware_name
+    from sglang_dspark.serving.base.hardware import launcher_hardware
 
     model, draft = (getattr(arguments, name, None) for name in ("model_path", "speculative_draft_model_path"))
     out: dict[str, Any] = {
-        "hardware": hardware_name(),
+        "hardware": launcher_hardware(int(getattr(arguments, "base_gpu_id", None) or 0)) or _asked_for_hardware(),
         "model": Path(str(model)).name,
         "model_config": _config_hash(model),
         "draft_config": _config_hash(draft),
@@ -118,6 +119,15 @@ def describe(arguments: Any) -> dict[str, Any]:
     }
     values = {name: getattr(arguments, name, None) for name in _ARGUMENTS}
     return out | {name: value for name, value in values.items() if value is not None}
+
+
+def _asked_for_hardware() -> str:
+    """The device's name from a process of its own: this one must not open it."""
+    code = "from sglang_dspark.serving.base.hardware import hardware_name; print(hardware_name())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise InputError(f"this machine's device cannot be named: {done.stderr.strip()[-200:]}")
+    return done.stdout.strip().splitlines()[-1]
 
 
 def key_of(circumstances: dict[str, Any]) -> str:
