@@ -24,6 +24,7 @@ from typing import Any
 
 from sglang_dspark.cost import write_table
 from sglang_dspark.errors import InputError
+from sglang_dspark.keys import Keys
 from sglang_dspark.live.client import Server
 from sglang_dspark.live.profiling import ProfilePlan, machine_of, measure, table_of
 
@@ -89,7 +90,8 @@ def find_or_measure(arguments: Any, command: Sequence[str]) -> str:
     most = int(getattr(arguments, "max_running_requests", None) or _BATCHES[-1])
     batches = tuple(size for size in _BATCHES if size <= most)
     plan = ProfilePlan(batches=batches, shares=(0.0, 0.5, 1.0), contexts=(64,), windows=2, window_s=0.5)
-    with _short_server(short_command(command, port := _free_port()), port) as server:
+    keys = Keys(getattr(arguments, "api_key", None), getattr(arguments, "admin_api_key", None))
+    with _short_server(short_command(command, port := _free_port()), port, keys) as server:
         cells = measure(
             server,
             plan,
@@ -160,11 +162,11 @@ def short_command(command: Sequence[str], port: int) -> list[str]:
 
 
 @contextmanager
-def _short_server(command: list[str], port: int) -> Iterator[Server]:
+def _short_server(command: list[str], port: int, keys: Keys) -> Iterator[Server]:
     with tempfile.NamedTemporaryFile("w+", prefix="dspark-auto-", suffix=".log") as log:
         environment = {**os.environ, _CHILD: "1"}
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
-        server = Server(f"http://127.0.0.1:{port}")
+        server = Server(f"http://127.0.0.1:{port}", keys)
         try:
             _wait(server, process, Path(log.name))
             yield server
