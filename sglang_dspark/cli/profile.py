@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sglang_dspark.cli.app import app
+from sglang_dspark.cli.app import AdminApiKey, ApiKey, app
 from sglang_dspark.errors import InputError
+from sglang_dspark.keys import Keys
 
 if TYPE_CHECKING:
     from sglang_dspark.live.client import Server
@@ -28,7 +29,8 @@ def profile(
     hardware: Annotated[
         str | None, typer.Option(help="Name of the hardware for the file, as in 'NVIDIA H100'.")
     ] = None,
-    api_key: Annotated[str | None, typer.Option(help="Admin key (default: SGLANG_ADMIN_API_KEY).")] = None,
+    api_key: ApiKey = None,
+    admin_api_key: AdminApiKey = None,
 ) -> None:
     """Measure seconds of a decode step by requests, verified tokens and context, by forcing budgets.
 
@@ -40,7 +42,7 @@ def profile(
     from sglang_dspark.live.client import Server
     from sglang_dspark.live.profiling import ProfilePlan, measure, table_of
 
-    server = Server(url, api_key) if api_key else Server(url)
+    server = Server(url, Keys.given(api_key, admin_api_key))
     plan = ProfilePlan(
         batches=_integers("--batches", batches),
         contexts=_integers("--contexts", contexts),

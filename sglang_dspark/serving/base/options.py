@@ -31,7 +31,8 @@ class ServingOptions:
 
     policy, shadow: policy text or JSON file. profile: name or file. schedule: when the decision is made.
     explore: chance that a step verifies everything, drawn before the step. record: folder for records of every step
-    and request; record_text: with prompts and outputs. kernels: whose GPU kernels run.
+    and request; record_text: with prompts and outputs. kernels: whose GPU kernels run. if_possible: serve with SGLang's
+    own planner where the flags can have no effect.
     """
 
     policy: str | None = None
@@ -43,11 +44,12 @@ class ServingOptions:
     record: str | None = None
     record_text: bool = False
     kernels: Kernels = "auto"
+    if_possible: bool = False
 
     @property
     def active(self) -> bool:
         """Whether any flag was used; with none of them SGLang's own worker stays."""
-        return self != ServingOptions()
+        return self != ServingOptions(if_possible=self.if_possible)
 
 
 def options_of(server_args: Any) -> ServingOptions:

@@ -19,6 +19,9 @@ from sglang_dspark.policies import Plan
 from sglang_dspark.policies.arithmetic import Ints
 
 Reason = Literal["policy", "late", "explore", "forced"]
+SERVERS_OWN = "dspark_sent_by_server"
+"""Set in the `custom_params` of SGLang's start-up request, so that the recorder leaves it out."""
+
 REASONS: tuple[Reason, ...] = ("policy", "late", "explore", "forced")
 
 

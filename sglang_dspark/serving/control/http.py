@@ -7,6 +7,7 @@ from typing import Any
 from sglang_dspark.errors import InputError
 from sglang_dspark.policies import Policy, policy_from_json, policy_to_json, policy_to_string
 from sglang_dspark.serving.base.options import Resolved, check_policy
+from sglang_dspark.serving.control import requests
 from sglang_dspark.serving.control.switch import KEY
 
 PATH = "/dspark/policy"
@@ -23,23 +24,9 @@ def serve(resolved: Resolved, gamma: int) -> None:
     first = _served is None
     _served = (resolved, gamma)
     if first:
-        refuse_empty_prompts()
+        requests.guard()
         http_server.app.get(PATH)(auth_level(AuthLevel.ADMIN_OPTIONAL)(get_policy))
         http_server.app.post(PATH)(auth_level(AuthLevel.ADMIN_OPTIONAL)(post_policy))
-
-
-def refuse_empty_prompts() -> None:
-    """Answer 400 to a text that tokenizes to nothing: SGLang 0.5.23 checks given ids only, and its scheduler dies."""
-    from sglang.srt.managers.tokenizer_manager import TokenizerManager
-
-    validate = TokenizerManager._validate_one_request
-
-    def checked(manager: Any, request: Any, input_ids: list[int] | None) -> None:
-        if input_ids is not None and len(input_ids) == 0 and getattr(request, "input_embeds", None) is None:
-            raise ValueError("The prompt has no tokens, expected at least one.")
-        validate(manager, request, input_ids)
-
-    TokenizerManager._validate_one_request = checked
 
 
 def _manager() -> Any:
@@ -103,4 +90,8 @@ def _answer(states: list[dict[str, Any]]) -> dict[str, Any]:
     ]
     kept = ("policy", "class", "lossless", "since_step", "schedule", "mode", "gamma", "profile", "shadow", "explore")
     policy = policy_from_json(first["policy"])
-    return {key: first[key] for key in kept} | {"parameters": policy_to_json(policy), "ranks": ranks}
+    faults = [
+        {"replica": rank["replica"], "rank": rank["rank"], **fault} for rank in ranks for fault in rank.pop("faults")
+    ]
+    shown = {"faults": faults, "recording": first["recording"], "kernels": first["kernels"]}
+    return {key: first[key] for key in kept} | shown | {"parameters": policy_to_json(policy), "ranks": ranks}

@@ -64,6 +64,11 @@ class Publishes:
         self._ring = SurvivalRing(num_slots, gamma, DEEPEST_LAG)
         self._in_flight: deque[Copy] = deque()
 
+    @property
+    def in_flight(self) -> int:
+        """Publishes that have not been taken in."""
+        return len(self._in_flight)
+
     def issue(self, copy: Copy) -> None:
         """One decode step has published."""
         self._in_flight.append(copy)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from sglang_dspark.serving.base.options import ATTRIBUTE, DEFAULT_POLICY, KERNELS, SCHEDULES, ServingOptions
@@ -24,6 +25,7 @@ _FIELDS = {
     "record": "record",
     "record_text": "record_text",
     "kernels": "kernels",
+    "if_possible": "if_possible",
 }
 
 
@@ -83,30 +85,38 @@ def add_flags(result: Any, parser: argparse.ArgumentParser) -> None:
         default=KERNELS[0],
         help="Whose kernels draft, accept and admit: auto measures both on a CUDA device and keeps the faster.",
     )
+    group.add_argument(
+        "--speculative-dspark-if-possible",
+        action="store_true",
+        help="Where these flags can have no effect (DP attention, PP, a PD prefill server, LoRA), serve with SGLang's "
+        "own planner instead of refusing to start.",
+    )
 
 
 def read_flags(from_cli_args: Callable[..., Any], cls: type, args: argparse.Namespace) -> Any:
     """AROUND hook on `ServerArgs.from_cli_args`: the record carries our values as well."""
     record = from_cli_args(cls, args)
     values = {ours: getattr(args, _PREFIX + flag) for flag, ours in _FIELDS.items() if hasattr(args, _PREFIX + flag)}
-    if values.get("profile") == "auto":
-        values["profile"] = _measured_profile(record)
     options = ServingOptions(**values)
     if options.active:
-        setattr(record, ATTRIBUTE, options)
         from sglang_dspark.serving.plugin import startup
 
-        startup.prepare(record, options)
+        if options.profile == "auto":
+            options = _with_measured_profile(record, options)
+        if startup.prepare(record, options):
+            setattr(record, ATTRIBUTE, options)
     return record
 
 
-def _measured_profile(record: Any) -> str:
+def _with_measured_profile(record: Any, options: ServingOptions) -> ServingOptions:
     from sglang_dspark.errors import InputError
     from sglang_dspark.serving.plugin import startup
     from sglang_dspark.serving.plugin.auto_profile import find_or_measure
 
     try:
         startup.check_algorithm(record)
-        return find_or_measure(record, sys.orig_argv)
+        if not startup.takes_part(record, options):
+            return options
+        return replace(options, profile=find_or_measure(record, sys.orig_argv))
     except InputError as error:
         raise leave(error) from None
