@@ -187,9 +187,10 @@ class _Collector:
             raise InputError(f"the records hold no decode step{damage}")
         if self.header is None or not self.parts:
             raise InputError(
-                f"none of {self.steps} decode steps shows all {self.gamma} positions of its blocks: trimmed compact "
-                "steps are censored; record in cap-accept mode, with fixed:k=gamma, or with "
-                "--speculative-dspark-explore"
+                f"none of {self.steps} decode steps shows all {self.gamma} positions of its blocks, the policy trimmed "
+                "them: use these records with `simulate --complete`, which draws what is hidden from the confidences, "
+                f"or record on after `dspark policy fixed:k={self.header.gamma if self.header else self.gamma}` (or "
+                "with --speculative-dspark-explore)"
             )
         gamma, columns = self.gamma, list(zip(*self.parts, strict=True))
         used = np.array(self.header.temperatures or [1.0] * self.header.gamma, dtype=np.float64)[:gamma]

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from sglang_dspark.errors import printable
+
 logger = logging.getLogger(__name__)
 
 _LONGEST = 300
@@ -72,8 +74,3 @@ def sentence_of(error: BaseException | str) -> str:
     """One printable line: the exception's type and text, cut where it gets long."""
     text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
     return printable(text)[:_LONGEST]
-
-
-def printable(text: str) -> str:
-    """`text` on one line: control characters, which could forge lines of a log or steer a terminal, become spaces."""
-    return " ".join("".join(char if char.isprintable() else " " for char in text).split())

@@ -31,7 +31,8 @@ class ServingOptions:
 
     policy, shadow: policy text or JSON file. profile: name or file. schedule: when the decision is made.
     explore: chance that a step verifies everything, drawn before the step. record: folder for records of every step
-    and request; record_text: with prompts and outputs. kernels: whose GPU kernels run. if_possible: serve with SGLang's
+    and request; record_text: with prompts and outputs; record_limit: what the
+    folder may hold. kernels: whose GPU kernels run. if_possible: serve with SGLang's
     own planner where the flags can have no effect.
     """
 
@@ -43,6 +44,7 @@ class ServingOptions:
     explore: float = 0.0
     record: str | None = None
     record_text: bool = False
+    record_limit: str | None = None
     kernels: Kernels = "auto"
     if_possible: bool = False
 
@@ -55,6 +57,27 @@ class ServingOptions:
 def options_of(server_args: Any) -> ServingOptions:
     """The options that travel with a `ServerArgs` record."""
     return getattr(server_args, ATTRIBUTE, None) or ServingOptions()
+
+
+DEFAULT_RECORD_LIMIT = "10GB"
+
+_UNITS = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+_LEAST_RECORDS = 10**7
+
+
+def record_limit(options: ServingOptions) -> int:
+    """Bytes of records that the folder may hold; InputError for another text than 500MB, 10GB or 1.5TB."""
+    text = (options.record_limit or DEFAULT_RECORD_LIMIT).strip().lower()
+    try:
+        found = int(float(text[:-2]) * _UNITS[text[-2:]])
+    except (KeyError, ValueError, OverflowError):
+        found = -1
+    if found < _LEAST_RECORDS:
+        raise InputError(
+            f"--speculative-dspark-record-limit {options.record_limit} is refused, expected a size from 10MB, such as "
+            f"{DEFAULT_RECORD_LIMIT}"
+        )
+    return found
 
 
 @dataclass(frozen=True)
@@ -84,8 +107,10 @@ def resolve(options: ServingOptions, gamma: int | None = None, sps_table: str | 
         )
     if not 0.0 <= options.explore <= 1.0:
         raise InputError(f"--speculative-dspark-explore {options.explore} is refused, expected a chance in 0..1")
-    if options.record_text and options.record is None:
-        raise InputError("--speculative-dspark-record-text needs --speculative-dspark-record DIR")
+    for flag, given in (("text", options.record_text), ("limit", options.record_limit is not None)):
+        if given and options.record is None:
+            raise InputError(f"--speculative-dspark-record-{flag} needs --speculative-dspark-record DIR")
+    record_limit(options)
     policy = make_policy(options.policy or DEFAULT_POLICY)
     schedule = options.schedule or ("synchronous" if policy.live else "overlapped")
     check_policy(policy, schedule, cost, gamma)

@@ -10,9 +10,9 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from sglang_dspark.errors import InputError
+from sglang_dspark.errors import InputError, printable
 from sglang_dspark.policies import Policy, policy_from_string
-from sglang_dspark.serving.base.faults import printable, sentence_of
+from sglang_dspark.serving.base.faults import sentence_of
 from sglang_dspark.serving.base.options import check_policy
 
 logger = logging.getLogger(__name__)

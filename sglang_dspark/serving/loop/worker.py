@@ -24,7 +24,7 @@ from sglang_dspark.errors import InputError
 from sglang_dspark.serving.base import hardware, start_line
 from sglang_dspark.serving.base.contract import WORKER_CALLS, moved
 from sglang_dspark.serving.base.faults import Faults
-from sglang_dspark.serving.base.options import Resolved, ServingOptions, options_of, resolve
+from sglang_dspark.serving.base.options import Resolved, ServingOptions, options_of, record_limit, resolve
 from sglang_dspark.serving.base.refusal import leave
 from sglang_dspark.serving.base.steps import StepObserver
 from sglang_dspark.serving.feedback.copies import DRAFT, VERIFY
@@ -128,6 +128,7 @@ class PolicyWorker(DSparkWorkerV2):
                 loop=loop,
                 rank=rank,
                 texts=options.record_text,
+                keep_bytes=record_limit(options),
                 limits={
                     "max_running_requests": int(self.model_runner.max_running_requests),
                     "kv_tokens": int(self.model_runner.max_total_num_tokens),

@@ -59,6 +59,7 @@ _DROPPED = {
     "--speculative-dspark-record": 1,
     "--speculative-dspark-explore": 1,
     "--speculative-dspark-record-text": 0,
+    "--speculative-dspark-record-limit": 1,
     "--speculative-dspark-allow-foreign-profile": 0,
     "--speculative-dspark-if-possible": 0,
     "--speculative-dspark-sps-table-path": 1,

@@ -8,7 +8,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from sglang_dspark.serving.base.options import ATTRIBUTE, DEFAULT_POLICY, KERNELS, SCHEDULES, ServingOptions
+from sglang_dspark.serving.base.options import (
+    ATTRIBUTE,
+    DEFAULT_POLICY,
+    DEFAULT_RECORD_LIMIT,
+    KERNELS,
+    SCHEDULES,
+    ServingOptions,
+)
 from sglang_dspark.serving.base.refusal import leave
 
 ADD_TARGET = "sglang.srt.server_args.ServerArgs.add_cli_args"
@@ -24,6 +31,7 @@ _FIELDS = {
     "explore": "explore",
     "record": "record",
     "record_text": "record_text",
+    "record_limit": "record_limit",
     "kernels": "kernels",
     "if_possible": "if_possible",
 }
@@ -78,6 +86,12 @@ def add_flags(result: Any, parser: argparse.ArgumentParser) -> None:
         "--speculative-dspark-record-text",
         action="store_true",
         help="Record prompts and outputs as well; without it no text is ever written.",
+    )
+    group.add_argument(
+        "--speculative-dspark-record-limit",
+        metavar="SIZE",
+        help="What the record folder may hold, e.g. 500MB: its oldest record files, of earlier runs too, are removed "
+        f"beyond it. Default: {DEFAULT_RECORD_LIMIT}.",
     )
     group.add_argument(
         "--speculative-dspark-kernels",

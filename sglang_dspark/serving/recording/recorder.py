@@ -9,12 +9,13 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from sglang_dspark.cost import StepCost
-from sglang_dspark.records import Header, RecordWriter
+from sglang_dspark.records import Header, RecordWriter, WriterLimits
 from sglang_dspark.records import StepRecord as WrittenStep
 from sglang_dspark.records.costs import cost_to_plain, table_hash
 from sglang_dspark.serving.base.steps import StepRecord
@@ -245,6 +246,14 @@ def _temperatures(path: str | None) -> list[float]:
     return read_sts(Path(path)).temperatures
 
 
+def writer_limits(keep_bytes: int | None) -> WriterLimits:
+    """Files small enough that removing the oldest one at a time keeps near the limit."""
+    plain = WriterLimits()
+    if keep_bytes is None:
+        return plain
+    return replace(plain, total_bytes=keep_bytes, file_bytes=min(plain.file_bytes, keep_bytes // 4))
+
+
 def start(
     folder: str,
     engine: Any,
@@ -255,18 +264,19 @@ def start(
     rank: int,
     texts: bool,
     limits: dict[str, int],
+    keep_bytes: int | None = None,
 ) -> Recorder:
     """The recorder of a running `PolicyEngine` (InputError if `folder` cannot be written).
 
     mode: ragged-verify mode. loop: SGLang's scheduler loop, "overlap" or "normal". rank: data-parallel rank. limits:
-    what the engine resolved, such as kv_tokens and max_running_requests.
+    what the engine resolved, such as kv_tokens and max_running_requests. keep_bytes: what the folder may hold.
     """
     decider = engine.decider
     header = header_of(server_args, decider.gamma, decider.live.text, decider.cost, loop=loop)
     header.explore_probability = decider.explore
     header.engine.update(limits)
     return Recorder(
-        RecordWriter(folder, header),
+        RecordWriter(folder, header, writer_limits(keep_bytes)),
         mode=mode,
         schedule="no-overlap" if loop == "normal" else decider.schedule,
         rank=rank,
