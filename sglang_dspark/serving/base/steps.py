@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from sglang_dspark.policies import Plan
 from sglang_dspark.policies.arithmetic import Ints
 
-Reason = Literal["policy", "late", "explore", "forced"]
+Reason = Literal["policy", "late", "explore", "forced", "failed"]
 SERVERS_OWN = "dspark_sent_by_server"
 """Set in the `custom_params` of SGLang's start-up request, so that the recorder leaves it out."""
 
-REASONS: tuple[Reason, ...] = ("policy", "late", "explore", "forced")
+REASONS: tuple[Reason, ...] = ("policy", "late", "explore", "forced", "failed")
+"""failed: something of ours that is no policy raised on the way to the decision, and everything was verified."""
 
 
 @dataclass(frozen=True, slots=True)
