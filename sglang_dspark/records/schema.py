@@ -100,8 +100,9 @@ class StepRecord(msgspec.Struct, tag="step", omit_defaults=True, kw_only=True):
     empty. context_tokens: the batch's context as priced. waiting: requests that waited for admission.
     confidence: [R, gamma] float32 of this step's draft, as the decision used them (`None`: there were none).
     lagged: the older survivals that the decision looked at.
-    override: empty when the policy decided; "late" (the copy of earlier survivals), "explore", "failed" and "eager batch" (more
-    requests than graphs) when the full block was verified instead; `FORCED` when an operator set the budget.
+    override: empty when the policy decided; "late" (the copy of earlier survivals), "explore", "failed" and "eager
+    batch" (more requests than graphs) when the full block was verified instead; `FORCED` when an operator set the
+    budget.
     explore: this step's coin said verify all; explore_probability: the coin's.
 
     lengths: [R] scheduled draft tokens. accepted: [R] accepted draft tokens, bonus excluded.
