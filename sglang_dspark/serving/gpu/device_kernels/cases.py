@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import torch
 from dspark_kernels.admission import MAX_REQUESTS
 from dspark_kernels.markov_bounds import bounds_bytes
+from dspark_kernels.markov_normaliser import tile_rows
 from dspark_kernels.markov_reference import shortfall
 from dspark_kernels.rejection_reference import DraftLaw, Sampling, verify_reference
 from dspark_kernels.survival import MAX_GAMMA, confidence_reference
@@ -79,9 +80,13 @@ class Case(ABC):
     def check(self, operation: Any) -> str:
         """How the operation differs from its reference, or an empty string."""
 
+    def warmed_rows(self) -> tuple[int, ...]:
+        """Batch sizes that between them build every kernel that any batch size asks for."""
+        return WARMED_ROWS
+
     def warm(self, operation: Any) -> None:
         """Build every form that serving can call for."""
-        for rows in WARMED_ROWS:
+        for rows in self.warmed_rows():
             operation(**self.arguments(rows))
 
     def ones(self, rows: int) -> torch.Tensor:
@@ -131,6 +136,13 @@ class MarkovCase(Case):
             logits_out=torch.empty_like(base, dtype=model.markov_head.step_logits_dtype(self.dtype)),
             greedy_draft=bool(self.worker._greedy_draft),
         )
+
+    def warmed_rows(self) -> tuple[int, ...]:
+        first: dict[tuple[int, int], int] = {}
+        for rows in range(1, 129):
+            kind = 0 if rows == 1 else 1 if rows % 16 else 2
+            first.setdefault((kind, tile_rows(rows * self.gamma)), rows)
+        return tuple(first.values())
 
     def check(self, operation: MarkovOperation) -> str:
         given = self.arguments(CHECKED_ROWS)
