@@ -208,7 +208,7 @@ def plant(root: Path, name: str, line: str) -> None:
 @pytest.mark.parametrize(
     "name, line",
     [
-        (f"{D}.policies.guard", "from simulator.engine import settings"),
+        (f"{D}.policies.rules.guard", "from simulator.engine import settings"),
         (f"{D}.cost.model", "def late():\n    from sglang_dspark.policies import Past"),
         (f"{S}.base.steps", "if TYPE_CHECKING:\n    from sglang_dspark.serving.loop.decider import Decider"),
         ("simulator.cli", "import sglang_dspark.cli"),

@@ -10,6 +10,7 @@ from sglang_dspark.cli import (
     demo_model,  # noqa: F401
     drafters,  # noqa: F401
     evaluate,  # noqa: F401
+    policies,  # noqa: F401
     policy,  # noqa: F401
     profile,  # noqa: F401
     profiles,  # noqa: F401

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 
-from sglang_dspark.policies import Decision, LiveBlock, Outcome, Past, SurvivalRing
+from sglang_dspark.policies import (
+    Decision,
+    KnownBlock,
+    LiveBlock,
+    Outcome,
+    Past,
+    SurvivalRing,
+    Unrestricted,
+    learned,
+    policy_to_string,
+    started,
+)
 from sglang_dspark.policies.arithmetic import Ints
 from simulator.blocks.online import OnlineEstimate
 from simulator.engine.batch import DecodeBatch
 from simulator.engine.model import EngineModel
 from simulator.engine.recorder import Recorder
 from simulator.engine.settings import OVERLAPPED_LAG
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -41,7 +55,9 @@ class Decoder:
         policy = model.policy
         self.model, self.recorder = model, recorder
         self.ring = SurvivalRing(capacity, model.gamma, policy.max_lag) if policy.max_lag else None
-        self._carry = policy.start(model.gamma)
+        self._carry, fault = started(policy, model.gamma)
+        self._note(fault)
+        self._knows_depth = isinstance(policy, Unrestricted) and policy.knows_depth
         self._online = OnlineEstimate(model.gamma) if model.online else None
         self._outcomes: deque[Outcome] = deque()
         self._outcome_lag = OVERLAPPED_LAG if model.schedule == "overlapped" else 1
@@ -53,9 +69,11 @@ class Decoder:
         rows, blocks = batch.row[:size], batch.blocks
         confidence = None if blocks.confidence is None else blocks.confidence.take(rows, axis=0)
         depth = blocks.depth.take(rows)
-        live = LiveBlock(blocks.units.take(rows, axis=0), confidence, depth)
+        live = LiveBlock(blocks.units.take(rows, axis=0), confidence)
         if self._online is not None:
             live = self._online.report(live)
+        if self._knows_depth:
+            live = KnownBlock(live.units, live.confidence, 0, depth)
         eager = size > self._slots
         decision = self._decide(batch, live, context, waiting, eager=eager)
         draft, verify = self._seconds(batch, decision, context, eager=eager)
@@ -96,6 +114,7 @@ class Decoder:
             lagged = None if ring is None else partial(ring.look, slots, generation)
             past = Past(size, model.gamma, prices, lagged, self._carry, waiting)
             decision = model.policy.decide(past, live)
+            self._note(decision.fault)
         if ring is not None:
             ring.publish(slots, generation, live.units)
         return decision
@@ -104,4 +123,17 @@ class Decoder:
         """Outcomes reach the host with the lag of the schedule."""
         self._outcomes.append(outcome)
         if len(self._outcomes) >= self._outcome_lag:
-            self._carry = self.model.policy.learn(self._carry, self._outcomes.popleft())
+            self._carry, fault = learned(self.model.policy, self._carry, self._outcomes.popleft())
+            self._note(fault)
+
+    def _note(self, fault: str | None) -> None:
+        """The policy raised, if this says something."""
+        if fault is not None:
+            self.recorder.fallbacks += 1
+            _say(policy_to_string(self.model.policy), fault)
+
+
+@lru_cache(maxsize=16)
+def _say(policy: str, fault: str) -> None:
+    """Once a process: a comparison runs a policy many times."""
+    logger.warning("policy %s: %s", policy, fault)

@@ -11,7 +11,7 @@ import simpy
 from sglang_dspark.cost import StepCost
 from sglang_dspark.cost.graphs import Machine
 from sglang_dspark.errors import InputError
-from sglang_dspark.policies import Policy, policy_to_string
+from sglang_dspark.policies import Fixed, Policy, policy_to_string
 from simulator.blocks.acceptance import AcceptanceSource, StatisticalAcceptance
 from simulator.blocks.confidence import Confidence
 from simulator.blocks.draft_time import drafted_positions, with_drafter
@@ -110,7 +110,7 @@ class Setting:
         if policy.drafts and self.recorded is None:
             for model in (self.cost, self.belief):
                 with_drafter(model, self.drafter, drafted_positions(policy, self.drafter))
-        verified = getattr(policy, "k", None) if policy.name == "fixed" else None
+        verified = policy.k if isinstance(policy, Fixed) else None
         for model in {self.cost.name: self.cost, self.belief.name: self.belief}.values():
             if policy.drafts and not model.holds_diagonal(verified, self.drafter.gamma):
                 gamma = model.diagonal_gamma or self.drafter.gamma

@@ -101,6 +101,10 @@ def test_every_drafter_is_a_drafter(name: str) -> None:
     if name in PUBLISHED:
         assert drafter.name == name and drafter.origin.model and drafter.origin.source and drafter.origin.licence
         assert drafter.origin.data and drafter.origin.temperature
+    if name == "none":
+        with pytest.raises(InputError, match="it drafts nothing"):
+            find_drafter(name, 1)
+        return
     cut = find_drafter(name, 1)
     assert cut.gamma == 1 and cut.origin == drafter.origin
 

@@ -13,6 +13,7 @@ def survival_units_on_device(confidence: torch.Tensor) -> torch.Tensor:
 
     torch.cumprod may associate differently on a device, so the product is written out.
     """
+    confidence = torch.where((confidence >= 0) & (confidence <= 1), confidence, 0.0)  # as `policies.probabilities`
     columns = [confidence[:, 0].to(torch.float32)]
     for position in range(1, confidence.shape[1]):
         columns.append(columns[-1] * confidence[:, position])

@@ -9,7 +9,7 @@ import numpy as np
 
 from sglang_dspark.cost import StepCost, load_profile
 from sglang_dspark.errors import InputError
-from sglang_dspark.policies import LiveBlock, Past, Policy, make_policy
+from sglang_dspark.policies import LiveBlock, NotAFault, Past, Policy, Unrestricted, make_policy
 
 Schedule = Literal["overlapped", "synchronous"]
 Kernels = Literal["auto", "ours", "upstream"]
@@ -141,7 +141,7 @@ def check_policy(policy: Policy, schedule: Schedule, cost: StepCost | None, gamm
 
 def check_shadow(policy: Policy, schedule: Schedule, cost: StepCost | None, gamma: int | None) -> None:
     """Like `check_policy`, but a shadow changes nothing and may therefore be biased."""
-    if policy.name == "oracle" or not policy.drafts:
+    if _knows_depth(policy) or not policy.drafts:
         raise InputError(f"shadow policy '{policy.name}' is refused: only the simulator can tell what it would do")
     _check_common(policy, schedule, cost, gamma)
 
@@ -176,16 +176,21 @@ class NoPrices:
         raise PriceNeeded(name)
 
 
-class PriceNeeded(RuntimeError):
+class PriceNeeded(NotAFault, RuntimeError):
     """A policy looked at prices where there are none."""
 
 
 def needs_prices(policy: Policy) -> bool:
     """Whether the policy looks at step times at all, found out by running it once without any."""
     past = Past(1, 64, NoPrices(), carry=policy.start(64))  # type: ignore[arg-type]
-    depth = np.zeros(1, dtype=np.int64)
+    if _knows_depth(policy):
+        return True
     try:
-        policy.decide(past, LiveBlock.of(np.full((1, 64), 0.5, dtype=np.float32), depth))
+        policy.decide(past, LiveBlock.of(np.full((1, 64), 0.5, dtype=np.float32)))
     except PriceNeeded:
         return True
     return False
+
+
+def _knows_depth(policy: Policy) -> bool:
+    return isinstance(policy, Unrestricted) and policy.knows_depth

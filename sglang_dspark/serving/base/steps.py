@@ -44,7 +44,8 @@ class BatchView:
 class StepDecision:
     """What one step verifies.
 
-    total: admitted draft tokens K, or None for "none, verify-all". plan: K, floor and cap fixed before the draft; the
+    total: admitted draft tokens K, or None for "none, verify-all". fault: what the rule raised, where this is what was
+    decided instead. plan: K, floor and cap fixed before the draft; the
     live admission order then says which. lengths: [R] decided from this step's survivals. With neither, all.
     """
 
@@ -53,6 +54,7 @@ class StepDecision:
     plan: Plan | None = None
     lengths: Ints | None = None
     predicted_s: float | None = None
+    fault: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,8 @@ class StepRecord:
     decided; executed_tier: padded tokens of the graph that ran (0: eager). confidence: [R, gamma] float32 of this
     step's draft. lengths: verified draft tokens. accepted: accepted ones. uncapped: accepted depth of the whole
     block, -1 where the cut hides it. step_s: until the next decode step began, None when something else ran between.
-    draft_s, verify_s: measured parts. prefill_before: a prefill ran since the previous decode step.
+    draft_s, verify_s: measured parts. prefill_before: a prefill ran since the previous decode step. invalid:
+    confidences that were no probabilities; `confidence` has 0 there.
     policy, carry, since_step: the policy as text, what it carried into the decision, and since when it decides.
     """
 
@@ -95,6 +98,7 @@ class StepRecord:
     draft_s: float | None = None
     verify_s: float | None = None
     shadow: StepDecision | None = None
+    invalid: int = 0
     confidence: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), np.float32))
     lengths: Ints = field(default_factory=lambda: np.empty(0, np.int64))
     accepted: Ints = field(default_factory=lambda: np.empty(0, np.int64))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sglang_dspark.errors import InputError
-from sglang_dspark.policies import POLICIES, Policy, policy_from_json, policy_to_json, policy_to_string
+from sglang_dspark.policies import Policy, policy_from_json, policy_to_json, policy_to_string
 from sglang_dspark.serving.base.options import Resolved, check_policy
 from sglang_dspark.serving.control import requests
 from sglang_dspark.serving.control.switch import KEY
@@ -72,7 +72,7 @@ def _checked(body: dict[str, Any]) -> Policy:
     given = body.get("policy")
     if not isinstance(given, str | dict) or set(body) != {"policy"}:
         raise InputError('expected a body such as {"policy": "hull:fill=true"}')
-    policy = policy_from_json(given, POLICIES)
+    policy = policy_from_json(given)
     resolved, gamma = _served
     check_policy(policy, resolved.schedule, resolved.cost, gamma)
     return policy
@@ -89,7 +89,7 @@ def _answer(states: list[dict[str, Any]]) -> dict[str, Any]:
         for rank, view in enumerate(state["ranks"])
     ]
     kept = ("policy", "class", "lossless", "since_step", "schedule", "mode", "gamma", "profile", "shadow", "explore")
-    policy = policy_from_json(first["policy"], POLICIES)
+    policy = policy_from_json(first["policy"])
     faults = [
         {"replica": rank["replica"], "rank": rank["rank"], **fault} for rank in ranks for fault in rank.pop("faults")
     ]

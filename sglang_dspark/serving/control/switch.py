@@ -112,9 +112,7 @@ class SwitchHandler:
         self._policies[key] = policy
 
     def _parse(self, text: str) -> Policy:
-        from sglang_dspark.policies import POLICIES
-
-        policy = policy_from_string(text, POLICIES)
+        policy = policy_from_string(text)
         decider = self._engine.decider
         check_policy(policy, decider.schedule, decider.cost, decider.gamma)
         policy.start(decider.gamma)  # raises here rather than where the switch is made

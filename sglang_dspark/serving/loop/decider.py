@@ -6,6 +6,7 @@ scheduler process; only rank 0 of a tensor-parallel group decides, the others fo
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,10 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sglang_dspark.policies import Decision, LiveBlock, Outcome, Past, Plan, Policy, policy_to_string
+from sglang_dspark.policies import Decision, LiveBlock, Outcome, Past, Plan, Policy, learned, policy_to_string, started
 from sglang_dspark.serving.base.options import NoPrices, Resolved, check_policy
 from sglang_dspark.serving.base.steps import BatchView, Reason, StepDecision
 from sglang_dspark.serving.feedback.publishes import Publishes
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -26,6 +29,7 @@ class _Slot:
     policy: Policy
     carry: Any
     since_step: int
+    fault: str | None = None
     text: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -42,13 +46,25 @@ class Decider:
         self.explore = resolved.explore
         self.forced_fraction: float | None = None
         self.steps = 0
+        self.learning_faults = 0
         self.publishes = publishes
         self.live = self._slot(resolved.policy)
         self.shadow = None if resolved.shadow is None else self._slot(resolved.shadow)
         self._seed = seed
 
     def _slot(self, policy: Policy) -> _Slot:
-        return _Slot(policy, policy.start(self.gamma), self.steps)
+        carry, fault = started(policy, self.gamma)
+        slot = _Slot(policy, carry, self.steps)
+        self._note(slot, fault)
+        return slot
+
+    def _note(self, slot: _Slot, fault: str | None) -> None:
+        """A rule raised where it learns: said once a policy; what it carries has stayed as it was."""
+        if fault is not None:
+            self.learning_faults += 1
+            if slot.fault is None:
+                logger.warning("DSpark policy %s: %s; what it carries stays as it was", slot.text, fault)
+            slot.fault = fault
 
     def switch(self, policy: Policy) -> None:
         """Make `policy` decide from the next step on (InputError when this server cannot run it).
@@ -68,7 +84,8 @@ class Decider:
         """The outcome of an earlier step, in order."""
         for slot in (self.live, self.shadow):
             if slot is not None and slot.policy.learns:
-                slot.carry = slot.policy.learn(slot.carry, outcome)
+                slot.carry, fault = learned(slot.policy, slot.carry, outcome)
+                self._note(slot, fault)
 
     def past(self, batch: BatchView, slot: _Slot | None = None) -> Past:
         """What is known before this step's draft, for the live policy or another slot."""
@@ -94,9 +111,8 @@ class Decider:
         policy = self.live.policy
         if late and (policy.max_lag > 0 or policy.learns):
             return StepDecision("late", None)
-        if policy.live:
-            return None
-        return self._planned("policy", batch, policy.plan(self.past(batch)))  # type: ignore[attr-defined]
+        plan = None if policy.live else policy.plan(self.past(batch))
+        return None if plan is None else self._planned("policy", batch, plan)
 
     def after_draft(self, batch: BatchView, confidence: NDArray[np.float32]) -> StepDecision:
         """The decision of a policy that reads this step's confidences [R, gamma] float32."""
@@ -104,7 +120,8 @@ class Decider:
 
     def decided(self, batch: BatchView, decision: Decision) -> StepDecision:
         """The live policy's decision, with the time that the profile gives for it."""
-        return StepDecision("policy", decision.total, None, decision.lengths, self.predicted_s(batch, decision.total))
+        seconds = self.predicted_s(batch, decision.total)
+        return StepDecision("policy", decision.total, None, decision.lengths, seconds, decision.fault)
 
     def shadow_ticket(self, batch: BatchView) -> Callable[[NDArray[np.float32]], StepDecision] | None:
         """The shadow's decision on this step's past, to be taken once the confidences are on the host.
@@ -120,9 +137,7 @@ class Decider:
         past = replace(past, lagged=lambda lag: (frozen[lag][0].copy(), frozen[lag][1].copy()))
 
         def decide(confidence: NDArray[np.float32]) -> StepDecision:
-            decision = slot.policy.decide(past, LiveBlock.of(confidence))
-            total = decision.total
-            return StepDecision("policy", total, None, decision.lengths, self.predicted_s(batch, total))
+            return self.decided(batch, slot.policy.decide(past, LiveBlock.of(confidence)))
 
         return decide
 
@@ -139,7 +154,7 @@ class Decider:
         return self.cost.prices(batch.num_requests, self.gamma, float(batch.context_tokens))
 
     def _planned(self, reason: Reason, batch: BatchView, plan: Plan) -> StepDecision:
-        return StepDecision(reason, plan.budget, plan, None, self.predicted_s(batch, plan.budget))
+        return StepDecision(reason, plan.budget, plan, None, self.predicted_s(batch, plan.budget), plan.fault)
 
     def _explores(self) -> bool:
         """A coin of this step alone, drawn by counter before the draft: the past decides, so it is a budget rule."""

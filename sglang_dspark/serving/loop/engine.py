@@ -15,8 +15,7 @@ import numpy as np
 import torch
 
 from sglang_dspark.cost.capture import captured_as
-from sglang_dspark.policies import Outcome, Policy
-from sglang_dspark.policies.budget import carry_as_json
+from sglang_dspark.policies import Outcome, Policy, carry_as_json
 from sglang_dspark.serving.base.admission import planned_lengths
 from sglang_dspark.serving.base.faults import Faults
 from sglang_dspark.serving.base.options import OVERLAPPED_LAG, Kernels, Resolved

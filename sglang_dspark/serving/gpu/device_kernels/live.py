@@ -18,7 +18,7 @@ from dspark_kernels.choose import Choice, Mode, choose
 from dspark_kernels.survival import MAX_GAMMA, survival_units
 
 from sglang_dspark.cost import StepCost, StepPrices
-from sglang_dspark.policies import Decision, EarlyStop, Hull, LiveBlock, Lookahead, Past, Policy
+from sglang_dspark.policies import Decision, EarlyStop, Hull, LiveBlock, Lookahead, Past, Policy, StoppingRule
 from sglang_dspark.serving.base.faults import Faults
 
 _TABLES_KEPT = 512
@@ -48,7 +48,7 @@ class LiveAdmission:
         host = torch.cat([found.lengths, found.total]).cpu().numpy().astype(np.int64)
         return Decision(host[:-1], int(host[-1]))
 
-    def _tables_of(self, policy: Policy, past: Past) -> dict[str, torch.Tensor | str]:
+    def _tables_of(self, policy: StoppingRule, past: Past) -> dict[str, torch.Tensor | str]:
         # The prices are kept beside the tables: an identity is only unique while its object lives.
         key = (policy, id(past.prices))
         if key not in self._tables:
@@ -58,19 +58,15 @@ class LiveAdmission:
         self._tables.move_to_end(key)
         return self._tables[key][1]
 
-    def _make(self, policy: Policy, past: Past) -> dict[str, torch.Tensor | str]:
+    def _make(self, policy: StoppingRule, past: Past) -> dict[str, torch.Tensor | str]:
         def sent(array: np.ndarray[Any, Any]) -> torch.Tensor:
             return torch.tensor(array).to(self._device)
 
         if isinstance(policy, Lookahead):
-            tops = past.prices.tier_tops
-            tops = tops if policy.cap is None else np.minimum(tops, past.num_requests * policy.cap)
-            return {"rule": "lookahead", "inverse": sent(past.prices.inverse), "tops": sent(tops)}
-        if isinstance(policy, Hull):
-            inverse, fill_to = policy.tables(past.prices)
-            tables: dict[str, torch.Tensor | str] = {"rule": "early-stop", "inverse": sent(inverse)}
-            return tables if fill_to is None else {**tables, "fill_to": sent(fill_to)}
-        return {"rule": "early-stop", "inverse": sent(past.prices.inverse)}
+            return {"rule": "lookahead", "inverse": sent(past.prices.inverse), "tops": sent(policy.tables(past))}
+        inverse, fill_to = policy.tables(past)
+        tables: dict[str, torch.Tensor | str] = {"rule": "early-stop", "inverse": sent(inverse)}
+        return tables if fill_to is None else {**tables, "fill_to": sent(fill_to)}
 
 
 def of_one_form(tables: dict[str, torch.Tensor | str]) -> dict[str, torch.Tensor | str]:
@@ -141,7 +137,7 @@ class LiveDecisions:
 
     def _prepared(self, policy: EarlyStop | Hull | Lookahead, past: Past) -> bool:
         """Whether the kernel is built: other floors and caps would be compiled while requests run."""
-        whole = policy.floor == 0 and policy.cap in (None, past.gamma)
+        whole = policy.floor == 0 and policy.cap in (None, past.gamma) and past.caps is None
         return whole and self._admission.serves(policy, past.num_requests, past.gamma)
 
     def _give_up(self, rule: str, error: Exception) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +12,25 @@ import msgspec
 from sglang_dspark.errors import InputError
 from sglang_dspark.policies.base import Policy
 from sglang_dspark.policies.parameters import expected, field_types
+from sglang_dspark.policies.registry import find_policy
 
 _MAX_DEPTH = 4  # nested policies
 
 
-def policy_from_string(text: str, registry: Mapping[str, type[Policy]], depth: int = 0) -> Policy:
+def make_policy(text: str) -> Policy:
+    """A policy from its string form, or from a JSON file when `text` ends in .json.
+
+    Errors: InputError names the policy, the parameter and the accepted range.
+    """
+    return load_policy_file(Path(text)) if text.endswith(".json") else policy_from_string(text)
+
+
+def policy_from_string(text: str, depth: int = 0) -> Policy:
     """`NAME` or `NAME:key=value,key=value`; a nested policy stands in parentheses, a list uses /."""
     if depth > _MAX_DEPTH:
         raise InputError(f"policy text nests deeper than {_MAX_DEPTH} policies")
     name, colon, rest = text.strip().partition(":")
-    policy_class = _find(name.strip(), registry)
+    policy_class = find_policy(name.strip())
     values: dict[str, Any] = {}
     for item in _split(rest, text) if colon else ():
         key, equals, value = item.partition("=")
@@ -32,35 +40,35 @@ def policy_from_string(text: str, registry: Mapping[str, type[Policy]], depth: i
         if key in values:
             raise InputError(f"policy '{name}': parameter '{key}' is given twice")
         field = _field(policy_class, key)
-        values[key] = _parse(value.strip(), field, policy_class, registry, depth)
+        values[key] = _parse(value.strip(), field, policy_class, depth)
     return policy_class(**values)
 
 
-def policy_from_json(data: Any, registry: Mapping[str, type[Policy]], depth: int = 0) -> Policy:
+def policy_from_json(data: Any, depth: int = 0) -> Policy:
     """An object {"policy": NAME, parameter: value, ...}; a nested policy is an object or a string form."""
     if isinstance(data, str):
-        return policy_from_string(data, registry, depth)
+        return policy_from_string(data, depth)
     if depth > _MAX_DEPTH:
         raise InputError(f"policy file nests deeper than {_MAX_DEPTH} policies")
     if not isinstance(data, dict) or not isinstance(data.get("policy"), str):
         raise InputError(
             'a policy file must hold an object with a "policy" name, such as {"policy": "hull", "fill": true}'
         )
-    policy_class = _find(data["policy"], registry)
+    policy_class = find_policy(data["policy"])
     values: dict[str, Any] = {}
     for key, value in data.items():
         if key == "policy":
             continue
         kind = field_types(policy_class)[_field(policy_class, key).name]
         if isinstance(kind, type) and issubclass(kind, Policy):
-            value = policy_from_json(value, registry, depth + 1)
+            value = policy_from_json(value, depth + 1)
         elif typing.get_origin(kind) is tuple and isinstance(value, list):
             value = tuple(value)
         values[key] = value
     return policy_class(**values)
 
 
-def load_policy_file(path: Path, registry: Mapping[str, type[Policy]]) -> Policy:
+def load_policy_file(path: Path) -> Policy:
     """A policy from a JSON file (InputError names the file)."""
     try:
         data = msgspec.json.decode(path.read_bytes())
@@ -68,28 +76,7 @@ def load_policy_file(path: Path, registry: Mapping[str, type[Policy]]) -> Policy
         raise InputError(f"policy file {path}: {error.strerror}") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"policy file {path}: not JSON: {error}") from error
-    return policy_from_json(data, registry)
-
-
-def policy_to_string(policy: Policy) -> str:
-    """The shortest string form; `policy_from_string` gives an equal policy back."""
-    items = [f"{name}={_format(value)}" for name, value in _changed(policy).items()]
-    return policy.name + (":" + ",".join(items) if items else "")
-
-
-def policy_to_json(policy: Policy) -> dict[str, Any]:
-    """The JSON form with every parameter written out."""
-    out: dict[str, Any] = {"policy": policy.name}
-    for field in dataclasses.fields(policy):
-        value = getattr(policy, field.name)
-        out[field.name] = policy_to_json(value) if isinstance(value, Policy) else value
-    return out
-
-
-def _find(name: str, registry: Mapping[str, type[Policy]]) -> type[Policy]:
-    if name not in registry:
-        raise InputError(f"unknown policy '{name}', expected one of {', '.join(sorted(registry))}")
-    return registry[name]
+    return policy_from_json(data)
 
 
 def _field(policy_class: type[Policy], key: str) -> dataclasses.Field[Any]:
@@ -119,7 +106,6 @@ def _parse(
     text: str,
     field: dataclasses.Field[Any],
     policy_class: type[Policy],
-    registry: Mapping[str, type[Policy]],
     depth: int,
 ) -> Any:
     kind = field_types(policy_class)[field.name]
@@ -140,19 +126,4 @@ def _parse(
         message = f"policy '{policy_class.name}': {field.name}={text} is refused, expected {expected(field, kind)}"
         raise InputError(message) from error
     inside = text[1:-1] if text.startswith("(") and text.endswith(")") else text
-    return policy_from_string(inside, registry, depth + 1)
-
-
-def _changed(policy: Policy) -> dict[str, Any]:
-    values = {field: getattr(policy, field.name) for field in dataclasses.fields(policy)}
-    return {f.name: value for f, value in values.items() if value != f.default or f.metadata.get("shown")}
-
-
-def _format(value: Any) -> str:
-    if isinstance(value, Policy):
-        return f"({policy_to_string(value)})"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, tuple):
-        return "/".join(map(str, value))
-    return repr(value) if isinstance(value, float) else str(value) if value is not None else "none"
+    return policy_from_string(inside, depth + 1)
