@@ -12,11 +12,8 @@ _PLUGIN = """
 import os
 from pathlib import Path
 
-FOLDER = Path(os.environ["DSPARK_PLANTED"])
-
-
 def planted(name):
-    return (FOLDER / name).exists()
+    return (Path(os.environ["DSPARK_PLANTED"]) / name).exists()
 
 
 def register():
@@ -44,6 +41,35 @@ def register():
 """
 
 
+_RULES = '''
+from dataclasses import dataclass
+from typing import ClassVar
+
+from dspark_planted import planted
+from sglang_dspark.policies import BudgetRule, StoppingRule
+
+
+@dataclass(frozen=True)
+class PlantedBudget(BudgetRule):
+    """Half of every block, until it divides by zero."""
+
+    name: ClassVar[str] = "planted-budget"
+
+    def budget(self, past):
+        return past.num_requests * past.gamma // (0 if planted("policy") else 2)
+
+
+@dataclass(frozen=True)
+class PlantedStop(StoppingRule):
+    """What is likelier than not, until a rank divides by zero."""
+
+    name: ClassVar[str] = "planted-stop"
+
+    def admits(self, past, admitted, tau, survival):
+        return survival > (1 << 24) // (0 if planted("policy") and admitted > 4 else 2)
+'''
+
+
 class Planted:
     """The folder of a test build, and what is planted in it."""
 
@@ -53,8 +79,12 @@ class Planted:
         info = folder / "dspark_planted-0.dist-info"
         info.mkdir()
         (info / "METADATA").write_text("Metadata-Version: 2.1\nName: dspark-planted\nVersion: 0\n")
-        (info / "entry_points.txt").write_text("[sglang.srt.plugins]\ndspark_planted = dspark_planted:register\n")
+        (info / "entry_points.txt").write_text(
+            "[sglang.srt.plugins]\ndspark_planted = dspark_planted:register\n[sglang_dspark.policies]\n"
+            "planted-budget = dspark_planted_rules:PlantedBudget\nplanted-stop = dspark_planted_rules:PlantedStop\n"
+        )
         (folder / "dspark_planted.py").write_text(_PLUGIN)
+        (folder / "dspark_planted_rules.py").write_text(_RULES)
 
     @property
     def environment(self) -> dict[str, str]:

@@ -108,6 +108,22 @@ def test_ours_are_chosen_and_pass_their_check(guarded) -> None:
     assert not list(guarded.records.glob("*")), "SGLang's start-up request is nobody's load"
 
 
+@pytest.mark.parametrize("policy", ["planted-budget", "planted-stop"])
+def test_a_policy_that_raises(guarded, reference, prompts, policy) -> None:
+    """A rule from a user's own package: before the draft it verifies everything, at a rank the walk ends there."""
+    guarded.switch(policy)
+    answers_are_right(guarded, reference, prompts, requests=3, sampled=3)
+    before = guarded.counters_of()
+    guarded.planted.plant("policy")
+    answers_are_right(guarded, reference, prompts)
+    after = guarded.counters_of()
+    assert after["fallback_steps"] > before["fallback_steps"] and "ZeroDivisionError" in after["first_fault"]
+    guarded.planted.clear()
+    answers_are_right(guarded, reference, prompts, requests=2, sampled=2)
+    assert guarded.counters_of()["fallback_steps"] == after["fallback_steps"]
+    guarded.switch("hull")
+
+
 def test_an_observer_that_raises(guarded, reference, prompts) -> None:
     guarded.planted.plant("observer")
     answers_are_right(guarded, reference, prompts)

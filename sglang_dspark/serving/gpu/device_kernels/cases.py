@@ -164,7 +164,7 @@ class MarkovCase(Case):
         )
         # Two right implementations may round a logit to neighbouring numbers.
         finite = expected.float().abs()
-        room = 4 * float(torch.finfo(expected.dtype).eps) * float(finite.max()) / 0.6 + 1e-3
+        room = 2 * float(torch.finfo(expected.dtype).eps) * float(finite.max()) / 0.6 + 1e-3
         if float(gaps.max()) > room:
             return f"a drafted token's score is {float(gaps.max()):.3g} short of the best, expected at most {room:.2g}"
         if logits is not None and float((logits.float() - expected.float()).abs().max()) > room:
@@ -329,8 +329,8 @@ class AdmissionCase(Case):
         whole, upstream = (0, self.gamma), self.upstream
 
         def admit(confidence: torch.Tensor, plan: Plan) -> torch.Tensor:
-            # Other floors and caps would be compiled while requests run.
-            warmed = (plan.floor, plan.cap) == whole and confidence.shape[0] <= MAX_REQUESTS
+            # Other floors and caps would be compiled while requests run; those of single requests have no kernel.
+            warmed = (plan.floor, plan.cap) == whole and plan.caps is None and confidence.shape[0] <= MAX_REQUESTS
             return admit_plan(confidence, plan) if warmed else upstream(confidence, plan)
 
         return admit
