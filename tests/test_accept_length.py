@@ -72,8 +72,7 @@ def test_counters_of_the_server(data: st.DataObject) -> None:
     for accepted in data.draw(st.lists(blocks(gamma).filter(bool), min_size=1, max_size=6)):
         depth, full = np.array(accepted), np.full(len(accepted), gamma)
         step = SimpleNamespace(
-            decision=SimpleNamespace(reason="policy", predicted_s=None, fault=None),
-            invalid=0,
+            decision=SimpleNamespace(reason="policy", predicted_s=None),
             batch=SimpleNamespace(num_requests=len(depth)),
             confidence=np.zeros((len(depth), gamma)),
             lengths=full,

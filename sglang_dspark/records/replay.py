@@ -82,6 +82,7 @@ def decide(step: StepRecord, gamma: int, cost: StepCost | None, policy: Policy) 
         lagged_lookup(step),
         carry_from_json(step.carry),
         step.waiting,
+        None if step.caps is None else step.caps.astype(np.int64),
     )
     if step.confidence is None:
         # Only rules that look at no live value can be asked: a block that would show one is given nothing to show.
@@ -104,7 +105,7 @@ def _replay_step(
         _skip(result, "an operator forced the budget")
         return
     if step.override:
-        if bool((step.lengths == gamma).all()):
+        if bool((step.lengths == (gamma if step.caps is None else step.caps)).all()):
             result.verified_all += 1
         else:
             _differs(result, step, f"the record says '{step.override}', verify all, and has", None)

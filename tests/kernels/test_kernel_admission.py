@@ -85,7 +85,7 @@ def test_hull_decides_as_the_policy(device, blocks, batch, fill, dips):
     live, floor, cap, table = batch
     policy = Hull(floor=floor, cap=cap, fill=fill, dips=dips)
     want = policy.decide(Past(*live.units.shape, table), live)
-    inverse, fill_to = policy.tables(table)
+    inverse, fill_to = policy.tables(Past(*live.units.shape, table))
     got = admission.admit(
         on(device, live.units),
         "early-stop",
@@ -142,7 +142,7 @@ def test_large_batches_walk_over_several_chunks(device, num_requests, gamma, rul
     # A price this flat keeps the hull walking past the first chunk of ranks.
     stop, hull, half = EarlyStop().decide(past, live), Hull().decide(past, live), num_requests * gamma // 2
     assert hull.total > admission.CHUNK
-    inverse, fill_to = (on(device, array) for array in Hull().tables(table))
+    inverse, fill_to = (on(device, array) for array in Hull().tables(past))
     asked = {
         "early-stop": (dict(rule="early-stop", inverse=on(device, table.inverse)), stop.lengths, stop.total),
         "hull": (dict(rule="early-stop", inverse=inverse, fill_to=fill_to), hull.lengths, hull.total),

@@ -177,6 +177,15 @@ def test_confidences_that_are_no_probabilities_do_not_leak(text: str, monkeypatc
     assert audit_exactly([make_policy(text)], Shape(2, 2, 2, 4), instances=40)[0].worst_tv <= TOLERANCE
 
 
+@pytest.mark.parametrize("text", ["hull", "early-stop:floor=1", "lookahead", "argmax:lag=1", "threshold", "fixed:k=2"])
+def test_caps_of_requests_do_not_leak(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def capped(count: int, *rest: Any) -> Past:
+        return Past(count, *rest, caps=np.array([1, 2], dtype=np.int64)[:count])
+
+    monkeypatch.setattr(enumeration, "Past", capped)
+    assert audit_exactly([make_policy(text)], Shape(2, 2, 2, 4), instances=40)[0].worst_tv <= TOLERANCE
+
+
 def drawn(policy: Policy, seed: int, **changed: Any) -> Case:
     case = random_case(policy, np.random.default_rng(seed), 4, 3)
     return dataclasses.replace(case, caps=None, **changed)

@@ -130,7 +130,7 @@ def test_unlike_loads_and_censored_records_are_refused(loads, tmp_path):
     with pytest.raises(InputError, match="no load of at least 4 requests"):
         predict(records, records, concurrency=7)
     Load(tmp_path, "fixed:k=1").closed(3).close()
-    with pytest.raises(InputError, match="censored"):
+    with pytest.raises(InputError, match="the policy trimmed them"):
         predict(RecordSet(tmp_path), records)
 
 

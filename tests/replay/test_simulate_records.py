@@ -75,7 +75,7 @@ def test_policies_meet_the_recorded_blocks(folders: dict[str, Path]) -> None:
 
 def test_trimmed_blocks_serve_shorter_windows_only(folders: dict[str, Path]) -> None:
     profile = folders["varied"]
-    with pytest.raises(InputError, match="censored"):
+    with pytest.raises(InputError, match="the policy trimmed them"):
         simulate(folders["short"], profile, ["fixed:k=4"], jobs=1)
     result = simulate(folders["short"], profile, ["fixed:k=2", "fixed:k=1"], gamma=2, replications=1, jobs=1)
     depth = uncensored_blocks(RecordSet(folders["short"]), window=2).depth
@@ -90,7 +90,7 @@ def test_trimmed_blocks_serve_shorter_windows_only(folders: dict[str, Path]) -> 
 def test_full_blocks_that_a_policy_chose_beside_trimmed_ones_are_no_sample(tmp_path: Path) -> None:
     """They are the blocks with high confidences: simulated from them alone, everything would look accepted."""
     Load(tmp_path, "threshold:t=0.6", seed=8).closed(1, requests=20).close()
-    with pytest.raises(InputError, match="censored"):
+    with pytest.raises(InputError, match="the policy trimmed them"):
         load_records(tmp_path)
     assert len(load_records(tmp_path, complete=True).blocks) > len(uncensored_blocks(RecordSet(tmp_path)))
 

@@ -226,7 +226,7 @@ def test_whatever_else_raises_on_the_way_verifies_everything(monkeypatch) -> Non
     engine, _ = make_engine("fixed:k=2")
     monkeypatch.setattr(engine.decider, "before_draft", lambda view, late: 1 // 0)
     decision = step(engine, torch.full((2, GAMMA), 0.5), [0, 0])
-    assert (decision.reason, decision.total) == ("failed", None) and engine.lengths(torch.zeros(2, GAMMA)) is None
+    assert (decision.reason, decision.total) == ("fault", None) and engine.lengths(torch.zeros(2, GAMMA)) is None
     monkeypatch.undo()
     assert step(engine, torch.full((2, GAMMA), 0.5), [0, 0]).total == 4
     assert engine.faults.as_list()[0]["first"].startswith("ZeroDivisionError")

@@ -170,10 +170,13 @@ def _check_diagonal(policy: Policy, cost: StepCost, gamma: int | None) -> None:
 
 
 class NoPrices:
-    """Stands for the prices of a server without a profile: any use of them is an error."""
+    """Stands for the prices of a server without a profile: any use of them is an error, by default the rule's."""
+
+    def __init__(self, error: type[Exception] = LookupError) -> None:
+        self._error = error
 
     def __getattr__(self, name: str) -> Any:
-        raise PriceNeeded(name)
+        raise self._error(f"{name} of a server without a profile")
 
 
 class PriceNeeded(NotAFault, RuntimeError):
@@ -182,7 +185,7 @@ class PriceNeeded(NotAFault, RuntimeError):
 
 def needs_prices(policy: Policy) -> bool:
     """Whether the policy looks at step times at all, found out by running it once without any."""
-    past = Past(1, 64, NoPrices(), carry=policy.start(64))  # type: ignore[arg-type]
+    past = Past(1, 64, NoPrices(PriceNeeded), carry=policy.start(64))  # type: ignore[arg-type]
     if _knows_depth(policy):
         return True
     try:

@@ -18,22 +18,24 @@ from numpy.typing import NDArray
 from sglang_dspark.policies import Plan
 from sglang_dspark.policies.arithmetic import Ints
 
-Reason = Literal["policy", "late", "explore", "forced", "failed"]
+Reason = Literal["policy", "late", "explore", "forced", "fault"]
 SERVERS_OWN = "dspark_sent_by_server"
 """Set in the `custom_params` of SGLang's start-up request, so that the recorder leaves it out."""
 
-REASONS: tuple[Reason, ...] = ("policy", "late", "explore", "forced", "failed")
-"""failed: something of ours that is no policy raised on the way to the decision, and everything was verified."""
+REASONS: tuple[Reason, ...] = ("policy", "late", "explore", "forced", "fault")
+"""fault: something of ours that is no policy raised on the way to the decision, and everything was verified."""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchView:
-    """The decode batch as a decision sees it. slots, generation: [R] int64 request slots and their owners."""
+    """The decode batch as a decision sees it. slots, generation: [R] int64 request slots and their owners. caps: [R]
+    int64, what each request lets the server verify, or None where none of them said anything."""
 
     slots: Ints
     generation: Ints
     context_tokens: int = 0
     waiting: int = 0
+    caps: Ints | None = None
 
     @property
     def num_requests(self) -> int:
@@ -44,9 +46,9 @@ class BatchView:
 class StepDecision:
     """What one step verifies.
 
-    total: admitted draft tokens K, or None for "none, verify-all". fault: what the rule raised, where this is what was
-    decided instead. plan: K, floor and cap fixed before the draft; the
-    live admission order then says which. lengths: [R] decided from this step's survivals. With neither, all.
+    total: admitted draft tokens K, or None for "none, verify-all". plan: K, floor and cap fixed before the draft; the
+    live admission order then says which. lengths: [R] decided from this step's survivals. With neither, all. fault:
+    what the rule raised, where this is what was decided instead.
     """
 
     reason: Reason

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sglang_dspark.serving.base.request_caps import cap_of
 from sglang_dspark.serving.base.steps import SERVERS_OWN
 
 
@@ -20,6 +21,8 @@ def guard() -> None:
 
     def checked(manager: Any, request: Any, input_ids: list[int] | None) -> None:
         refuse_impossible(request, input_ids, int(manager.model_config.vocab_size))
+        if isinstance(request.sampling_params, dict):
+            cap_of(request.sampling_params.get("custom_params"))
         mark_servers_own(manager, request)
         validate(manager, request, input_ids)
 

@@ -19,8 +19,6 @@ class Counters:
     """Sums since start. Tokens are draft tokens; `anchors` counts the one token a request that is always verified.
 
     predicted_s, measured_s: sums over the steps that have both, so that their ratio is the drift of the profile.
-    fallback_steps: those in which a rule raised and the fallback of its class decided; first_fault: the first of them,
-    in words. invalid_confidences: those that were no probabilities and counted as 0.
     timed_*: over the steps that have a measured time: their number, seconds, requests, verified tokens (anchors
     included) and committed tokens (bonus included).
     """
@@ -44,9 +42,6 @@ class Counters:
     shadow_steps: int = 0
     shadow_verified_tokens: int = 0
     shadow_equal_steps: int = 0
-    fallback_steps: int = 0
-    first_fault: str | None = None
-    invalid_confidences: int = 0
 
     def on_step(self, record: StepRecord) -> None:
         """Add one step."""
@@ -56,10 +51,6 @@ class Counters:
         self.drafted_tokens += int(record.confidence.size)
         self.verified_tokens += int(record.lengths.sum())
         self.accepted_tokens += int(record.accepted.sum())
-        self.invalid_confidences += record.invalid
-        if record.decision.fault is not None:
-            self.fallback_steps += 1
-            self.first_fault = self.first_fault or record.decision.fault
         self._times(record)
         if record.shadow is not None and record.shadow.total is not None:
             self.shadow_steps += 1

@@ -13,7 +13,7 @@ import numpy as np
 from sglang_dspark.policies import Plan
 from sglang_dspark.serving.base.steps import REASONS, StepDecision
 
-_HEADER = 6  # step, reason, total, budget, floor, cap; the lengths of a live decision follow
+_HEADER = 6  # step, reason, total, budget, floor, cap; the lengths of a live decision follow, or the caps of a plan
 _NONE = -1
 
 
@@ -76,14 +76,16 @@ def _write(message: np.ndarray[Any, np.dtype[np.int64]], step: int, decision: St
     plan = decision.plan or Plan(_NONE, _NONE, _NONE)
     total = _NONE if decision.total is None else decision.total
     message[:_HEADER] = (step, REASONS.index(decision.reason), total, plan.budget, plan.floor, plan.cap)
-    if decision.lengths is not None:
-        message[_HEADER:] = decision.lengths
+    rows = plan.caps if decision.lengths is None else decision.lengths
+    if rows is not None:
+        message[_HEADER:] = rows
 
 
 def _read(message: np.ndarray[Any, np.dtype[np.int64]]) -> StepDecision:
     _, reason, total, budget, floor, cap = (int(value) for value in message[:_HEADER])
     if total == _NONE:
         return StepDecision(REASONS[reason], None)
+    rows = message[_HEADER:].copy()
     if budget != _NONE:
-        return StepDecision(REASONS[reason], total, Plan(budget, floor, cap))
-    return StepDecision(REASONS[reason], total, None, message[_HEADER:].copy())
+        return StepDecision(REASONS[reason], total, Plan(budget, floor, cap, None if (rows == _NONE).any() else rows))
+    return StepDecision(REASONS[reason], total, None, rows)

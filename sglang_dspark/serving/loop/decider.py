@@ -6,7 +6,6 @@ scheduler process; only rank 0 of a tensor-parallel group decides, the others fo
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sglang_dspark.policies import Decision, LiveBlock, Outcome, Past, Plan, Policy, learned, policy_to_string, started
+from sglang_dspark.serving.base.faults import Faults
 from sglang_dspark.serving.base.options import NoPrices, Resolved, check_policy
 from sglang_dspark.serving.base.steps import BatchView, Reason, StepDecision
 from sglang_dspark.serving.feedback.publishes import Publishes
 
-logger = logging.getLogger(__name__)
+_FALLBACK = "the fallback of its class decides"
 
 
 @dataclass(slots=True)
@@ -29,7 +29,6 @@ class _Slot:
     policy: Policy
     carry: Any
     since_step: int
-    fault: str | None = None
     text: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -39,14 +38,16 @@ class _Slot:
 class Decider:
     """The live policy, an optional shadow, and their past."""
 
-    def __init__(self, resolved: Resolved, gamma: int, publishes: Publishes, seed: int = 0) -> None:
+    def __init__(
+        self, resolved: Resolved, gamma: int, publishes: Publishes, seed: int = 0, faults: Faults | None = None
+    ) -> None:
         self.gamma = gamma
         self.schedule = resolved.schedule
         self.cost = resolved.cost
         self.explore = resolved.explore
         self.forced_fraction: float | None = None
         self.steps = 0
-        self.learning_faults = 0
+        self.faults = faults or Faults()
         self.publishes = publishes
         self.live = self._slot(resolved.policy)
         self.shadow = None if resolved.shadow is None else self._slot(resolved.shadow)
@@ -58,13 +59,10 @@ class Decider:
         self._note(slot, fault)
         return slot
 
-    def _note(self, slot: _Slot, fault: str | None) -> None:
-        """A rule raised where it learns: said once a policy; what it carries has stayed as it was."""
+    def _note(self, slot: _Slot, fault: str | None, instead: str = "what it carries stays as it was") -> None:
+        """A rule raised, if this says something."""
         if fault is not None:
-            self.learning_faults += 1
-            if slot.fault is None:
-                logger.warning("DSpark policy %s: %s; what it carries stays as it was", slot.text, fault)
-            slot.fault = fault
+            self.faults.note(f"policy {slot.text}", fault, instead)
 
     def switch(self, policy: Policy) -> None:
         """Make `policy` decide from the next step on (InputError when this server cannot run it).
@@ -96,6 +94,7 @@ class Decider:
             lambda lag: self.publishes.look(batch.slots, batch.generation, lag),
             (slot or self.live).carry,
             batch.waiting,
+            batch.caps,
         )
 
     def before_draft(self, batch: BatchView, late: bool) -> StepDecision | None:
@@ -104,22 +103,34 @@ class Decider:
         late: a publish that this step should see has not arrived. A policy that looks at no past decides all the same.
         """
         if self.forced_fraction is not None:
-            budget = int(self.forced_fraction * batch.num_requests * self.gamma)
-            return self._planned("forced", batch, Plan(budget, 0, self.gamma))
+            most = self.past(batch).totals(0, self.gamma)[1]
+            budget = int(self.forced_fraction * most)
+            return self._planned("forced", batch, Plan(budget, 0, self.gamma, batch.caps))
         if self._explores():
-            return StepDecision("explore", None)
+            return self.everything("explore", batch)
         policy = self.live.policy
         if late and (policy.max_lag > 0 or policy.learns):
-            return StepDecision("late", None)
+            return self.everything("late", batch)
         plan = None if policy.live else policy.plan(self.past(batch))
-        return None if plan is None else self._planned("policy", batch, plan)
+        if plan is None:
+            return None
+        self._note(self.live, plan.fault, _FALLBACK)
+        return self._planned("policy", batch, plan)
+
+    def everything(self, reason: Reason, batch: BatchView) -> StepDecision:
+        """Verify all, but for requests that asked for less."""
+        if batch.caps is None:
+            return StepDecision(reason, None)
+        total = int(np.minimum(batch.caps, self.gamma).sum())
+        return self._planned(reason, batch, Plan(total, 0, self.gamma, batch.caps))
 
     def after_draft(self, batch: BatchView, confidence: NDArray[np.float32]) -> StepDecision:
         """The decision of a policy that reads this step's confidences [R, gamma] float32."""
         return self.decided(batch, self.live.policy.decide(self.past(batch), LiveBlock.of(confidence)))
 
-    def decided(self, batch: BatchView, decision: Decision) -> StepDecision:
-        """The live policy's decision, with the time that the profile gives for it."""
+    def decided(self, batch: BatchView, decision: Decision, slot: _Slot | None = None) -> StepDecision:
+        """A policy's decision (the live one's), with the time that the profile gives for it."""
+        self._note(slot or self.live, decision.fault, _FALLBACK)
         seconds = self.predicted_s(batch, decision.total)
         return StepDecision("policy", decision.total, None, decision.lengths, seconds, decision.fault)
 
@@ -137,7 +148,7 @@ class Decider:
         past = replace(past, lagged=lambda lag: (frozen[lag][0].copy(), frozen[lag][1].copy()))
 
         def decide(confidence: NDArray[np.float32]) -> StepDecision:
-            return self.decided(batch, slot.policy.decide(past, LiveBlock.of(confidence)))
+            return self.decided(batch, slot.policy.decide(past, LiveBlock.of(confidence)), slot)
 
         return decide
 

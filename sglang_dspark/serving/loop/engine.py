@@ -16,7 +16,7 @@ import torch
 
 from sglang_dspark.cost.capture import captured_as
 from sglang_dspark.policies import Outcome, Policy, carry_as_json
-from sglang_dspark.serving.base.admission import planned_lengths
+from sglang_dspark.serving.base.admission import bounds_of, planned_lengths
 from sglang_dspark.serving.base.faults import Faults
 from sglang_dspark.serving.base.options import OVERLAPPED_LAG, Kernels, Resolved
 from sglang_dspark.serving.base.steps import BatchView, StepDecision, StepObserver, StepRecord
@@ -56,10 +56,10 @@ class PolicyEngine:
         synchronous = resolved.schedule == "synchronous"
         visible_lag = 1 if synchronous else OVERLAPPED_LAG
         publishes = Publishes(generations.shape[0], gamma, visible_lag, waits=synchronous)
-        self.decider = Decider(resolved, gamma, publishes, seed)
+        self.decider = Decider(resolved, gamma, publishes, seed, self.faults)
         self.counters = Counters()
         self._agreement = agreement
-        self.reader = BatchReader(generations)
+        self.reader = BatchReader(generations, gamma)
         self._device = device
         self._caps_only = caps_only
         self.drift = DriftWatch(lambda: None if self.decider.cost is None else self.decider.cost.name)
@@ -147,7 +147,9 @@ class PolicyEngine:
         if decision.lengths is not None:
             return decision.lengths.tolist()
         plan = decision.plan
-        return [plan.floor] * num_requests if plan is not None and plan.floor == plan.cap else None
+        if plan is None or plan.floor != plan.cap:
+            return None
+        return bounds_of(plan, num_requests)[0].tolist()
 
     def published(
         self,
@@ -230,7 +232,7 @@ class PolicyEngine:
                 decision = self._own(view, batch, confidence)
             except Exception as error:  # what a policy raises is its class's business, and does not come here
                 self.faults.note("decision", error, "the step verifies everything")
-                decision = StepDecision("failed", None)
+                decision = self.decider.everything("fault", view)
         shared = self._agreement.share(self.decider.steps, view.num_requests, decision)
         self.decider.steps += 1
         return shared
@@ -240,7 +242,11 @@ class PolicyEngine:
         for published in arrived:
             self._arrived(published)
         live = self.decider.live
-        decision = self.decider.before_draft(view, late)
+        try:
+            decision = self.decider.before_draft(view, late)
+        except Exception as error:  # ours, not the rule's; nothing live has been looked at
+            self.faults.note("decision", error, "the step verifies everything")
+            decision = self.decider.everything("fault", view)
         if decision is None:
             assert confidence is not None, "a live policy decides after the draft"
             decision = self._after_draft(view, confidence)
@@ -291,6 +297,9 @@ class PolicyEngine:
 
     def _arrived(self, published: Any) -> None:
         record, shadow = self._records.popleft()
+        if record.invalid:
+            what = f"{record.invalid} of step {record.step} are no probabilities"
+            self.faults.note("confidences", what, "they count as 0")
         if self.decider.learns:
             self.decider.learn(Outcome(published.units, published.lengths, published.accepted))
         if shadow is not None:

@@ -66,6 +66,7 @@ def batch_fields(record: StepRecord, run: Circumstances, rows: Rows) -> dict[str
         "top_p": sampling.top_p,
         "context_tokens": float(batch.context_tokens),
         "waiting": batch.waiting,
+        "caps": batch.caps,
     }
 
 
