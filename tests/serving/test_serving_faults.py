@@ -113,15 +113,14 @@ def test_a_policy_that_raises(guarded, reference, prompts, policy) -> None:
     """A rule from a user's own package: before the draft it verifies everything, at a rank the walk ends there."""
     guarded.switch(policy)
     answers_are_right(guarded, reference, prompts, requests=3, sampled=3)
-    before = guarded.counters_of()
+    assert f"policy {policy}" not in guarded.faults()
     guarded.planted.plant("policy")
     answers_are_right(guarded, reference, prompts)
-    after = guarded.counters_of()
-    assert after["fallback_steps"] > before["fallback_steps"]
-    assert "ZeroDivisionError" in guarded.faults()[f"policy {policy}"]["first"]
     guarded.planted.clear()
+    fault = guarded.faults()[f"policy {policy}"]
+    assert "ZeroDivisionError" in fault["first"] and fault["count"] > 5
     answers_are_right(guarded, reference, prompts, requests=2, sampled=2)
-    assert guarded.counters_of()["fallback_steps"] == after["fallback_steps"]
+    assert guarded.faults()[f"policy {policy}"] == fault, "it decides again"
     guarded.switch("hull")
 
 
@@ -131,8 +130,8 @@ def test_an_observer_that_raises(guarded, reference, prompts) -> None:
     fault = guarded.faults()["observer DriftWatch"]
     assert fault["first"] == "ZeroDivisionError: a planted observer" and fault["count"] > 5
     assert guarded.log.read_text().count("observer DriftWatch failed") == 1
-    [line] = guarded.metrics("sglang:dspark_faults_total{")
-    assert 'part="observer DriftWatch"' in line
+    lines = guarded.metrics("sglang:dspark_faults_total{")
+    assert sum('part="observer DriftWatch"' in line for line in lines) == 1
     assert guarded.counters_of()["decode_steps"] > 5, "the observers around it go on"
 
 
