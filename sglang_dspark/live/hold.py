@@ -66,7 +66,7 @@ def held(server: Server) -> Iterator[Hold]:
 def ended_by_exception(*, ignore: bool = False) -> Iterator[None]:
     """Inside, a signal that would end this process raises SystemExit, so that what is held is put back; or is ignored.
 
-    Signals reach the main thread alone; elsewhere this does nothing.
+    Signals reach the main thread alone; elsewhere this does nothing. A signal that is ignored (nohup) stays ignored.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -75,7 +75,8 @@ def ended_by_exception(*, ignore: bool = False) -> Iterator[None]:
     def end(number: int, frame: FrameType | None) -> None:
         sys.exit(128 + number)
 
-    before = {number: signal.signal(number, signal.SIG_IGN if ignore else end) for number in _ENDINGS}
+    heeded = [number for number in _ENDINGS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, signal.SIG_IGN if ignore else end) for number in heeded}
     try:
         yield
     finally:

@@ -18,18 +18,21 @@ from sglang.srt.speculative.dspark_components import dspark_draft, dspark_draft_
 from sglang.srt.speculative.dspark_components.dspark_draft import DraftBlockResult, DraftNoise  # noqa: E402
 from sglang.srt.speculative.ragged_verify import RaggedVerifyLayout  # noqa: E402
 
-from sglang_dspark.policies import Plan  # noqa: E402
+from sglang_dspark.cost import load_profile  # noqa: E402
+from sglang_dspark.policies import EarlyStop, Hull, Lookahead, Past, Plan  # noqa: E402
 from sglang_dspark.serving.base import admission, contract  # noqa: E402
 from sglang_dspark.serving.base.faults import Faults  # noqa: E402
 from sglang_dspark.serving.gpu.device_kernels import cases, choice, operations  # noqa: E402
 from sglang_dspark.serving.gpu.device_kernels.choice import OPERATIONS, Installed, agreed, attempt  # noqa: E402
 from sglang_dspark.serving.gpu.device_kernels.guarded import Guarded  # noqa: E402
+from sglang_dspark.serving.gpu.device_kernels.live import LiveDecisions  # noqa: E402
 from sglang_dspark.serving.gpu.device_kernels.operations import (  # noqa: E402
     ConfidenceOperation,
     MarkovOperation,
     RejectionOperation,
     markov_head_of,
 )
+from tests.kernels.kernel_compile import compiled_ahead  # noqa: E402
 
 VOCAB, RANK, WIDTH, GAMMA, ROWS = 60, 8, 12, 3, 4
 NO_SYNC = SimpleNamespace(sync=lambda site, value: value)
@@ -300,6 +303,50 @@ def test_bounds_that_do_not_fit_are_not_made(alone, monkeypatch):
     monkeypatch.setattr(choice, "free_bytes", lambda device: 600)
     found = choices_of(attempt(fake_worker(), "ours", Faults()))["markov"]
     assert found.kernels == "upstream" and "free" in found.reason
+
+
+@pytest.mark.parametrize("kind", [cases.MarkovCase, cases.RejectionCase, cases.ConfidenceCase, cases.AdmissionCase])
+def test_nothing_is_compiled_for_a_batch_that_comes_later(alone, tmp_path, kind):
+    """What `warm` builds is all that Triton asks for at any other batch size; compiled for Hopper, without a GPU."""
+    worker = fake_worker()
+    case = kind(worker)
+    operation = case.build()
+    with compiled_ahead(90, tmp_path) as found:
+        case.warm(operation)
+        warmed = {name: {id(kernel) for kernel in kernels} for name, kernels in found.items()}
+        kept = list(found.values())
+        found.clear()
+        for rows in (1, 2, 4, 5, 7, 8, 15, 16, 17, 24, 32, 48, 100):
+            operation(**case.arguments(rows))
+        if kind is cases.RejectionCase:
+            for top_k in (False, True):
+                operation(**case.arguments(5, top_k=top_k, top_p=not top_k))
+        assert warmed and found and kept
+        for name, kernels in found.items():
+            assert {id(kernel) for kernel in kernels} <= warmed[name], f"{name} is compiled while requests run"
+
+
+def test_no_live_rule_is_compiled_while_requests_run(tmp_path):
+    cost = load_profile("vllm-b300-dsv4-flash")
+    live = LiveDecisions(torch.device("cpu"), "ours")
+
+    def decided(policy, requests):
+        past = Past(requests, 7, cost.prices(requests, 7, 100.0 * requests))
+        live._admission.decide(policy, past, torch.rand(requests, 7))
+
+    with compiled_ahead(90, tmp_path) as found:
+        for policy in (EarlyStop(), Hull(), Lookahead()):
+            for requests in cases.WARMED_ROWS:
+                decided(policy, requests)
+        warmed = {name: {id(kernel) for kernel in kernels} for name, kernels in found.items()}
+        kept = list(found.values())
+        found.clear()
+        for policy in (EarlyStop(), Hull(), Hull(fill=False), Hull(dips=False), Lookahead()):
+            for requests in (1, 2, 4, 9, 15, 16, 17, 31, 32, 48, 64, 96, 128):
+                decided(policy, requests)
+        assert kept
+        for name, kernels in found.items():
+            assert {id(kernel) for kernel in kernels} <= warmed[name], f"{name} is compiled while requests run"
 
 
 def test_all_ranks_take_what_every_rank_can(alone):

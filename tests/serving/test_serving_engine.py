@@ -222,6 +222,16 @@ def test_a_step_that_cannot_be_described_is_decided_all_the_same(monkeypatch) ->
     assert [fault["what"] for fault in engine.faults.as_list()] == ["step record"]
 
 
+def test_whatever_else_raises_on_the_way_verifies_everything(monkeypatch) -> None:
+    engine, _ = make_engine("fixed:k=2")
+    monkeypatch.setattr(engine.decider, "before_draft", lambda view, late: 1 // 0)
+    decision = step(engine, torch.full((2, GAMMA), 0.5), [0, 0])
+    assert (decision.reason, decision.total) == ("fault", None) and engine.lengths(torch.zeros(2, GAMMA)) is None
+    monkeypatch.undo()
+    assert step(engine, torch.full((2, GAMMA), 0.5), [0, 0]).total == 4
+    assert engine.faults.as_list()[0]["first"].startswith("ZeroDivisionError")
+
+
 def test_a_live_decision_of_a_step_that_failed_is_not_used_again() -> None:
     engine, _ = make_engine("threshold:t=0.5", "synchronous")
     batch = fake_batch(2)

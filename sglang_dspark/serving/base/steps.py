@@ -23,6 +23,7 @@ SERVERS_OWN = "dspark_sent_by_server"
 """Set in the `custom_params` of SGLang's start-up request, so that the recorder leaves it out."""
 
 REASONS: tuple[Reason, ...] = ("policy", "late", "explore", "forced", "fault")
+"""fault: something of ours that is no policy raised on the way to the decision, and everything was verified."""
 
 
 @dataclass(frozen=True, slots=True)

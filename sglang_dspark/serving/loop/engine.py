@@ -228,7 +228,11 @@ class PolicyEngine:
     def _agreed(self, view: BatchView, batch: Any, confidence: torch.Tensor | None) -> StepDecision:
         decision = None
         if self._agreement.decides:
-            decision = self._own(view, batch, confidence)
+            try:
+                decision = self._own(view, batch, confidence)
+            except Exception as error:  # what a policy raises is its class's business, and does not come here
+                self.faults.note("decision", error, "the step verifies everything")
+                decision = self.decider.everything("fault", view)
         shared = self._agreement.share(self.decider.steps, view.num_requests, decision)
         self.decider.steps += 1
         return shared

@@ -26,6 +26,7 @@ from sglang_dspark.cost import write_table
 from sglang_dspark.errors import InputError
 from sglang_dspark.keys import Keys
 from sglang_dspark.live.client import Server
+from sglang_dspark.live.hold import ended_by_exception
 from sglang_dspark.live.profiling import ProfilePlan, machine_of, measure, table_of
 
 AUTO = "auto"
@@ -92,7 +93,9 @@ def find_or_measure(arguments: Any, command: Sequence[str]) -> str:
     batches = tuple(size for size in _BATCHES if size <= most)
     plan = ProfilePlan(batches=batches, shares=(0.0, 0.5, 1.0), contexts=(64,), windows=2, window_s=0.5)
     keys = Keys(getattr(arguments, "api_key", None), getattr(arguments, "admin_api_key", None))
-    with _short_server(short_command(command, port := _free_port()), port, keys) as server:
+    short = short_command(command, port := _free_port())
+    # Told to end meanwhile, this process must not leave the short server behind.
+    with ended_by_exception(), _short_server(short, port, keys) as server:
         cells = measure(
             server,
             plan,
