@@ -15,6 +15,8 @@ from sglang_dspark.policies.base import Policy
 from sglang_dspark.policies.parameters import expected, field_types
 
 _MAX_DEPTH = 4  # nested policies
+META = "meta"
+"""What a policy file says beside its policy, as an object: the server that `dspark tune` found it for."""
 
 
 def policy_from_string(text: str, registry: Mapping[str, type[Policy]], depth: int = 0) -> Policy:
@@ -49,7 +51,7 @@ def policy_from_json(data: Any, registry: Mapping[str, type[Policy]], depth: int
     policy_class = _find(data["policy"], registry)
     values: dict[str, Any] = {}
     for key, value in data.items():
-        if key == "policy":
+        if key == "policy" or key == META and depth == 0:
             continue
         kind = field_types(policy_class)[_field(policy_class, key).name]
         if isinstance(kind, type) and issubclass(kind, Policy):
@@ -62,13 +64,25 @@ def policy_from_json(data: Any, registry: Mapping[str, type[Policy]], depth: int
 
 def load_policy_file(path: Path, registry: Mapping[str, type[Policy]]) -> Policy:
     """A policy from a JSON file (InputError names the file)."""
+    return policy_from_json(_read(path), registry)
+
+
+def load_policy_meta(path: Path) -> dict[str, Any]:
+    """The `meta` of a policy file, empty where it has none (InputError names the file)."""
+    data = _read(path)
+    meta = data.get(META, {}) if isinstance(data, dict) else {}
+    if not isinstance(meta, dict):
+        raise InputError(f"policy file {path}: meta is refused, expected an object")
+    return meta
+
+
+def _read(path: Path) -> Any:
     try:
-        data = msgspec.json.decode(path.read_bytes())
+        return msgspec.json.decode(path.read_bytes())
     except OSError as error:
         raise InputError(f"policy file {path}: {error.strerror}") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"policy file {path}: not JSON: {error}") from error
-    return policy_from_json(data, registry)
 
 
 def policy_to_string(policy: Policy) -> str:
