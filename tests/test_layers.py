@@ -19,12 +19,13 @@ ROOT = Path(__file__).parents[1]
 FOLDERS = {"sglang_dspark": "sglang_dspark", "simulator": "simulator", "dspark_kernels": "kernels/dspark_kernels"}
 
 D, S = "sglang_dspark", "sglang_dspark.serving"
-BASICS = {f"{D}.errors", f"{D}.cores", f"{D}.statistics", f"{D}.cost", f"{D}.policies"}
+BASICS = {f"{D}.errors", f"{D}.workers", f"{D}.cores", f"{D}.statistics", f"{D}.cost", f"{D}.policies"}
 MAY_IMPORT: dict[str, set[str]] = {
     D: set(),
     f"{D}.errors": set(),
     f"{D}.cores": set(),
     f"{D}.statistics": set(),
+    f"{D}.workers": {f"{D}.errors"},
     f"{D}.command": {f"{D}.errors"},
     f"{D}.cost": {f"{D}.errors"},
     f"{D}.policies": {f"{D}.errors", f"{D}.cost"},
