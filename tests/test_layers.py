@@ -55,6 +55,14 @@ MAY_IMPORT: dict[str, set[str]] = {
         "simulator.engine",
         "simulator.results",
     },
+    "simulator.tuning": {
+        *BASICS,
+        "simulator",
+        "simulator.blocks",
+        "simulator.traces",
+        "simulator.engine",
+        "simulator.results",
+    },
     f"{D}.cli": {
         *BASICS,
         D,
@@ -68,6 +76,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "simulator",
         "simulator.blocks",
         "simulator.results",
+        "simulator.tuning",
     },
     "dspark_kernels": set(),
     S: set(),
