@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from sglang_dspark.errors import InputError
-from sglang_dspark.policies import POLICIES, Policy, make_policy, policy_to_string
+from sglang_dspark.policies import POLICIES, Fixed, Policy, make_policy, policy_to_string
 from sglang_dspark.policies.parameters import field_types
 from simulator.engine.run import Setting
 from simulator.tuning.candidate import Candidate
@@ -98,7 +98,7 @@ class Space:
             if element:
                 found[field] = (*found.get(field, ()), value)
             elif isinstance(value, str) and isinstance(kinds[field], type) and issubclass(kinds[field], Policy):
-                found[field] = make_policy(value)
+                found[field] = _cut(make_policy(value), block)
             else:
                 found[field] = round(value, _DIGITS) if isinstance(value, float) else value
         if isinstance(found.get("cap"), int) and isinstance(found.get("floor"), int):
@@ -233,7 +233,12 @@ def _nested(default: Any, gamma: int) -> tuple[str, ...]:
     """Policies inside a policy: adaptive ones where the default is, lengths where it is one."""
     if getattr(default, "adaptive", True):
         return ("argmax:lag=2", "hull")
-    return tuple(dict.fromkeys(f"fixed:k={k}" for k in (gamma, max(1, gamma // 2), 1)))
+    return tuple(f"fixed:k={k}" for k in range(gamma, 0, -1))
+
+
+def _cut(policy: Policy, gamma: int) -> Policy:
+    """A nested policy with lengths of at most gamma."""
+    return Fixed(min(policy.k, gamma)) if isinstance(policy, Fixed) else policy
 
 
 def _first(ranges: Parameters) -> dict[str, Value]:
@@ -282,7 +287,8 @@ def _restricted(whole: Space, data: dict[str, Any], path: Path) -> Space:
         if name not in whole.policies:
             why = next((each for each in whole.left_out if each.startswith(f"{name} ")), "")
             known = ", ".join(whole.policies)
-            raise InputError(f"space {path}: policy '{name}' is refused, expected one of {known}" + why and f" ({why})")
+            tail = f" ({why})" if why else ""
+            raise InputError(f"space {path}: policy '{name}' is refused, expected one of {known}{tail}")
         policies[name] = dict(whole.policies[name])
         if asked is whole.policies:
             continue
