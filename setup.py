@@ -12,7 +12,8 @@ setup(
     package_dir={"dspark_kernels": "kernels/dspark_kernels", "dspark_profiles": "profiles"},
     package_data={
         "dspark_profiles": ["*.json"],
-        "simulator": ["examples/*"],
+        "simulator": ["examples/*", "py.typed"],
+        "sglang_dspark": ["py.typed"],
         "simulator.blocks": ["published/*.json"],
     },
 )

@@ -17,6 +17,8 @@ from sglang_dspark.policies.registry import find_policy
 from sglang_dspark.policies.rules.calibrated import Calibrated
 
 _MAX_DEPTH = 4  # nested policies
+META = "meta"
+"""What a policy file says beside its policy, as an object: the server that `dspark tune` found it for."""
 
 
 def make_policy(text: str) -> Policy:
@@ -62,7 +64,7 @@ def policy_from_json(data: Any, depth: int = 0) -> Policy:
     policy_class = find_policy(data["policy"])
     values: dict[str, Any] = {}
     for key, value in data.items():
-        if key in ("policy", CALIBRATE):
+        if key in ("policy", CALIBRATE) or (key == META and depth == 0):
             continue
         kind = field_types(policy_class)[_field(policy_class, key).name]
         if isinstance(kind, type) and issubclass(kind, Policy):
@@ -88,13 +90,25 @@ def _made(policy_class: type[Policy], values: dict[str, Any]) -> Policy:
 
 def load_policy_file(path: Path) -> Policy:
     """A policy from a JSON file (InputError names the file)."""
+    return policy_from_json(_read(path))
+
+
+def load_policy_meta(path: Path) -> dict[str, Any]:
+    """The `meta` of a policy file, empty where it has none (InputError names the file)."""
+    data = _read(path)
+    meta = data.get(META, {}) if isinstance(data, dict) else {}
+    if not isinstance(meta, dict):
+        raise InputError(f"policy file {path}: meta is refused, expected an object")
+    return meta
+
+
+def _read(path: Path) -> Any:
     try:
-        data = msgspec.json.decode(path.read_bytes())
+        return msgspec.json.decode(path.read_bytes())
     except OSError as error:
         raise InputError(f"policy file {path}: {error.strerror}") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"policy file {path}: not JSON: {error}") from error
-    return policy_from_json(data)
 
 
 def _field(policy_class: type[Policy], key: str) -> dataclasses.Field[Any]:
