@@ -12,6 +12,7 @@ setup(
     package_dir={"dspark_kernels": "kernels/dspark_kernels", "dspark_profiles": "profiles"},
     package_data={
         "dspark_profiles": ["*.json"],
+        "sglang_dspark.cost.estimate": ["accuracy.json"],
         "simulator": ["examples/*"],
         "simulator.blocks": ["published/*.json"],
     },

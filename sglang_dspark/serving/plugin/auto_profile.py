@@ -59,6 +59,7 @@ _DROPPED = {
     "--speculative-dspark-explore": 1,
     "--speculative-dspark-record-text": 0,
     "--speculative-dspark-allow-foreign-profile": 0,
+    "--speculative-dspark-allow-estimate": 0,
     "--speculative-dspark-sps-table-path": 1,
     "--port": 1,
     "--enable-metrics": 0,
