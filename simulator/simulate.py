@@ -18,6 +18,7 @@ from simulator.engine.server import Graphs, choose_graphs
 from simulator.engine.settings import EngineSettings
 from simulator.parallel import run_all
 from simulator.results.comparison import COMPARED, Comparison, PolicyResult
+from simulator.results.estimated import estimated
 from simulator.results.goodput import check_slos
 from simulator.results.metrics import Figures
 from simulator.results.paired import Paired, paired
@@ -192,6 +193,7 @@ def compare_policies(
         warnings=(
             *queueing(setting, policies),
             *other_model(setting, policies),
+            *estimated(setting, policies, results, by.figure),
             *beyond_probes(setting, results),
             *hanging_gains(setting, policies, results, by.figure),
         ),

@@ -104,8 +104,8 @@ def _assumed(target: Model, gamma: int) -> Draft:
         return Draft(ASSUMED_LAYERS, None, ASSUMED_FEATURES, ASSUMED_RANK, gamma, True, words)
     hidden = int(facts["hidden_size"])
     if target.has_experts or facts.get("n_kv", 0) in (0, facts["n"]) or not facts.get("inter_size"):
-        # As the published dense draft of a large mixture of experts (Kimi-K3's) has them.
-        shape = {"n": 64, "n_kv": 16, "d": 64, "inter": 2 * hidden}
+        # As wide as the published dense draft of a large mixture of experts (Kimi-K3's), with Qwen3-8B's heads.
+        shape = {"n": 32, "n_kv": 8, "d": 128, "inter": 2 * hidden}
         like = "dense layers as wide as the target"
     else:
         shape = {"n": facts["n"], "n_kv": facts["n_kv"], "d": facts["d"], "inter": facts["inter_size"]}

@@ -21,7 +21,6 @@ from sglang_dspark.cost.estimate.library import (
     Forward,
     Gpu,
     Precisions,
-    gpu_names,
     gpu_of,
     precisions_of,
 )
@@ -60,25 +59,25 @@ class _Priced:
 @lru_cache(maxsize=64)
 def estimate_table(asked: Asked) -> SpsAdditiveCostTable:
     """The profile of what is asked for. Deterministic, offline. Errors: InputError names what exists."""
+    gpu, target = gpu_of(asked.gpu), find_model(asked.model)
+    _check(asked, gpu, target)
     try:
-        return _table(_price(asked))
+        return _table(_price(asked, gpu, target))
     except InputError:
         _check_precisions(asked)
         raise
 
 
 def _check_precisions(asked: Asked) -> None:
-    """Whether it was a precision that has no times; looked up when something else went wrong, for it takes seconds."""
+    """Whether it was a precision that has no times; looked up when pricing has failed, for it takes seconds."""
     for part in ("gemm", "moe", "kv"):
         value = getattr(asked, part)
-        if value is not None and asked.gpu in gpu_names() and value not in precisions_of(asked.gpu, part):
+        if value is not None and value not in precisions_of(asked.gpu, part):
             known = ", ".join(precisions_of(asked.gpu, part))
             raise InputError(f"{part}={value} is refused on {asked.gpu}, expected one of {known}")
 
 
-def _price(asked: Asked) -> _Priced:
-    gpu, target = gpu_of(asked.gpu), find_model(asked.model)
-    _check(asked, gpu, target)
+def _price(asked: Asked, gpu: Gpu, target: Model) -> _Priced:
     draft = find_draft(asked.draft, target, asked.gamma)
     machine = Machine(gpu.memory_gib, asked.tp)
     forward = _forward(asked, target, asked.data)
