@@ -37,6 +37,16 @@ STAIRCASE_CONTEXT, WIDTH = 8192, 8
 POLICIES = ("fixed:k=7", "fixed:k=1", "fixed:k=3", "fixed:k=5", "early-stop", "hull", "lookahead", "argmax:lag=2")
 IN_FLIGHT = (64, 128)
 TIE = 0.02
+REASONS = {
+    "a node has": "more than one node",
+    "do not divide": "more than one node",
+    "is refused, expected 1..64": "more than one node",
+    "recurrent layers": "no times of its recurrent layers for several tokens a request",
+    "data missing": "its attention was not measured at that size",
+    "does not fit": "weights and SGLang's reserve leave no room for KV",
+}
+"""Part of a refusal -> what the page says."""
+
 FIGURE = "steady_output_throughput"
 
 
@@ -150,8 +160,9 @@ def served_loads() -> tuple[list[Row], dict[str, int]]:
         try:
             rows.append(_served(row, model))
         except InputError as error:
-            reason = str(error).split(" has no estimate: ")[-1].split(" for several")[0][:90]
-            refused[reason] = refused.get(reason, 0) + 1
+            reason = next((words for part, words in REASONS.items() if part in str(error)), str(error))
+            label = f"{model.split('/')[-1]} on {row['system']}: {reason}"
+            refused[label] = refused.get(label, 0) + 1
     return rows, refused
 
 
@@ -260,9 +271,9 @@ def document(
     yield ""
     yield from _served_table(served)
     yield ""
-    yield "No estimate (not counted above): " + (
-        "; ".join(f"{count} x {reason}" for reason, count in sorted(refused.items())) or "none"
-    )
+    yield "Loads without an estimate, counted nowhere above:"
+    yield ""
+    yield from (f"- {count}: {reason}" for reason, count in sorted(refused.items()))
 
 
 def _eagle() -> str:
