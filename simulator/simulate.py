@@ -14,6 +14,7 @@ from simulator.engine.run import Setting
 from simulator.inputs import Acceptance, Engine, Load, prepare
 from simulator.parallel import run_all
 from simulator.results.comparison import COMPARED, Comparison, PolicyResult
+from simulator.results.estimated import estimated
 from simulator.results.fallbacks import fallbacks
 from simulator.results.metrics import Figures
 from simulator.results.paired import Paired, paired
@@ -91,6 +92,7 @@ def judged_runs(setting: Setting, policies: Sequence[Policy], runs: Sequence[Seq
             *queueing(setting, policies),
             *other_model(setting, policies),
             *fallbacks(results),
+            *estimated(setting, policies, results, by.figure),
             *beyond_probes(setting, results),
             *hanging_gains(setting, policies, results, by.figure),
         ),
