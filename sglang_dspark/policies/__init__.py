@@ -28,7 +28,7 @@ from sglang_dspark.policies.rules.foresight import Foresight
 from sglang_dspark.policies.rules.guard import Guard
 from sglang_dspark.policies.rules.length import Fixed, NoDraft, Threshold
 from sglang_dspark.policies.rules.research import ArgmaxLive, Oracle
-from sglang_dspark.policies.rules.self_tuning import SelfTuning
+from sglang_dspark.policies.rules.self_tuning import SelfTuning, single_part
 from sglang_dspark.policies.rules.stopping import EarlyStop, Hull, Lookahead
 from sglang_dspark.policies.state import (
     Decision,
@@ -91,6 +91,7 @@ __all__ = [
     "policy_from_string",
     "policy_to_json",
     "policy_to_string",
+    "single_part",
     "started",
     "survival_units",
 ]

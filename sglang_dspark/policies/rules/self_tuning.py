@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from sglang_dspark.policies.base import Policy
+from sglang_dspark.policies.calibration import correction
 from sglang_dspark.policies.classes import Combined
 from sglang_dspark.policies.parameters import parameter
 from sglang_dspark.policies.rules.budget import Argmax
@@ -40,3 +41,14 @@ class SelfTuning(Combined):
         if self.rule != "auto":
             return self
         return replace(self, rule="foresight" if synchronous else "argmax")
+
+
+def single_part(policy: Policy, past: Past) -> tuple[Policy, Past, tuple[float, float] | None]:
+    """The rule inside what holds one alone: (rule, the past as it sees it, the correction of its confidences)."""
+    numbers = None
+    while isinstance(policy, SelfTuning | Calibrated):
+        view = policy.seen(past, 0)
+        if isinstance(policy, Calibrated):
+            numbers = correction(past.carry[0])
+        policy, past = policy.parts[0], view
+    return policy, past, numbers
