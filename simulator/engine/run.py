@@ -189,6 +189,7 @@ def _engine_model(setting: Setting, policy: Policy, trace: Trace, seed: int) -> 
     slack = _slack(trace, server.kv_tokens - kv_reserve(policy, source.gamma))
     online = setting.recorded is None and setting.confidence.online
     schedule = setting.engine.schedule_for(policy)
+    policy = policy.for_schedule(schedule != "overlapped")
     prompts = Prompts.of(trace) if setting.caches_prefixes else None
     return EngineModel(
         setting.engine,

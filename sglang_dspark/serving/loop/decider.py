@@ -54,6 +54,7 @@ class Decider:
         self._seed = seed
 
     def _slot(self, policy: Policy) -> _Slot:
+        policy = policy.for_schedule(self.schedule == "synchronous")
         carry, fault = started(policy, self.gamma)
         slot = _Slot(policy, carry, self.steps)
         self._note(slot, fault)

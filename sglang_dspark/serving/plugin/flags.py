@@ -121,11 +121,23 @@ def read_flags(from_cli_args: Callable[..., Any], cls: type, args: argparse.Name
     if options.active:
         from sglang_dspark.serving.plugin import startup
 
-        if options.profile == "auto":
+        if options.profile == "auto" or _needs_measuring(options, record):
             options = _with_measured_profile(record, options)
         if startup.prepare(record, options):
             setattr(record, ATTRIBUTE, options)
     return record
+
+
+def _needs_measuring(options: ServingOptions, record: Any) -> bool:
+    """`self-tuning` needs no preparation: where no step costs are given, they are measured as for `auto`."""
+    from sglang_dspark.errors import InputError
+    from sglang_dspark.policies import SelfTuning, make_policy
+
+    given = options.profile or getattr(record, "speculative_dspark_sps_table_path", None)
+    try:
+        return not given and options.policy is not None and isinstance(make_policy(options.policy), SelfTuning)
+    except InputError:
+        return False  # refused with its reason where the options are resolved
 
 
 def _with_measured_profile(record: Any, options: ServingOptions) -> ServingOptions:
