@@ -20,7 +20,7 @@ from sglang_dspark.policies.state import LiveBlock, Outcome
 
 BINS = 4096
 KEPT = 0.99
-"""Weight of the evidence so far after one more step: the memory is about a hundred steps, a second or two of serving."""
+"""Weight of the evidence so far after one more step: the memory is about a hundred steps, seconds of serving."""
 PRIOR = 20.0
 """Weight of the identity at the start, in units of the fit's information: about eighty tokens of confidence 1/2."""
 _LARGEST = 9.2  # |logit| of 1e-4
