@@ -213,7 +213,7 @@ def test_sglangs_own_requests_are_left_out(tmp_path):
 
 def test_the_groups_name_every_field_of_a_step_once(tmp_path):
     engine, _ = started(tmp_path)
-    record, run = engine.step([request("a")]), step_fields.Circumstances("compact", "overlapped", 0, 0.0, 0.0)
+    record, run = engine.step([request("a")]), step_fields.Circumstances("compact", "overlap", 0, 0.0, 0.0)
     rows = step_fields.Rows(*np.zeros((3, 1)))
     groups = (
         step_fields.batch_fields(record, run, rows),

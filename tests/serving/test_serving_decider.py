@@ -117,7 +117,7 @@ class Fragile(BudgetRule):
 
 def test_a_rule_that_raises_costs_its_step_the_plan_and_is_said_once() -> None:
     fragile = decider("fixed:k=3")
-    fragile.live = fragile._slot(Fragile())
+    fragile.live = fragile._slot(Fragile(), "overlapped")
     for num_requests in (4, 3, 3, 2):
         decision = fragile.before_draft(batch(num_requests), late=False)
         assert decision is not None and decision.reason == "policy"
@@ -133,6 +133,6 @@ def test_a_rule_that_looks_at_prices_that_are_not_there_falls_back() -> None:
     """A rule may look at prices in some steps only, which the check at the start cannot know."""
     without = decider("fixed:k=3")
     without.cost = None
-    without.live = without._slot(make_policy("argmax"))
+    without.live = without._slot(make_policy("argmax"), "overlapped")
     decision = without.before_draft(batch(2), late=False)
     assert decision is not None and decision.total == 2 * GAMMA and decision.fault is not None

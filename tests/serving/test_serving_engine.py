@@ -9,7 +9,15 @@ torch = pytest.importorskip("torch", reason="the engine hands tensors on")
 
 from serving_support import flat_cost  # noqa: E402
 
-from sglang_dspark.policies import make_policy, survival_units  # noqa: E402
+from sglang_dspark.errors import InputError  # noqa: E402
+from sglang_dspark.policies import (  # noqa: E402
+    LiveBlock,
+    Past,
+    carry_as_json,
+    carry_from_json,
+    make_policy,
+    survival_units,
+)
 from sglang_dspark.serving.base.options import Resolved  # noqa: E402
 from sglang_dspark.serving.base.steps import StepRecord  # noqa: E402
 from sglang_dspark.serving.gpu.device_kernels.live import LiveDecisions  # noqa: E402
@@ -300,3 +308,52 @@ def test_a_broken_policy_is_refused_where_it_is_switched_on(monkeypatch) -> None
     assert engine.decider.live.text == "fixed:k=1", "nothing is applied before everything is accepted"
     handler.apply(KEY + "fixed:k=2", 1)
     assert engine.decider.live.text == "fixed:k=2"
+
+
+POLICIES = ("fixed:k=2", "hull", "argmax:lag=2", "threshold:t=0.4", "foresight", "self-tuning", "hull:calibrate=online")
+
+
+@pytest.mark.parametrize("begins", ["overlapped", "synchronous"])
+def test_any_policy_follows_any_other_and_every_decision_is_decided_again(begins: str) -> None:
+    """Started either way: each step is decided under the schedule that its policy needs, from what that may see."""
+    engine, seen = make_engine("hull" if begins == "synchronous" else "fixed:k=2", begins)
+    generator = torch.Generator().manual_seed(3)
+    order = [POLICIES[i % len(POLICIES)] for i in range(3 * len(POLICIES))]
+    for text in order:
+        engine.switch(make_policy(text))
+        for _ in range(3):
+            confidence = torch.rand(3, GAMMA, generator=generator)
+            step(engine, confidence, [0, 1, 0])
+    engine.settle()
+    assert [record.step for record in seen.records] == list(range(3 * len(order)))
+    published = [survival_units(record.confidence) for record in seen.records]
+    for record, text in zip(seen.records, [text for text in order for _ in range(3)], strict=True):
+        policy = make_policy(record.policy)
+        live = policy.live
+        assert record.schedule == ("synchronous" if live else "overlapped"), (text, record.policy)
+        assert record.decision.reason == "policy" and (record.decision.plan is None) == live
+        for lag, (units, there) in record.lagged.items():
+            assert there.all() == (record.step >= lag)
+            if record.step >= lag:
+                assert np.array_equal(units, published[record.step - lag])
+        past = Past(3, GAMMA, flat_cost().prices(3, GAMMA, 50.0), lambda lag, r=record: r.lagged[lag], record.carry)
+        past = past.carrying(carry_from_json(carry_as_json(record.carry)))
+        again = policy.decide(past, LiveBlock.of(record.confidence))
+        assert np.array_equal(again.lengths, record.lengths), record.policy
+    assert {record.policy for record in seen.records} >= {"hull", "foresight:lag=2", "hull:calibrate=online"}
+
+
+def test_self_tuning_keeps_the_schedule_in_force() -> None:
+    engine, _ = make_engine("fixed:k=2")
+    engine.switch(make_policy("self-tuning"))
+    assert (engine.decider.schedule, engine.decider.live.text) == ("overlapped", "self-tuning:rule=argmax")
+    engine.switch(make_policy("hull"))
+    engine.switch(make_policy("self-tuning"))
+    assert (engine.decider.schedule, engine.decider.live.text) == ("synchronous", "self-tuning:rule=foresight")
+
+
+def test_a_shadow_that_the_other_schedule_cannot_show_its_past_refuses_the_switch() -> None:
+    engine, _ = make_engine("hull", "synchronous", shadow="argmax:lag=1")
+    with pytest.raises(InputError, match="lag=1 is not on the host before an overlapped step"):
+        engine.switch(make_policy("argmax:lag=2"))
+    assert engine.decider.live.text == "hull" and engine.decider.schedule == "synchronous"

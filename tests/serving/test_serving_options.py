@@ -113,7 +113,7 @@ def test_a_diagonal_table_prices_nothing_else() -> None:
 
 @pytest.mark.parametrize("name", sorted(set(POLICIES) - {"oracle"}))
 def test_who_needs_prices(name: str) -> None:
-    expected = name in {"early-stop", "hull", "lookahead", "argmax", "argmax-live", "goodput", "guard"}
+    expected = name not in {"none", "fixed", "schedule", "tetris", "threshold"}
     assert needs_prices(make_policy(name)) is expected
 
 

@@ -83,13 +83,26 @@ def record_limit(options: ServingOptions) -> int:
 
 @dataclass(frozen=True)
 class Resolved:
-    """Options that were checked: everything the worker needs, ready to use."""
+    """Options that were checked: everything the worker needs, ready to use. schedule: what it starts with; asked: what
+    the flag says, None without it."""
 
     policy: Policy
     shadow: Policy | None
     cost: StepCost | None
     schedule: Schedule
     explore: float
+    asked: Schedule | None = None
+
+    def schedule_of(self, policy: Policy, present: Schedule | None = None) -> Schedule:
+        """The schedule under which `policy` decides on this server.
+
+        What was asked for at the start, where the policy can; else what it needs. One that decides under either by
+        another rule keeps the `present` one.
+        """
+        if policy.live or 0 < policy.min_lag < OVERLAPPED_LAG:
+            return "synchronous"
+        either = policy.for_schedule(True) != policy.for_schedule(False)
+        return self.asked or (present if either and present is not None else "overlapped")
 
 
 def resolve(options: ServingOptions, gamma: int | None = None, sps_table: str | None = None) -> Resolved:
@@ -120,7 +133,7 @@ def resolve(options: ServingOptions, gamma: int | None = None, sps_table: str | 
     if options.shadow is not None:
         shadow = make_policy(options.shadow)
         check_shadow(shadow, schedule, cost, gamma)
-    return Resolved(policy, shadow, cost, schedule, options.explore)
+    return Resolved(policy, shadow, cost, schedule, options.explore, options.schedule)
 
 
 def _check_estimate(cost: StepCost | None, options: ServingOptions) -> None:

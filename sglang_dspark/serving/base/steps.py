@@ -80,6 +80,7 @@ class StepRecord:
     draft_s, verify_s: measured parts. prefill_before: a prefill ran since the previous decode step. invalid:
     confidences that were no probabilities; `confidence` has 0 there.
     policy, carry, since_step: the policy as text, what it carried into the decision, and since when it decides.
+    schedule: when this step was decided.
     """
 
     step: int
@@ -95,6 +96,7 @@ class StepRecord:
     decision: StepDecision
     lagged: dict[int, tuple[Ints, NDArray[np.bool_]]]
     prefill_before: bool
+    schedule: str = "overlapped"
     executed_tier: int = 0
     step_s: float | None = None
     draft_s: float | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from sglang_dspark.errors import InputError
@@ -13,6 +14,7 @@ from sglang_dspark.serving.control.switch import KEY
 PATH = "/dspark/policy"
 
 _served: tuple[Resolved, int] | None = None
+_switching = asyncio.Lock()
 
 
 def serve(resolved: Resolved, gamma: int) -> None:
@@ -52,16 +54,19 @@ async def post_policy(body: dict[str, Any]) -> Any:
         text = policy_to_string(_checked(body))
     except InputError as error:
         return JSONResponse({"error": str(error)}, status_code=400)
-    manager = _manager()
-    # Every replica is asked before any of them switches; a replica answers for all ranks of its group.
-    for ask_only in (0, 1):
-        votes = await manager.set_internal_state(SetInternalStateReq(server_args={KEY + text: ask_only}))
-        if not all(votes):
-            message = (
-                f"policy '{text}' was refused by {votes.count(False)} of {len(votes)} replicas, see the server's log"
-            )
-            return JSONResponse({"error": message}, status_code=400)
-    return await get_policy()
+    if _switching.locked():
+        message = f"policy '{text}' was refused: another switch is under way, ask again when it is done"
+        return JSONResponse({"error": message}, status_code=400)
+    async with _switching:
+        manager = _manager()
+        # Every replica is asked before any of them switches; a replica answers for all ranks of its group.
+        for ask_only in (0, 1):
+            votes = await manager.set_internal_state(SetInternalStateReq(server_args={KEY + text: ask_only}))
+            if not all(votes):
+                refused = f"{votes.count(False)} of {len(votes)} replicas"
+                message = f"policy '{text}' was refused by {refused}, see the server's log"
+                return JSONResponse({"error": message}, status_code=400)
+        return await get_policy()
 
 
 def _checked(body: dict[str, Any]) -> Policy:
@@ -74,7 +79,7 @@ def _checked(body: dict[str, Any]) -> Policy:
         raise InputError('expected a body such as {"policy": "hull:fill=true"}')
     policy = policy_from_json(given)
     resolved, gamma = _served
-    check_policy(policy, resolved.schedule, resolved.cost, gamma)
+    check_policy(policy, resolved.schedule_of(policy, resolved.schedule), resolved.cost, gamma)
     return policy
 
 

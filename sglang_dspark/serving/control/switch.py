@@ -13,7 +13,6 @@ from typing import Any
 from sglang_dspark.errors import InputError, printable
 from sglang_dspark.policies import Policy, policy_from_string
 from sglang_dspark.serving.base.faults import sentence_of
-from sglang_dspark.serving.base.options import check_policy
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +113,7 @@ class SwitchHandler:
     def _parse(self, text: str) -> Policy:
         policy = policy_from_string(text)
         decider = self._engine.decider
-        check_policy(policy, decider.schedule, decider.cost, decider.gamma)
+        decider.check_switch(policy)
         policy.start(decider.gamma)  # raises here rather than where the switch is made
         return policy
 

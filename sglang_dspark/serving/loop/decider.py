@@ -15,7 +15,14 @@ from numpy.typing import NDArray
 
 from sglang_dspark.policies import Decision, LiveBlock, Outcome, Past, Plan, Policy, learned, policy_to_string, started
 from sglang_dspark.serving.base.faults import Faults
-from sglang_dspark.serving.base.options import NoPrices, Resolved, check_policy
+from sglang_dspark.serving.base.options import (
+    OVERLAPPED_LAG,
+    NoPrices,
+    Resolved,
+    Schedule,
+    check_policy,
+    check_shadow,
+)
 from sglang_dspark.serving.base.steps import BatchView, Reason, StepDecision
 from sglang_dspark.serving.feedback.publishes import Publishes
 
@@ -27,6 +34,7 @@ class _Slot:
     """A policy at work: what it carries, and since which decode step it decides."""
 
     policy: Policy
+    schedule: Schedule
     carry: Any
     since_step: int
     text: str = field(init=False)
@@ -42,21 +50,31 @@ class Decider:
         self, resolved: Resolved, gamma: int, publishes: Publishes, seed: int = 0, faults: Faults | None = None
     ) -> None:
         self.gamma = gamma
-        self.schedule = resolved.schedule
+        self._resolved = resolved
         self.cost = resolved.cost
         self.explore = resolved.explore
         self.forced_fraction: float | None = None
         self.steps = 0
         self.faults = faults or Faults()
         self.publishes = publishes
-        self.live = self._slot(resolved.policy)
-        self.shadow = None if resolved.shadow is None else self._slot(resolved.shadow)
+        self._decide_with(self._slot(resolved.policy, resolved.schedule))
+        self.shadow = None if resolved.shadow is None else self._slot(resolved.shadow, resolved.schedule)
         self._seed = seed
 
-    def _slot(self, policy: Policy) -> _Slot:
-        policy = policy.for_schedule(self.schedule == "synchronous")
+    @property
+    def schedule(self) -> Schedule:
+        """When the present policy decides."""
+        return self.live.schedule
+
+    def _decide_with(self, slot: _Slot) -> None:
+        self.live = slot
+        synchronous = slot.schedule == "synchronous"
+        self.publishes.follow(1 if synchronous else OVERLAPPED_LAG, waits=synchronous)
+
+    def _slot(self, policy: Policy, schedule: Schedule) -> _Slot:
+        policy = policy.for_schedule(schedule == "synchronous")
         carry, fault = started(policy, self.gamma)
-        slot = _Slot(policy, carry, self.steps)
+        slot = _Slot(policy, schedule, carry, self.steps)
         self._note(slot, fault)
         return slot
 
@@ -70,9 +88,16 @@ class Decider:
 
         It ends SGLang's forced budget, which its own control message, numbers only, can set and not take back.
         """
-        check_policy(policy, self.schedule, self.cost, self.gamma)
-        self.live = self._slot(policy)
+        self._decide_with(self._slot(policy, self.check_switch(policy)))
         self.forced_fraction = None
+
+    def check_switch(self, policy: Policy) -> Schedule:
+        """The schedule under which `policy` would decide here; InputError when this server cannot run it."""
+        schedule = self._resolved.schedule_of(policy, self.schedule)
+        check_policy(policy, schedule, self.cost, self.gamma)
+        if self.shadow is not None:
+            check_shadow(self.shadow.policy, schedule, self.cost, self.gamma)
+        return schedule
 
     @property
     def learns(self) -> bool:

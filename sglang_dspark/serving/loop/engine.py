@@ -53,9 +53,7 @@ class PolicyEngine:
         kernels: whether live stopping rules may be decided on the device. faults: where what fails is counted.
         """
         self.faults = faults or Faults()
-        synchronous = resolved.schedule == "synchronous"
-        visible_lag = 1 if synchronous else OVERLAPPED_LAG
-        publishes = Publishes(generations.shape[0], gamma, visible_lag, waits=synchronous)
+        publishes = Publishes(generations.shape[0], gamma, OVERLAPPED_LAG, waits=False)
         self.decider = Decider(resolved, gamma, publishes, seed, self.faults)
         self.counters = Counters()
         self._agreement = agreement
@@ -286,6 +284,7 @@ class PolicyEngine:
             decision=decision,
             lagged={lag: self.decider.publishes.look(view.slots, view.generation, lag) for lag in lags},
             prefill_before=self._prefill_before,
+            schedule=self.decider.schedule,
         )
 
     def _after_draft(self, view: BatchView, confidence: torch.Tensor) -> StepDecision:

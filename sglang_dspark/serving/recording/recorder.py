@@ -48,7 +48,7 @@ class _Recent(set[str]):
 class Recorder:
     """A `StepObserver` that writes every decode step and every finished request.
 
-    mode: ragged-verify mode. schedule: when the decision is made. rank: data-parallel rank. cost, shadow: called for
+    mode: ragged-verify mode. loop: SGLang's, "overlap" or "normal". rank: data-parallel rank. cost, shadow: called for
     the present cost model and the shadow policy's text; begun: for the number of decode steps decided so far.
     explore: the coin's probability.
     texts: write prompts and outputs too; off unless the user asked for it.
@@ -59,7 +59,7 @@ class Recorder:
         writer: RecordWriter,
         *,
         mode: str,
-        schedule: str,
+        loop: str,
         rank: int,
         explore: float,
         cost: Callable[[], StepCost | None],
@@ -68,7 +68,7 @@ class Recorder:
         texts: bool = False,
     ) -> None:
         self.writer = writer
-        self._run = Circumstances(mode, schedule, rank, explore, time.time() - time.perf_counter())
+        self._run = Circumstances(mode, loop, rank, explore, time.time() - time.perf_counter())
         self._texts = texts
         self._cost_now, self._shadow_text, self._begun = cost, shadow, begun
         self._believed = Believed()
@@ -278,7 +278,7 @@ def start(
     return Recorder(
         RecordWriter(folder, header, writer_limits(keep_bytes)),
         mode=mode,
-        schedule="no-overlap" if loop == "normal" else decider.schedule,
+        loop=loop,
         rank=rank,
         explore=decider.explore,
         cost=lambda: decider.cost,

@@ -18,11 +18,11 @@ from sglang_dspark.serving.recording.request_record import GREEDY_TOP_K
 
 @dataclass(frozen=True)
 class Circumstances:
-    """What holds for every step of a run. mode: ragged-verify mode. schedule: when the decision is made. rank:
+    """What holds for every step of a run. mode: ragged-verify mode. loop: SGLang's, "overlap" or "normal". rank:
     data-parallel rank. explore: the coin's probability. to_unix_s: Unix time of time.perf_counter() 0."""
 
     mode: str
-    schedule: str
+    loop: str
     rank: int
     explore: float
     to_unix_s: float
@@ -54,7 +54,7 @@ def batch_fields(record: StepRecord, run: Circumstances, rows: Rows) -> dict[str
         "time_s": record.began_s + run.to_unix_s,
         "rank": run.rank,
         "mode": run.mode,
-        "schedule": run.schedule,
+        "schedule": "no-overlap" if run.loop == "normal" else record.schedule,
         "slots": batch.slots,
         "generation": batch.generation,
         "rids": record.rids,
