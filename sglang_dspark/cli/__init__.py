@@ -15,6 +15,7 @@ from sglang_dspark.cli import (
     profile,  # noqa: F401
     profiles,  # noqa: F401
     record,  # noqa: F401
+    tune,  # noqa: F401
 )
 from sglang_dspark.cli.app import app
 from sglang_dspark.command import run

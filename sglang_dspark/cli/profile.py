@@ -1,8 +1,12 @@
-"""`dspark profile`: measure the step costs of a running server into a table that plain SGLang loads too."""
+"""`dspark profile`: the step costs of a running server, measured, or of any GPU and model, estimated.
+
+Both write a table that plain SGLang loads too.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,40 +20,104 @@ if TYPE_CHECKING:
     from sglang_dspark.live.client import Server
     from sglang_dspark.live.profiling import Cell
 
+_BATCHES, _CONTEXTS = "1/2/4/8/16/32", "64/512"
+
 
 @app.command("profile")
 def profile(
-    out: Annotated[Path, typer.Option(help="Profile file to write (JSON).")],
-    url: Annotated[str, typer.Option(help="The server, running our policies, without other traffic.")],
-    batches: Annotated[str, typer.Option(help="Batch sizes, separated by /.")] = "1/2/4/8/16/32",
-    contexts: Annotated[str, typer.Option(help="Prompt lengths in tokens, separated by /.")] = "64/512",
-    windows: Annotated[int, typer.Option(min=1, help="Windows per cell; their median counts.")] = 3,
-    window: Annotated[float, typer.Option(min=0.1, help="Seconds of a window.")] = 1.0,
-    max_new_tokens: Annotated[int, typer.Option(min=16, help="Tokens that a profiling request generates.")] = 2048,
+    out: Annotated[Path | None, typer.Option(help="Profile file to write (JSON).")] = None,
+    url: Annotated[str | None, typer.Option(help="The server, running our policies, without other traffic.")] = None,
+    batches: Annotated[str | None, typer.Option(help=f"Batch sizes, separated by / (default: {_BATCHES}).")] = None,
+    contexts: Annotated[str | None, typer.Option(help=f"Prompt lengths in tokens (default: {_CONTEXTS}).")] = None,
+    windows: Annotated[int | None, typer.Option(min=1, help="Windows per cell; their median counts (3).")] = None,
+    window: Annotated[float | None, typer.Option(min=0.1, help="Seconds of a window (1).")] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=16, help="Tokens that a profiling request generates (2048).")
+    ] = None,
     hardware: Annotated[
         str | None, typer.Option(help="Name of the hardware for the file, as in 'NVIDIA H100'.")
     ] = None,
     api_key: ApiKey = None,
     admin_api_key: AdminApiKey = None,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Measure nothing: add up kernel times (extra `estimate`, no network).")
+    ] = False,
+    known: Annotated[bool, typer.Option("--list", help="With --estimate: GPUs, models and precisions.")] = False,
+    gpu: Annotated[str | None, typer.Option(help="GPU of the estimate, such as h100_sxm.")] = None,
+    model: Annotated[str | None, typer.Option(help="Its model: a name, or a folder with a config.json.")] = None,
+    draft: Annotated[str | None, typer.Option(help="Its draft, likewise (default: an assumed one).")] = None,
+    gamma: Annotated[int | None, typer.Option(help="Draft block size (default: the draft's, else 7).")] = None,
+    tp: Annotated[int | None, typer.Option(help="Tensor-parallel size (1).")] = None,
+    ep: Annotated[int | None, typer.Option(help="Expert-parallel size (1).")] = None,
+    gemm: Annotated[str | None, typer.Option(help="Precision of GEMMs (default: the checkpoint's).")] = None,
+    moe: Annotated[str | None, typer.Option(help="Precision of experts (default: the checkpoint's).")] = None,
+    kv: Annotated[str | None, typer.Option(help="Precision of the KV cache (default: bfloat16; V4: fp8).")] = None,
+    data: Annotated[str | None, typer.Option(help="silicon (measured kernels only) or hybrid.")] = None,
+    anchor: Annotated[
+        list[str] | None, typer.Option(help="Scale to a measured step without speculation, REQUESTS:MS; repeat.")
+    ] = None,
 ) -> None:
-    """Measure seconds of a decode step by requests, verified tokens and context, by forcing budgets.
+    """Measure seconds of a decode step by requests, verified tokens and context, by forcing budgets; or estimate them.
 
     Takes (batch sizes x 5 budgets x context lengths x windows) windows, and sends its own requests.
     """
+    measuring = {
+        "url": url,
+        "batches": batches,
+        "contexts": contexts,
+        "windows": windows,
+        "window": window,
+        "max-new-tokens": max_new_tokens,
+        "hardware": hardware,
+        "api-key": api_key,
+        "admin-api-key": admin_api_key,
+    }
+    parts = {"draft": draft, "gamma": gamma, "tp": tp, "ep": ep, "gemm": gemm, "moe": moe, "kv": kv, "data": data}
+    estimating: dict[str, object] = {"gpu": gpu, "model": model, **parts, "anchor": anchor or None}
+    if not estimate:
+        _refuse_idle({**estimating, "list": known or None}, "without --estimate")
+        if url is None or out is None:
+            raise InputError("--url and --out are needed: the server to measure, and the profile file to write")
+        given = {key: value for key, value in (("windows", windows), ("max_new_tokens", max_new_tokens)) if value}
+        plan = {**given, **({"window_s": window} if window else {})}
+        _measure(
+            out, url, batches or _BATCHES, contexts or _CONTEXTS, plan, hardware, Keys.given(api_key, admin_api_key)
+        )
+        return
+    _refuse_idle(measuring, "with --estimate, which measures nothing")
+    if known:
+        from sglang_dspark.cli.estimate_profile import list_known
+
+        _refuse_idle({**{key: estimating[key] for key in estimating if key != "gpu"}, "out": out}, "with --list")
+        list_known(gpu)
+        return
+    if gpu is None or model is None or out is None:
+        raise InputError("--gpu, --model and --out are needed with --estimate (see --list)")
+    from sglang_dspark.cli.estimate_profile import write_estimate
+    from sglang_dspark.cost.estimate.asked import Anchor, Asked
+
+    chosen = {key: value for key, value in parts.items() if value is not None}
+    anchors = tuple(Anchor.of(text) for text in anchor or ())
+    write_estimate(Asked(gpu, model, anchors=anchors, **chosen), out)  # type: ignore[arg-type]
+
+
+def _refuse_idle(flags: Mapping[str, object], why: str) -> None:
+    for flag, value in flags.items():
+        if value is not None:
+            raise InputError(f"--{flag} does nothing {why}")
+
+
+def _measure(
+    out: Path, url: str, batches: str, contexts: str, given: dict[str, Any], hardware: str | None, keys: Keys
+) -> None:
     from rich.console import Console
 
     from sglang_dspark.cost import write_table
     from sglang_dspark.live.client import Server
     from sglang_dspark.live.profiling import ProfilePlan, measure, table_of
 
-    server = Server(url, Keys.given(api_key, admin_api_key))
-    plan = ProfilePlan(
-        batches=_integers("--batches", batches),
-        contexts=_integers("--contexts", contexts),
-        windows=windows,
-        window_s=window,
-        max_new_tokens=max_new_tokens,
-    )
+    server = Server(url, keys)
+    plan = ProfilePlan(batches=_integers("--batches", batches), contexts=_integers("--contexts", contexts), **given)
     console = Console(stderr=True)
 
     def report(cell: Cell) -> None:

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 @app.command("profiles")
 def profiles(
     profile: Annotated[
-        list[str] | None, typer.Argument(help="Profiles by name or file (default: all that are shipped).")
+        list[str] | None, typer.Argument(help="Profiles by name or file, in full (default: a line each that ships).")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
-    """List step-cost profiles with provenance, sizes and the assumptions for what their source does not give."""
+    """List step-cost profiles, measured and estimated; of named ones provenance, sizes and assumptions."""
     from sglang_dspark.cost import load_profile, profile_names
 
     models = {name: load_profile(name) for name in profile or profile_names()}
@@ -33,14 +33,33 @@ def profiles(
         typer.echo(msgspec.json.format(msgspec.json.encode(document), indent=1).decode())
         return
     console = Console()
+    if not profile:
+        console.print(_overview(models))
+        return
     for name, model in models.items():
         console.print(_table(name, model))
+
+
+def _overview(models: dict[str, StepCost]) -> Table:
+    """A line each: whether it was measured, on what; and how far off the estimates may be."""
+    from sglang_dspark.cost.estimate.accuracy import error_band
+
+    table = Table("", "name", "hardware", box=box.SIMPLE)
+    for column in table.columns:
+        column.no_wrap = True
+    for name, model in models.items():
+        kind, style = ("estimate", "dim") if model.is_estimate else ("MEASURED", "bold")
+        table.add_row(kind, name, str(model.meta.get("hardware", "")), style=style)
+    if any(model.is_estimate for model in models.values()):
+        table.caption, table.caption_justify = error_band().text, "left"
+    return table
 
 
 def _document(name: str, model: StepCost) -> dict[str, Any]:
     """One profile in plain values."""
     return {
         "name": name,
+        "estimate": model.is_estimate,
         "form": model.form,
         "provenance": model.meta,
         "verify_probes": _span(model.verify),
@@ -69,6 +88,8 @@ def _table(name: str, model: StepCost) -> Table:
     table.add_column("what", style="bold", no_wrap=True)
     table.add_column("value", overflow="fold")
     for key, value in model.meta.items():
+        if key == "assumed":
+            continue  # below, with all other assumptions
         table.add_row(key.replace("_", " "), str(value))
     if not model.meta:
         table.add_row("provenance", "none in the file")

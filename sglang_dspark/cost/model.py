@@ -61,6 +61,11 @@ class StepCost:
         self.__post_init__()
 
     @property
+    def is_estimate(self) -> bool:
+        """Whether nobody has measured these steps (`sglang_dspark.cost.estimate`)."""
+        return bool(self.meta.get("estimate"))
+
+    @property
     def last_captured(self) -> float:
         """The largest verified-token count with a graph (inf without padding)."""
         return float("inf") if self.captured is None else float(self.captured[-1])

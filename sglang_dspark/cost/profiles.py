@@ -13,6 +13,8 @@ import numpy as np
 from sglang_dspark.cost.assumptions import Assumption
 from sglang_dspark.cost.curves import Curve, make_curve
 from sglang_dspark.cost.diagonal import gamma_of, manifest_gamma
+from sglang_dspark.cost.estimate.accuracy import stated_of_estimate
+from sglang_dspark.cost.estimate.asked import Asked, is_estimate
 from sglang_dspark.cost.model import StepCost
 from sglang_dspark.cost.tables import SpsAdditiveCostTable, SpsCostTable, Table, Tiered, decode_table
 from sglang_dspark.cost.terms import filled_terms
@@ -35,18 +37,21 @@ _NO_EAGER = Assumption(
 
 
 def profile_names() -> list[str]:
-    """Names of the profiles that the package ships."""
-    return sorted(
-        item.name.removesuffix(".json") for item in files("dspark_profiles").iterdir() if item.name.endswith(".json")
-    )
+    """Names of the profiles that the package ships, measured ones first."""
+    found = [item.name.removesuffix(".json") for item in files("dspark_profiles").iterdir() if ".json" in item.name]
+    return sorted(found, key=lambda name: (name.startswith("estimate-"), name))
 
 
 def load_profile(name: str, *, force_diagonal: bool = False) -> StepCost:
-    """A step-cost model by shipped name or from a user's file.
+    """A step-cost model by shipped name, from a user's file, or estimated (`estimate:GPU/MODEL,...`).
 
     force_diagonal: accept a table measured only at B = R (1 + gamma) for other B too; the result states it.
     Errors: InputError names the file and what does not fit.
     """
+    if is_estimate(name):
+        from sglang_dspark.cost.estimate.table import estimate_table
+
+        return model_from_table(estimate_table(Asked.of(name)), name, force_diagonal=force_diagonal)
     table = decode_table(_read(name), name)
     if isinstance(table, SpsCostTable) and name not in profile_names():
         gamma = manifest_gamma(Path(name))
@@ -64,6 +69,8 @@ def model_from_table(table: Table, name: str, *, force_diagonal: bool = False) -
         model = _from_additive(table, name, meta)
     else:
         model = _from_tiered(table.tiered, name, meta)
+    if meta.get("estimate"):
+        model = replace(model, assumptions=(*stated_of_estimate(meta, name), *model.assumptions))
     if model.diagonal and force_diagonal:
         return replace(model, diagonal=False, assumptions=(*model.assumptions, _FORCED))
     return model
@@ -81,7 +88,8 @@ def _read(name: str) -> bytes:
         return files("dspark_profiles").joinpath(f"{name}.json").read_bytes()
     path = Path(name)
     if not path.suffix and not path.exists():
-        raise InputError(f"unknown profile '{name}', expected a file or one of {', '.join(profile_names())}")
+        known = ", ".join(profile_names())
+        raise InputError(f"unknown profile '{name}', expected a file or one of {known}, or estimate:GPU/MODEL")
     try:
         return path.read_bytes()
     except OSError as error:

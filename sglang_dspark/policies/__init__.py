@@ -23,9 +23,12 @@ from sglang_dspark.policies.parameters import parameter
 from sglang_dspark.policies.parse import make_policy, policy_from_json, policy_from_string
 from sglang_dspark.policies.registry import POLICIES, find_policy, installed
 from sglang_dspark.policies.rules.budget import Argmax, Goodput, Schedule, Tetris
+from sglang_dspark.policies.rules.calibrated import Calibrated
+from sglang_dspark.policies.rules.foresight import Foresight
 from sglang_dspark.policies.rules.guard import Guard
 from sglang_dspark.policies.rules.length import Fixed, NoDraft, Threshold
 from sglang_dspark.policies.rules.research import ArgmaxLive, Oracle
+from sglang_dspark.policies.rules.self_tuning import SelfTuning, single_part
 from sglang_dspark.policies.rules.stopping import EarlyStop, Hull, Lookahead
 from sglang_dspark.policies.state import (
     Decision,
@@ -45,10 +48,12 @@ __all__ = [
     "Argmax",
     "ArgmaxLive",
     "BudgetRule",
+    "Calibrated",
     "Combined",
     "Decision",
     "EarlyStop",
     "Fixed",
+    "Foresight",
     "Goodput",
     "Guard",
     "Hull",
@@ -65,6 +70,7 @@ __all__ = [
     "Plan",
     "Policy",
     "Schedule",
+    "SelfTuning",
     "StopTables",
     "StoppingRule",
     "SurvivalRing",
@@ -85,6 +91,7 @@ __all__ = [
     "policy_from_string",
     "policy_to_json",
     "policy_to_string",
+    "single_part",
     "started",
     "survival_units",
 ]

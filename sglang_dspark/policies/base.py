@@ -69,6 +69,10 @@ class Policy(ABC):
         """(positions that every request verifies, the last that any may verify) in a block of gamma."""
         return 0, gamma
 
+    def for_schedule(self, synchronous: bool) -> Policy:
+        """The policy as it decides under a schedule: most decide alike under any that they can run under."""
+        return self
+
     def positions(self) -> dict[str, int | None]:
         """The parameters that are positions of the draft block, by name."""
         return {}

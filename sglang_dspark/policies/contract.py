@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from sglang_dspark.errors import InputError
-from sglang_dspark.policies.arithmetic import SCALE, Ints, allocate
+from sglang_dspark.policies.arithmetic import SCALE, Ints
 from sglang_dspark.policies.base import Policy
 from sglang_dspark.policies.classes import (
     BudgetRule,
@@ -25,6 +25,7 @@ from sglang_dspark.policies.classes import (
     LengthRule,
     StoppingRule,
     Unrestricted,
+    of_plan,
     one_by_one,
     position_by_position,
 )
@@ -142,7 +143,7 @@ def check_plan(policy: Policy, case: Case, rng: np.random.Generator) -> None:
     if plan is None:
         return
     decision = _decide(policy, case)
-    planned = allocate(case.units, plan.budget, plan.floor, plan.cap, plan.caps)
+    planned = of_plan(plan, case.live()).lengths
     assert plan.budget == decision.total, f"the plan has budget {plan.budget}, the decision {decision.total}"
     assert np.array_equal(planned, decision.lengths), "the plan and the decision admit different tokens"
 
@@ -223,7 +224,7 @@ def check_combined(policy: Policy, case: Case, rng: np.random.Generator) -> None
     part = policy.parts[chosen]
     for confidence in (case.confidence, random_confidence(rng, *case.confidence.shape)):
         live = LiveBlock.of(confidence)
-        expected = part.decide(past.carrying(past.carry[chosen]), live).lengths
+        expected = part.decide(policy.seen(past, chosen), policy.shown(past, live)).lengths
         assert np.array_equal(_decide(policy, case, live).lengths, expected), f"not what its part {part.name} decides"
 
 

@@ -6,16 +6,25 @@ import dataclasses
 from typing import Any
 
 from sglang_dspark.policies.base import Policy
+from sglang_dspark.policies.rules.calibrated import Calibrated
+
+CALIBRATE = "calibrate"
+"""The parameter that puts online calibration around any scheduling rule."""
 
 
 def policy_to_string(policy: Policy) -> str:
     """The shortest string form; `make_policy` gives an equal policy back."""
+    if isinstance(policy, Calibrated):
+        inner = policy_to_string(policy.inner)
+        return f"{inner}{',' if ':' in inner else ':'}{CALIBRATE}=online"
     items = [f"{name}={written(value)}" for name, value in _changed(policy).items()]
     return policy.name + (":" + ",".join(items) if items else "")
 
 
 def policy_to_json(policy: Policy) -> dict[str, Any]:
     """The JSON form with every parameter written out."""
+    if isinstance(policy, Calibrated):
+        return {**policy_to_json(policy.inner), CALIBRATE: "online"}
     out: dict[str, Any] = {"policy": policy.name}
     for field in dataclasses.fields(policy):
         value = getattr(policy, field.name)

@@ -11,10 +11,14 @@ import msgspec
 
 from sglang_dspark.errors import InputError
 from sglang_dspark.policies.base import Policy
+from sglang_dspark.policies.format import CALIBRATE
 from sglang_dspark.policies.parameters import expected, field_types
 from sglang_dspark.policies.registry import find_policy
+from sglang_dspark.policies.rules.calibrated import Calibrated
 
 _MAX_DEPTH = 4  # nested policies
+META = "meta"
+"""What a policy file says beside its policy, as an object: the server that `dspark tune` found it for."""
 
 
 def make_policy(text: str) -> Policy:
@@ -39,9 +43,12 @@ def policy_from_string(text: str, depth: int = 0) -> Policy:
             raise InputError(f"policy '{name}': '{item}' is refused, expected key=value")
         if key in values:
             raise InputError(f"policy '{name}': parameter '{key}' is given twice")
+        if key == CALIBRATE:
+            values[key] = value.strip()
+            continue
         field = _field(policy_class, key)
         values[key] = _parse(value.strip(), field, policy_class, depth)
-    return policy_class(**values)
+    return _made(policy_class, values)
 
 
 def policy_from_json(data: Any, depth: int = 0) -> Policy:
@@ -57,7 +64,7 @@ def policy_from_json(data: Any, depth: int = 0) -> Policy:
     policy_class = find_policy(data["policy"])
     values: dict[str, Any] = {}
     for key, value in data.items():
-        if key == "policy":
+        if key in ("policy", CALIBRATE) or (key == META and depth == 0):
             continue
         kind = field_types(policy_class)[_field(policy_class, key).name]
         if isinstance(kind, type) and issubclass(kind, Policy):
@@ -65,18 +72,43 @@ def policy_from_json(data: Any, depth: int = 0) -> Policy:
         elif typing.get_origin(kind) is tuple and isinstance(value, list):
             value = tuple(value)
         values[key] = value
-    return policy_class(**values)
+    if CALIBRATE in data:
+        values[CALIBRATE] = data[CALIBRATE]
+    return _made(policy_class, values)
+
+
+def _made(policy_class: type[Policy], values: dict[str, Any]) -> Policy:
+    """The policy of these parameters; `calibrate` is one that every scheduling rule has."""
+    calibrate = values.pop(CALIBRATE, "none")
+    if calibrate not in ("none", "online"):
+        raise InputError(
+            f"policy '{policy_class.name}': calibrate={calibrate} is refused, expected one of none, online"
+        )
+    policy = policy_class(**values)
+    return Calibrated(policy) if calibrate == "online" else policy
 
 
 def load_policy_file(path: Path) -> Policy:
     """A policy from a JSON file (InputError names the file)."""
+    return policy_from_json(_read(path))
+
+
+def load_policy_meta(path: Path) -> dict[str, Any]:
+    """The `meta` of a policy file, empty where it has none (InputError names the file)."""
+    data = _read(path)
+    meta = data.get(META, {}) if isinstance(data, dict) else {}
+    if not isinstance(meta, dict):
+        raise InputError(f"policy file {path}: meta is refused, expected an object")
+    return meta
+
+
+def _read(path: Path) -> Any:
     try:
-        data = msgspec.json.decode(path.read_bytes())
+        return msgspec.json.decode(path.read_bytes())
     except OSError as error:
         raise InputError(f"policy file {path}: {error.strerror}") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"policy file {path}: not JSON: {error}") from error
-    return policy_from_json(data)
 
 
 def _field(policy_class: type[Policy], key: str) -> dataclasses.Field[Any]:

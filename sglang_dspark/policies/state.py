@@ -100,7 +100,8 @@ class Plan:
     """A decision made before the draft: how many draft tokens to verify; which ones the live order says.
 
     budget: K, floor included. floor, cap: positions admitted before the walk, and the last one it may admit. caps: [R]
-    the last one of each request, see `Past`. fault: what the rule raised, where this is what was done instead.
+    the last one of each request, see `Past`. correction: (a, b) of the confidences that order the batch, see
+    `calibration`, None where they count as they are. fault: what the rule raised, where this is what was done instead.
     """
 
     budget: int
@@ -108,6 +109,7 @@ class Plan:
     cap: int
     caps: Ints | None = None
     fault: str | None = None
+    correction: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)

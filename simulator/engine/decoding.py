@@ -23,6 +23,7 @@ from sglang_dspark.policies import (
 )
 from sglang_dspark.policies.arithmetic import Ints
 from simulator.blocks.online import OnlineEstimate
+from simulator.blocks.random import stream
 from simulator.engine.batch import DecodeBatch
 from simulator.engine.model import EngineModel
 from simulator.engine.recorder import Recorder
@@ -62,6 +63,7 @@ class Decoder:
         self._outcomes: deque[Outcome] = deque()
         self._outcome_lag = OVERLAPPED_LAG if model.schedule == "overlapped" else 1
         self._slots = model.cost.captured_requests or (1 << 30)
+        self._coins = stream(model.seed, "exploration") if model.explore else None
 
     def begin(self, batch: DecodeBatch, context: int, waiting: int, kv: int) -> Step:
         """The next step of the batch; context: tokens its requests hold, kv: with reservations; waiting: requests."""
@@ -103,10 +105,10 @@ class Decoder:
         return np.asarray(total - batch.remaining[: batch.size])
 
     def _decide(self, batch: DecodeBatch, live: LiveBlock, context: int, waiting: int, *, eager: bool) -> Decision:
-        """The policy's decision; eager batches verify everything. Both publish this step's survivals."""
+        """The policy's decision; eager and exploring steps verify everything. All publish this step's survivals."""
         model, ring, size = self.model, self.ring, batch.size
         slots, generation = batch.slot[:size], batch.generation[:size]
-        if eager:
+        if eager or (self._coins is not None and self._coins.random() < model.explore):
             gamma = model.gamma if model.policy.drafts else 0
             decision = Decision(np.full(size, gamma, dtype=np.int64), size * gamma)
         else:

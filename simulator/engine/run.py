@@ -38,6 +38,7 @@ class Setting:
     None: even.
     windows: consecutive parts of the trace; replication r serves part r mod windows. slos_ms: limits of goodput.
     recorded: records that give the acceptance of the trace's requests; drafter is then theirs, confidence unused.
+    explore: share of the steps that verify everything on a coin drawn before them, as a recording server may.
     graphs: whose CUDA graphs the engine runs on. gpu_memory_gib, tp: of the machine, where the profile does not say or
     another one is meant.
     """
@@ -58,6 +59,7 @@ class Setting:
     graphs: Graphs = "sglang"
     gpu_memory_gib: float | None = None
     tp: int | None = None
+    explore: float = 0.0
 
     def part(self, replication: int) -> Trace:
         """The requests that a replication serves: the trace, or one of its windows."""
@@ -188,7 +190,20 @@ def _engine_model(setting: Setting, policy: Policy, trace: Trace, seed: int) -> 
     online = setting.recorded is None and setting.confidence.online
     schedule = setting.engine.schedule_for(policy)
     prompts = Prompts.of(trace) if setting.caches_prefixes else None
-    return EngineModel(setting.engine, policy, cost, belief, source, schedule, server, slack, online, prompts=prompts)
+    return EngineModel(
+        setting.engine,
+        policy,
+        cost,
+        belief,
+        source,
+        schedule,
+        server,
+        slack,
+        online,
+        prompts=prompts,
+        explore=setting.explore,
+        seed=seed,
+    )
 
 
 def _slack(trace: Trace, room: int) -> np.ndarray | None:

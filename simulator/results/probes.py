@@ -57,7 +57,7 @@ def hanging_gains(
         for policy, result in zip(policies, results, strict=True)
         if abs(result.difference[figure].mean) >= SMALL
     }
-    odd = odd_probes(setting.cost) if gained else []
+    odd = odd_probes(setting.cost) if gained and not setting.cost.is_estimate else []  # see `results.estimated`
     gain = {result.policy: _ratio(result, results[0], figure) for result in results}
     worst: dict[str, tuple[float, int]] = {}
     for probe in odd:

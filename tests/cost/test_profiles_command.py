@@ -14,15 +14,26 @@ from sglang_dspark.cost import load_profile, profile_names
 WIDE = {"COLUMNS": "200"}
 
 
-def test_every_shipped_profile_is_listed_with_provenance_and_assumptions() -> None:
-    result = CliRunner().invoke(app, ["profiles"], env=WIDE)
+def test_every_shipped_profile_is_a_line_that_tells_measured_from_estimated() -> None:
+    result = CliRunner().invoke(app, ["profiles"], env={"COLUMNS": "80"})
     assert result.exit_code == 0, result.output
+    lines = [line.split(maxsplit=2) for line in result.stdout.splitlines() if len(line.split()) > 2]
+    listed = {name: (kind, hardware.strip()) for kind, name, hardware in lines}
     for name in profile_names():
         model = load_profile(name)
-        assert name in result.stdout
-        assert str(model.meta["hardware"]) in result.stdout
-        for assumption in model.assumptions:
-            assert assumption.text in result.stdout
+        assert listed[name] == ("estimate" if model.is_estimate else "MEASURED", model.meta["hardware"])
+    assert profile_names()[0] == "vllm-b300-dsv4-flash", "measured ones come first"
+    assert "estimate, not measured: such step times were off by" in " ".join(result.stdout.split())
+
+
+@pytest.mark.parametrize("name", ["vllm-b300-dsv4-flash", "estimate-b300x4-deepseek-v4-flash"])
+def test_a_named_profile_is_shown_with_provenance_and_assumptions(name: str) -> None:
+    result = CliRunner().invoke(app, ["profiles", name], env={"COLUMNS": "600"})
+    assert result.exit_code == 0, result.output
+    model = load_profile(name)
+    assert name in result.stdout and str(model.meta["hardware"]) in result.stdout
+    for assumption in model.assumptions:
+        assert assumption.text in result.stdout
 
 
 def test_json_is_the_whole_of_it() -> None:

@@ -160,3 +160,19 @@ def test_parameters_beyond_the_block_are_refused_for_it(text: str) -> None:
     with pytest.raises(InputError, match=r"expected 0\.\.2"):
         make_policy(text).check(2)
     make_policy(text).check(8)
+
+
+def test_a_file_may_say_what_it_was_tuned_for(tmp_path) -> None:
+    """`meta` stands beside the policy, as an object, and nowhere inside it."""
+    from sglang_dspark.policies import Hull
+    from sglang_dspark.policies.parse import load_policy_meta
+
+    path = tmp_path / "policy.json"
+    path.write_text('{"policy": "hull", "cap": 5, "meta": {"gamma": 5}}')
+    assert make_policy(str(path)) == Hull(cap=5) and load_policy_meta(path) == {"gamma": 5}
+    path.write_text('{"policy": "hull", "meta": 3}')
+    with pytest.raises(InputError, match="meta is refused, expected an object"):
+        load_policy_meta(path)
+    path.write_text('{"policy": "guard", "inner": {"policy": "hull", "meta": {}}}')
+    with pytest.raises(InputError, match="no parameter 'meta'"):
+        make_policy(str(path))

@@ -7,8 +7,14 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch", reason="admission on a device is torch code")
 
-from sglang_dspark.policies import Past, Plan, allocate, survival_units  # noqa: E402
-from sglang_dspark.serving.base.admission import allocate_on_device, planned_lengths, survival_units_on_device  # noqa: E402
+from sglang_dspark.policies import LiveBlock, Past, Plan, allocate, survival_units  # noqa: E402
+from sglang_dspark.policies.classes import of_plan  # noqa: E402
+from sglang_dspark.serving.base.admission import (  # noqa: E402
+    allocate_on_device,
+    corrected_on_device,
+    planned_lengths,
+    survival_units_on_device,
+)
 from sglang_dspark.serving.base.options import NoPrices  # noqa: E402
 
 SPECIAL = [0.0, 1.0, 0.5, np.float32(1 - 2**-24), np.nan, np.inf, -1.0]
@@ -26,12 +32,13 @@ def test_same_bits_as_numpy(data: st.DataObject) -> None:
     limits = st.lists(st.integers(0, gamma), min_size=num_requests, max_size=num_requests)
     caps = data.draw(st.one_of(st.none(), limits.map(lambda values: np.array(values, dtype=np.int64))))
     least, most = Past(num_requests, gamma, NoPrices(), caps=caps).totals(floor, cap)
-    plan = Plan(data.draw(st.integers(least, most)), floor, cap, caps)
-    expected = allocate(survival_units(confidence), plan.budget, floor, cap, caps)
+    correction = data.draw(st.sampled_from([None, (1.3, -0.7), (0.2, 4.0), (5.0, -4.0)]))
+    plan = Plan(data.draw(st.integers(least, most)), floor, cap, caps, None, correction)
+    expected = of_plan(plan, LiveBlock.of(confidence)).lengths
     assert int(expected.sum()) == plan.budget and (caps is None or (expected <= caps).all())
     tensor = torch.from_numpy(confidence)
     assert np.array_equal(survival_units_on_device(tensor).numpy(), survival_units(confidence))
-    assert np.array_equal(allocate_on_device(tensor, plan).numpy(), expected)
+    assert np.array_equal(allocate_on_device(corrected_on_device(tensor, correction), plan).numpy(), expected)
     assert np.array_equal(planned_lengths(tensor, plan).numpy(), expected)
 
 

@@ -142,8 +142,10 @@ def test_a_plan_and_its_caps_travel(monkeypatch) -> None:
     monkeypatch.setattr(torch.distributed, "broadcast", broadcast)
     for caps in (None, np.array([0, 5, 2], dtype=np.int64)):
         sent.clear()
-        decision = StepDecision("policy", 7, Plan(7, 0, 5, caps))
+        correction = None if caps is None else (0.75, -1.5)
+        decision = StepDecision("policy", 7, Plan(7, 0, 5, caps, None, correction))
         for rank in (Agreement(object(), 0, 0), Agreement(object(), 0, 1)):
             read = rank.share(4, 3, decision if rank.decides else None)
         assert read.plan is not None and (read.total, read.plan.budget, read.plan.cap) == (7, 7, 5)
+        assert read.plan.correction == correction
         assert (read.plan.caps is None) if caps is None else np.array_equal(read.plan.caps, caps)

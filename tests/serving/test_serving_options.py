@@ -73,6 +73,32 @@ def test_a_refusal_is_one_printable_line() -> None:
     assert str(refused.value).isprintable() and "no [31m such policy" in str(refused.value)
 
 
+ESTIMATE = "estimate-h100-qwen3-8b-bf16"
+
+
+def test_an_estimate_needs_permission_and_the_start_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sglang_dspark.serving.base import start_line
+
+    with pytest.raises(InputError, match="is an estimate, not measured.*--speculative-dspark-allow-estimate"):
+        resolve(ServingOptions(policy="hull", profile=ESTIMATE), gamma=7)
+    with pytest.raises(InputError, match="is an estimate, not measured"):  # as SGLang's own flag gives it
+        resolve(ServingOptions(policy="hull"), gamma=7, sps_table=ESTIMATE)
+    allowed = ServingOptions(policy="hull", profile=ESTIMATE, allow_estimate=True)
+    resolved = resolve(allowed, gamma=7)
+    with pytest.raises(InputError, match="--speculative-dspark-allow-foreign-profile"):
+        start_line.check_hardware(resolved.cost, allowed, "NVIDIA B200")
+    start_line.check_hardware(resolved.cost, allowed, "NVIDIA H100 80GB HBM3")
+    monkeypatch.setattr(start_line, "hardware_name", lambda: "NVIDIA H100 80GB HBM3")
+    line = start_line.start_line(resolved, allowed, "compact", "overlap")
+    assert "ESTIMATE, NOT MEASURED (allowed)" in line and "off by" in line and "FOREIGN" not in line
+
+
+@pytest.mark.parametrize("profile", [None, "vllm-b300-dsv4-flash"])
+def test_permission_for_an_estimate_that_is_none_is_an_error(profile: str | None) -> None:
+    with pytest.raises(InputError, match="allow-estimate does nothing"):
+        resolve(ServingOptions(policy="fixed:k=3", profile=profile, allow_estimate=True), gamma=7)
+
+
 def test_lag_must_fit_the_schedule() -> None:
     with pytest.raises(InputError, match="expected at least 2"):
         check_policy(make_policy("argmax:lag=1"), "overlapped", flat_cost(), 7)

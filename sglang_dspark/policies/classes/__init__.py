@@ -11,7 +11,7 @@ What walks the live block here (`decide`, `walk`, `lengths`) is sealed (`seal`).
 (`fallback`).
 """
 
-from sglang_dspark.policies.classes.bounded import Bounded
+from sglang_dspark.policies.classes.bounded import Bounded, of_plan
 from sglang_dspark.policies.classes.budget import BudgetRule, best_budget
 from sglang_dspark.policies.classes.combined import Combined, Unrestricted
 from sglang_dspark.policies.classes.length import LengthRule, LengthTable, TableLength, position_by_position
@@ -29,6 +29,7 @@ __all__ = [
     "TableStop",
     "Unrestricted",
     "best_budget",
+    "of_plan",
     "one_by_one",
     "position_by_position",
 ]

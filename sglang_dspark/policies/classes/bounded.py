@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from sglang_dspark.errors import InputError
 from sglang_dspark.policies.arithmetic import allocate
 from sglang_dspark.policies.base import Policy
+from sglang_dspark.policies.calibration import corrected_block
 from sglang_dspark.policies.parameters import CAP, FLOOR, parameter
 from sglang_dspark.policies.state import Decision, LiveBlock, Plan
 
@@ -32,4 +33,5 @@ class Bounded(Policy):
 
 def of_plan(plan: Plan, live: LiveBlock) -> Decision:
     """What a plan makes of this step's block."""
+    live = corrected_block(live, plan.correction)
     return Decision(allocate(live.units, plan.budget, plan.floor, plan.cap, plan.caps), plan.budget, plan.fault)

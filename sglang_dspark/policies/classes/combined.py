@@ -87,6 +87,14 @@ class Combined(Policy):
     def learn(self, carry: tuple[Any, ...], outcome: Outcome) -> tuple[Any, ...]:
         return tuple(part.learn(state, outcome) for part, state in zip(self.parts, carry, strict=True))
 
+    def seen(self, past: Past, chosen: int) -> Past:
+        """The past as the chosen part sees it: with what it carries itself."""
+        return past.carrying(past.carry[chosen])
+
+    def shown(self, past: Past, live: LiveBlock) -> LiveBlock:
+        """The block as every part sees it."""
+        return live
+
     def plan(self, past: Past) -> Plan | None:
         """None in a step in which a live part decides."""
         chosen = self._chosen(past)
@@ -94,12 +102,14 @@ class Combined(Policy):
 
     def decide(self, past: Past, live: LiveBlock) -> Decision:
         chosen = self._chosen(past)
-        return of_plan(chosen, live) if isinstance(chosen, Plan) else chosen[0].decide(chosen[1], live)
+        if isinstance(chosen, Plan):
+            return of_plan(chosen, live)
+        return chosen[0].decide(chosen[1], self.shown(past, live))
 
     def _chosen(self, past: Past) -> tuple[Policy, Past] | Plan:
-        """The part that decides, with its own carried state in the past; where `choose` raises, what is done then."""
+        """The part that decides and the past as it sees it; where `choose` raises, what is done then."""
         try:
             chosen = self.choose(past)
-            return self.parts[chosen], past.carrying(past.carry[chosen])
+            return self.parts[chosen], self.seen(past, chosen)
         except Exception as error:
             return past.everything(self.bounds(past.gamma)[1], fault_of(error, "choose"))

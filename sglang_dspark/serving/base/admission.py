@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 
 from sglang_dspark.policies import SCALE, Plan, allocate, survival_units
 from sglang_dspark.policies.arithmetic import Ints
+from sglang_dspark.policies.calibration import BINS, table
 
 
 def survival_units_on_device(confidence: torch.Tensor) -> torch.Tensor:
@@ -21,8 +24,24 @@ def survival_units_on_device(confidence: torch.Tensor) -> torch.Tensor:
     return torch.round(torch.stack(columns, dim=1) * float(SCALE)).to(torch.int64)
 
 
+def corrected_on_device(confidence: torch.Tensor, numbers: tuple[float, float] | None) -> torch.Tensor:
+    """`calibration.corrected_block`'s confidences [R, gamma] float32, on their device and bit for bit: a look-up."""
+    if numbers is None:
+        return confidence
+    confidence = confidence.to(torch.float32)
+    valid = (confidence > 0) & (confidence <= 1)
+    bins = torch.where(valid, confidence * BINS, 0.0).to(torch.int64).add_(1).clamp_(max=BINS)
+    return _table_on(confidence.device, numbers)[torch.where(valid, bins, 0)]
+
+
+@lru_cache(maxsize=8)
+def _table_on(device: torch.device, numbers: tuple[float, float]) -> torch.Tensor:
+    return torch.from_numpy(table(*numbers).copy()).to(device)
+
+
 def planned_lengths(confidence: torch.Tensor, plan: Plan) -> torch.Tensor:
     """Admitted draft tokens [R] int64 of a plan: `policies.allocate`, on the device of confidence [R, gamma]."""
+    confidence = corrected_on_device(confidence, plan.correction)
     if confidence.device.type != "cpu":
         return allocate_on_device(confidence, plan)
     units = survival_units(np.ascontiguousarray(confidence.to(torch.float32).numpy()))

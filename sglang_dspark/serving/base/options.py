@@ -41,6 +41,7 @@ class ServingOptions:
     shadow: str | None = None
     schedule: Schedule | None = None
     allow_foreign_profile: bool = False
+    allow_estimate: bool = False
     explore: float = 0.0
     record: str | None = None
     record_text: bool = False
@@ -100,6 +101,7 @@ def resolve(options: ServingOptions, gamma: int | None = None, sps_table: str | 
     source = options.profile or sps_table
     if source is not None:
         cost = load_profile(source, force_diagonal=options.allow_foreign_profile)
+    _check_estimate(cost, options)
     if options.policy is None and cost is None:
         raise InputError(
             "the DSpark flags need a policy or a profile, expected --speculative-dspark-policy NAME or "
@@ -119,6 +121,18 @@ def resolve(options: ServingOptions, gamma: int | None = None, sps_table: str | 
         shadow = make_policy(options.shadow)
         check_shadow(shadow, schedule, cost, gamma)
     return Resolved(policy, shadow, cost, schedule, options.explore)
+
+
+def _check_estimate(cost: StepCost | None, options: ServingOptions) -> None:
+    """An estimate decides on a live server only where that was asked for."""
+    estimated = cost is not None and cost.is_estimate
+    if cost is not None and estimated and not options.allow_estimate:
+        raise InputError(
+            f"profile '{cost.name}' is an estimate, not measured: measure one (--speculative-dspark-profile auto, or "
+            "`dspark profile`), or add --speculative-dspark-allow-estimate"
+        )
+    if options.allow_estimate and not estimated:
+        raise InputError("--speculative-dspark-allow-estimate does nothing: no estimated profile is given")
 
 
 def check_policy(policy: Policy, schedule: Schedule, cost: StepCost | None, gamma: int | None) -> None:

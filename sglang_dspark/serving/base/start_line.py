@@ -66,8 +66,10 @@ def start_line(resolved: Resolved, options: ServingOptions, mode: str, loop: str
     if resolved.cost is None:
         parts.append("no profile")
     else:
-        foreign = ", FOREIGN HARDWARE (allowed)" if is_foreign(resolved.cost, hardware_name()) else ""
-        parts.append(f"profile {resolved.cost.name} ({provenance(resolved.cost)}{foreign})")
+        loud = ", ESTIMATE, NOT MEASURED (allowed)" if resolved.cost.is_estimate else ""
+        loud += ", FOREIGN HARDWARE (allowed)" if is_foreign(resolved.cost, hardware_name()) else ""
+        parts.append(f"profile {resolved.cost.name} ({provenance(resolved.cost)}{loud})")
+        parts += [one.text for one in resolved.cost.assumptions if one.key == "estimate_error"]
         parts += [one.text for one in resolved.cost.assumptions if one.key == "diagonal_forced"]
     if resolved.shadow is not None:
         parts.append(f"shadow {policy_to_string(resolved.shadow)}")

@@ -63,6 +63,7 @@ _DROPPED = {
     "--speculative-dspark-record-limit": 1,
     "--speculative-dspark-allow-foreign-profile": 0,
     "--speculative-dspark-if-possible": 0,
+    "--speculative-dspark-allow-estimate": 0,
     "--speculative-dspark-sps-table-path": 1,
     "--port": 1,
     "--enable-metrics": 0,

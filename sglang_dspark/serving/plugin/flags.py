@@ -28,6 +28,7 @@ _FIELDS = {
     "shadow_policy": "shadow",
     "schedule": "schedule",
     "allow_foreign_profile": "allow_foreign_profile",
+    "allow_estimate": "allow_estimate",
     "explore": "explore",
     "record": "record",
     "record_text": "record_text",
@@ -69,6 +70,11 @@ def add_flags(result: Any, parser: argparse.ArgumentParser) -> None:
         "--speculative-dspark-allow-foreign-profile",
         action="store_true",
         help="Accept a profile recorded on other hardware, or one that cannot price off-diagonal decisions.",
+    )
+    group.add_argument(
+        "--speculative-dspark-allow-estimate",
+        action="store_true",
+        help="Accept an estimated profile, whose steps nobody has measured.",
     )
     group.add_argument(
         "--speculative-dspark-explore",
