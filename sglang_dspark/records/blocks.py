@@ -188,9 +188,9 @@ class _Collector:
         if self.header is None or not self.parts:
             whole = self.gamma if self.header is None else self.header.gamma
             raise InputError(
-                f"none of {self.steps} decode steps shows all {self.gamma} positions of its blocks: trimmed compact "
-                "steps are censored; use them with `simulate --complete`, which draws what is hidden from the "
-                f"confidences, or record on after `dspark policy fixed:k={whole}` (or "
+                f"none of {self.steps} decode steps shows all {self.gamma} positions of its blocks, the policy trimmed "
+                "them: trimmed compact steps are censored; use them with `simulate --complete`, which draws what is "
+                f"hidden from the confidences, or record on after `dspark policy fixed:k={whole}` (or "
                 "with --speculative-dspark-explore)"
             )
         gamma, columns = self.gamma, list(zip(*self.parts, strict=True))

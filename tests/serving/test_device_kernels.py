@@ -19,7 +19,7 @@ from sglang.srt.speculative.dspark_components.dspark_draft import DraftBlockResu
 from sglang.srt.speculative.ragged_verify import RaggedVerifyLayout  # noqa: E402
 
 from sglang_dspark.cost import load_profile  # noqa: E402
-from sglang_dspark.policies import EarlyStop, Hull, Lookahead, Past, Plan  # noqa: E402
+from sglang_dspark.policies import EarlyStop, Foresight, Hull, Lookahead, Past, Plan  # noqa: E402
 from sglang_dspark.serving.base import admission, contract  # noqa: E402
 from sglang_dspark.serving.base.faults import Faults  # noqa: E402
 from sglang_dspark.serving.gpu.device_kernels import cases, choice, operations  # noqa: E402
@@ -335,13 +335,13 @@ def test_no_live_rule_is_compiled_while_requests_run(tmp_path):
         live._admission.decide(policy, past, torch.rand(requests, 7))
 
     with compiled_ahead(90, tmp_path) as found:
-        for policy in (EarlyStop(), Hull(), Lookahead()):
+        for policy in (EarlyStop(), Hull(), Lookahead(), Foresight()):
             for requests in cases.WARMED_ROWS:
                 decided(policy, requests)
         warmed = {name: {id(kernel) for kernel in kernels} for name, kernels in found.items()}
         kept = list(found.values())
         found.clear()
-        for policy in (EarlyStop(), Hull(), Hull(fill=False), Hull(dips=False), Lookahead()):
+        for policy in (EarlyStop(), Hull(), Hull(fill=False), Hull(dips=False), Lookahead(), Foresight()):
             for requests in (1, 2, 4, 9, 15, 16, 17, 31, 32, 48, 64, 96, 128):
                 decided(policy, requests)
         assert kept

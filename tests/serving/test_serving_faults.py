@@ -108,6 +108,38 @@ def test_ours_are_chosen_and_pass_their_check(guarded) -> None:
     assert not list(guarded.records.glob("*")), "SGLang's start-up request is nobody's load"
 
 
+def test_weights_that_change_in_place(guarded, demo_pair, reference, prompts, tmp_path) -> None:
+    """Through SGLang's sessions of tensors, which its own worker survives: text and sampled law stay the target's."""
+    import torch
+    from safetensors.torch import load_file
+    from sglang.srt.utils import MultiprocessingSerializer
+
+    torch.multiprocessing.set_sharing_strategy("file_system")
+    draft = load_file(demo_pair / "draft" / "model.safetensors")
+    changed = {name: 3 * weight if name.startswith("markov_head") else weight for name, weight in draft.items()}
+
+    def update(weights: dict) -> None:
+        sent = base64.b64encode(MultiprocessingSerializer.serialize(list(weights.items()))).decode()
+        guarded.admin("POST", "/begin_weight_update", json={"selector": "draft"})
+        body = {"serialized_named_tensors": [sent], "selector": "draft"}
+        assert guarded.admin("POST", "/update_weights_from_tensor", json=body)["success"]
+        guarded.admin("POST", "/end_weight_update", json={})
+
+    accepted = []
+    for weights in (changed, draft):
+        update(weights)
+        before = guarded.counters_of()
+        answers_are_right(guarded, reference, prompts)
+        after = guarded.counters_of()
+        drafted, taken = (after[key] - before[key] for key in ("anchors", "accepted_tokens"))
+        accepted.append(taken / drafted)
+        if weights is changed:
+            report = audited(guarded, demo_pair, prompts, tmp_path, "--api-key", KEY, "--admin-api-key", ADMIN)
+            assert report["verdict"] == "lossless", report
+    assert accepted[0] < accepted[1], "the worse draft was drafted with"
+    assert "kernel markov bounds" not in guarded.faults()
+
+
 @pytest.mark.parametrize("policy", ["planted-budget", "planted-stop"])
 def test_a_policy_that_raises(guarded, reference, prompts, policy) -> None:
     """A rule from a user's own package: before the draft it verifies everything, at a rank the walk ends there."""
@@ -197,38 +229,6 @@ def test_requests_that_sglang_would_die_of(guarded, prompts, demo_pair) -> None:
     )
     assert wrong.status_code == 400 and "would load it into the target and into the DSpark draft" in wrong.text
     guarded.works()
-
-
-def test_weights_that_change_in_place(guarded, demo_pair, reference, prompts, tmp_path) -> None:
-    """Through SGLang's sessions of tensors, which its own worker survives: text and sampled law stay the target's."""
-    import torch
-    from safetensors.torch import load_file
-    from sglang.srt.utils import MultiprocessingSerializer
-
-    torch.multiprocessing.set_sharing_strategy("file_system")
-    draft = load_file(demo_pair / "draft" / "model.safetensors")
-    changed = {name: 3 * weight if name.startswith("markov_head") else weight for name, weight in draft.items()}
-
-    def update(weights: dict) -> None:
-        sent = base64.b64encode(MultiprocessingSerializer.serialize(list(weights.items()))).decode()
-        guarded.admin("POST", "/begin_weight_update", json={"selector": "draft"})
-        body = {"serialized_named_tensors": [sent], "selector": "draft"}
-        assert guarded.admin("POST", "/update_weights_from_tensor", json=body)["success"]
-        guarded.admin("POST", "/end_weight_update", json={})
-
-    accepted = []
-    for weights in (changed, draft):
-        update(weights)
-        before = guarded.counters_of()
-        answers_are_right(guarded, reference, prompts)
-        after = guarded.counters_of()
-        drafted, taken = (after[key] - before[key] for key in ("anchors", "accepted_tokens"))
-        accepted.append(taken / drafted)
-        if weights is changed:
-            report = audited(guarded, demo_pair, prompts, tmp_path, "--api-key", KEY, "--admin-api-key", ADMIN)
-            assert report["verdict"] == "lossless", report
-    assert accepted[0] < accepted[1], "the worse draft was drafted with"
-    assert "kernel markov bounds" not in guarded.faults()
 
 
 @pytest.mark.parametrize(

@@ -178,8 +178,8 @@ class LiveDecisions:
 
 def rule_of(policy: Walked) -> str:
     """The form of the kernel that decides a policy: two policies of one form differ in their tables alone."""
-    if isinstance(policy, Lookahead):
-        return "lookahead"
+    if isinstance(policy, Lookahead | Foresight):
+        return policy.name
     return "early stop, filled" if isinstance(policy, Hull) and policy.fill else "early stop"
 
 
