@@ -1,9 +1,24 @@
-"""The application that every sub-command registers on."""
+"""The application that every sub-command registers on, and the flags that several of them share."""
+
+from typing import Annotated
 
 import typer
 
-app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="The `dspark` command."
+from sglang_dspark.command import Application, Version
+
+URL = "http://localhost:30000"
+"""Where SGLang serves by default."""
+
+Url = Annotated[str, typer.Option("--url", help="The server.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+app = Application(
+    no_args_is_help=True, help="Verification policies for SGLang: choose, tune, calibrate, measure, audit."
 )
-audit_app = typer.Typer(no_args_is_help=True, help="Check that policies leave the target's output law as it is.")
+audit_app = Application(no_args_is_help=True, help="Check that policies leave the target's output law as it is.")
 app.add_typer(audit_app, name="audit")
+
+
+@app.callback()
+def main(version: Version = False) -> None:
+    """Verification policies for SGLang: choose, tune, calibrate, measure, audit."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sglang_dspark.cli.app import app
+from sglang_dspark.cli.app import URL, Url, app
 from sglang_dspark.errors import InputError
 
 _TIMEOUT_S = 30.0
@@ -17,7 +17,7 @@ _TIMEOUT_S = 30.0
 @app.command("policy")
 def policy(
     new: Annotated[str | None, typer.Argument(help="Policy to switch to: NAME[:k=v,..] or FILE.json.")] = None,
-    url: Annotated[str, typer.Option(help="The server, such as http://localhost:30000.")] = "http://localhost:30000",
+    url: Url = URL,
     api_key: Annotated[
         str | None, typer.Option(help="SGLang's admin key (default: SGLANG_ADMIN_API_KEY).", show_default=False)
     ] = None,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import typer
 
-from sglang_dspark.cli.app import app
+from sglang_dspark.cli.app import URL, Json, app
 from sglang_dspark.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 @app.command("profile")
 def profile(
     out: Annotated[Path, typer.Option(help="Profile file to write (JSON).")],
-    url: Annotated[str, typer.Option(help="The server, running our policies, without other traffic.")],
+    url: Annotated[str, typer.Option(help="The server, running our policies, without other traffic.")] = URL,
     batches: Annotated[str, typer.Option(help="Batch sizes, separated by /.")] = "1/2/4/8/16/32",
     contexts: Annotated[str, typer.Option(help="Prompt lengths in tokens, separated by /.")] = "64/512",
     windows: Annotated[int, typer.Option(min=1, help="Windows per cell; their median counts.")] = 3,
@@ -29,6 +31,7 @@ def profile(
         str | None, typer.Option(help="Name of the hardware for the file, as in 'NVIDIA H100'.")
     ] = None,
     api_key: Annotated[str | None, typer.Option(help="Admin key (default: SGLANG_ADMIN_API_KEY).")] = None,
+    as_json: Json = False,
 ) -> None:
     """Measure seconds of a decode step by requests, verified tokens and context, by forcing budgets.
 
@@ -65,6 +68,10 @@ def profile(
     table = table_of(cells, meta)
     write_table(out, table)
     assert table.meta is not None
+    if as_json:
+        found = {"out": str(out), "cells": [dataclasses.asdict(cell) for cell in cells], "meta": table.meta}
+        typer.echo(msgspec.json.format(msgspec.json.encode(found), indent=1).decode())
+        return
     typer.echo(
         f"wrote {out}: {len(cells)} cells in {time.monotonic() - begun:.0f} s, median spread "
         f"{table.meta['spread']:.1%}, fit off by {table.meta['fit_error']:.1%}"

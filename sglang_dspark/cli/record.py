@@ -6,21 +6,23 @@ import time
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 
-from sglang_dspark.cli.app import app
+from sglang_dspark.cli.app import URL, Json, app
 
 
 @app.command("record")
 def record(
     out: Annotated[Path, typer.Option(help="Folder for the records.")],
-    url: Annotated[str, typer.Option(help="The server, started with SGLANG_DSPARK_DEBUG_DUMP=all.")],
+    url: Annotated[str, typer.Option(help="The server, started with SGLANG_DSPARK_DEBUG_DUMP=all.")] = URL,
     duration: Annotated[float, typer.Option(min=0.0, help="Seconds to go on; 0 drains once. Ctrl-C ends too.")] = 0.0,
     interval: Annotated[float, typer.Option(min=0.1, help="Seconds between two drains.")] = 5.0,
     clear: Annotated[
         bool, typer.Option(help="Have the server forget what was read, at the end and whenever it holds much.")
     ] = True,
     api_key: Annotated[str | None, typer.Option(help="Admin key (default: SGLANG_ADMIN_API_KEY).")] = None,
+    as_json: Json = False,
 ) -> None:
     """Drain an unmodified server's step records (rounded, not exactly replayable) into files that every command reads.
 
@@ -42,6 +44,7 @@ def record(
     finally:
         drain.close()
         if drain.replicas:
-            typer.echo(drain.said())
+            said = drain.said()
+            typer.echo(msgspec.json.encode({"out": str(out), "said": said}).decode() if as_json else said)
     if clear and not drain.away:
         drain.forget()

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from sglang_dspark.cli.app import app
-from sglang_dspark.command import Command, gathered
+from sglang_dspark.command import gathered
 from sglang_dspark.errors import InputError
 from simulator.flags.acceptance import AcceptanceFlags
 from simulator.flags.engine import EngineFlags
@@ -19,7 +19,7 @@ from simulator.flags.load import LoadFlags
 PANEL = "Search"
 
 
-@app.command("tune", cls=Command, no_args_is_help=True)
+@app.command("tune", no_args_is_help=True)
 @gathered
 def tune(
     load: LoadFlags,
@@ -78,9 +78,10 @@ def tune(
     """Search the policy, its parameters, gamma and max-running-requests for a load; needs the extra `tune`.
 
     \b
-      dspark tune --trace requests.csv --profile vllm-b300-dsv4-flash --concurrency 64
+      dspark tune --trace requests.csv --profile vllm-b300-dsv4-flash \\
+          --concurrency 64
       dspark tune --trace requests.csv --profile mine.json --request-rate 4 \\
-          --objective goodput --goodput ttft:500 --goodput tpot:50 --out policy.json
+          --objective goodput --goodput ttft:500 --goodput tpot:50
 
     The winner is simulated again on requests and draws that the search never met, against no speculation, the best
     fixed length, every token verified, and SGLang's own rule; if it is not better beyond the noise, the best of those
