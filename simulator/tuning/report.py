@@ -34,6 +34,9 @@ def print_tuned(tuned: Tuned, path: Path, console: Console, *, verbose: bool = F
         console.print(Text(line, style="dim"))
     console.print(Text(f"on {held:,} requests and draws that the search never met:"))
     console.print(_table(tuned))
+    parts = f"{tuned.finals.windows} parts of them and their draws" if tuned.finals.windows > 1 else "draws alone"
+    words = tuned.objectives[0].words
+    console.print(Text(f"{words}; above 0: the tuned policy is better; intervals cover {parts}", style="dim"))
     if len(tuned.settings) > 1:
         console.print(_by_load(tuned))
     if len(tuned.objectives) > 1:
@@ -131,8 +134,6 @@ def _table(tuned: Tuned) -> Table:
         accept = sum(run["accept_length"] for run in each.runs[0]) / len(each.runs[0])
         shown = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
         table.add_row(each.label, each.candidate.text, shown, gain, f"{accept:.2f}")
-    parts = f"{finals.windows} parts of them and their draws" if finals.windows > 1 else "draws alone"
-    table.caption = f"{first.words}; above 0: the tuned policy is better; intervals cover {parts}"
     return table
 
 
