@@ -171,8 +171,9 @@ def _frontier(tuned: Tuned) -> Table:
 def _robust_lines(tuned: Tuned, *, verbose: bool) -> Iterator[str]:
     if tuned.robustness is None:
         return
-    best = tuned.finals.recommended(tuned.objectives[0])
-    yield f"regret of {best.candidate.text} against the best there of all that are named here (one set of draws), where"
+    best, first = tuned.finals.recommended(tuned.objectives[0]), tuned.settings[0]
+    at = f" at {first.concurrency or first.request_rate}" if len(tuned.settings) > 1 else ""
+    yield f"regret of {best.candidate.text}{at} against the best there of all named here (one set of draws), where"
     groups: dict[str, list[Changed]] = {}
     for change in tuned.robustness.changes:
         groups.setdefault(change.what if verbose else _group(change), []).append(change)

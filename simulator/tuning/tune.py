@@ -18,7 +18,8 @@ from simulator.tuning.candidate import Candidate
 from simulator.tuning.finals import Finals, decide
 from simulator.tuning.objective import Objective, objectives
 from simulator.tuning.robustness import Robustness, robustness
-from simulator.tuning.space import Space, default_space, read_space
+from simulator.tuning.space import Space, default_space
+from simulator.tuning.space_file import read_space
 from simulator.tuning.study import Plan, Trial, import_optuna, search
 from simulator.tuning.trials import evaluator, runner
 

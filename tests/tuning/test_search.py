@@ -21,7 +21,7 @@ from simulator import Load
 from simulator.engine.run import Setting
 from simulator.inputs import prepare
 from simulator.traces import random_trace
-from simulator.tuning import study as studies
+from simulator.tuning import stored_study
 from simulator.tuning.candidate import Candidate
 from simulator.tuning.finals import TIE, pick
 from simulator.tuning.objective import Objective
@@ -195,6 +195,6 @@ def test_a_study_of_another_kind_is_refused(
     database.close()
     with pytest.raises(InputError, match="holds no study of Optuna's"):
         small(empty)
-    monkeypatch.setattr(studies, "VERSION", 2)
+    monkeypatch.setattr(stored_study, "VERSION", 2)
     with pytest.raises(InputError, match="is of version 1, expected 2: give another --study, or remove"):
         small(path)
