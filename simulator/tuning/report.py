@@ -55,11 +55,12 @@ def answer(tuned: Tuned) -> str:
     if finals.better(first):
         named = _name(base)
         return f"switch on {finals.winner.text}: {interval(gap)} over {named} at {where} ({first.words})"
-    if finals.winner == base.candidate:
-        return f"keep {_name(base)} at {where}: the search found nothing better ({first.words})"
+    kept = finals.kept(first)
+    if finals.winner == kept.candidate:
+        return f"keep {_name(kept)} at {where}: the search found nothing better ({first.words})"
     return (
-        f"keep {_name(base)} at {where}: the best of the search, {finals.winner.text}, is not better beyond the noise: "
-        f"{interval(gap)} ({first.words})"
+        f"keep {_name(kept)} at {where}: the best of the search, {finals.winner.text}, is not better than "
+        f"{_name(base)} beyond the noise: {interval(gap)} ({first.words})"
     )
 
 
