@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -101,7 +102,7 @@ def tune(
     serving = engine.engine(found)
     drafts, mix = acceptance.read(found, load.domains)
     settings = [prepare(each, serving, drafts, seed=seed) for each in load.loads(found, mix)]
-    with progress("trials", "trials") as told:
+    with progress("trials", "trials") as told, _saying_how_to_go_on(study):
 
         def on_progress(what: str) -> Callable[[int, int], None]:
             told.unit = what.partition(" ")[0]
@@ -124,6 +125,15 @@ def tune(
         sys.stdout.write(tuned_json(tuned, out).decode() + "\n")
         return
     print_tuned(tuned, out, Console(), verbose=verbose)
+
+
+@contextmanager
+def _saying_how_to_go_on(study: Path) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"interrupted: the same command goes on with {study}", file=sys.stderr)
+        raise typer.Exit(130) from None
 
 
 def _check(load: LoadFlags, out: Path, study: Path) -> None:
