@@ -95,3 +95,21 @@ def test_bench_serving_gives_lengths_in_order(tmp_path: Path) -> None:
         path.write_text(text)
         with pytest.raises(InputError, match=says):
             load_trace(path)
+
+
+def test_what_sglang_s_own_logger_writes_is_read(tmp_path: Path) -> None:
+    logging = pytest.importorskip("sglang.srt.utils.request_logger", reason="needs the sglang package (extra `serve`)")
+    from sglang.srt.managers.io_struct import GenerateReqInput
+
+    logger = logging.RequestLogger(True, 1, "json", [str(tmp_path)])
+    for number, received in enumerate((1796000000.5, 1796000002.0)):
+        asked = GenerateReqInput(text="hello", sampling_params={"max_new_tokens": 50}, rid=f"r{number}")
+        meta = {"id": f"r{number}", "prompt_tokens": 7 + number, "completion_tokens": 5, "cached_tokens": 0}
+        logger.log_received_request(asked)
+        logger.log_finished_request(asked, {"text": "x", "meta_info": {**meta, "request_received_ts": received}})
+    for handler in [handler for target in logger.targets for handler in target.handlers]:
+        handler.close()
+    (path,) = tmp_path.glob("*.log")
+    trace = load_trace(path)
+    assert trace.arrival_s.tolist() == [0.0, 1.5] and trace.input_length.tolist() == [7, 8]
+    assert trace.request_id == ("r0", "r1") and trace.max_tokens is not None and trace.max_tokens.tolist() == [50, 50]
