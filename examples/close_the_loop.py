@@ -163,7 +163,7 @@ def main() -> None:
         run("dspark", "compare", records, *kept)
         policies = [word for policy in CANDIDATES for word in ("--policy", policy)]
         costs = ("--profile", records, "--policy-profile", profile)  # what a step costs here, and what policies believe
-        run("simulate", "--trace", records, *costs, "--concurrency", middle, *policies)
+        run("simulate", "--trace", records, *costs, "--concurrency", middle, "--only", "--wide", *policies)
         told = {
             policy: json.loads(run("dspark", "compare", records, *kept, "--policy", policy, "--json", show=False))
             for policy in (OLD, *SWITCHES)

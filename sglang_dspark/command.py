@@ -38,10 +38,17 @@ class Command(TyperCommand):
                 formatter.write_dl(sections[heading], col_max=26)
 
 
-def application(**more: Any) -> typer.Typer:
-    """An application whose help and whose end are those of this project."""
-    settings = {"rich_markup_mode": None, "pretty_exceptions_enable": False, "context_settings": _NAMES}
-    return typer.Typer(**{**settings, **more})
+class Application(typer.Typer):
+    """An application whose commands have the help of this project, and its names of flags."""
+
+    def __init__(self, **more: Any) -> None:
+        super().__init__(
+            **{"rich_markup_mode": None, "pretty_exceptions_enable": False, "context_settings": _NAMES, **more}
+        )
+
+    def command(self, name: str | None = None, **more: Any) -> Any:
+        """A command of it."""
+        return super().command(name, **{"cls": Command, "context_settings": _NAMES, **more})
 
 
 def gathered(function: Callable[..., None]) -> Callable[..., None]:
@@ -96,8 +103,10 @@ def run(command: Callable[[], object]) -> None:
     """
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        command()
-        sys.stdout.flush()
+        try:
+            command()
+        finally:
+            sys.stdout.flush()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -45,8 +45,10 @@ class Workers:
             )
         self._work = start(*arguments) if jobs == 1 else None
         path = getattr(sys.modules["__main__"], "__file__", None) if script else None
-        first = pickle.dumps((path and os.path.abspath(path), _pickled((start, arguments))))
-        self._idle = [] if jobs == 1 else [_Process(first) for _ in range(jobs)]
+        self._idle = []
+        if jobs > 1:
+            first = pickle.dumps((path and os.path.abspath(path), _pickled((start, arguments))))
+            self._idle = [_Process(first) for _ in range(jobs)]
         self._all = list(self._idle)
 
     def __enter__(self) -> Workers:

@@ -18,7 +18,7 @@ OTHER_SEEDS = 1 << 31
 
 ADAPTIVE = ("hull", "argmax:lag=2")
 _MOST_LENGTHS = 16
-_CHOOSING = 2
+_FAVOURITES = 3
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,8 @@ def best_fixed(
 ) -> tuple[Policy | None, float]:
     """(the best fixed length on draws of its own, the mean batch of its runs); every length counts, none is inferred.
 
-    Blocks beyond 16 tokens are tried at 16 lengths, then around the best. None where no length can run.
+    All meet one set of draws (or one a window), the best three then another. Blocks beyond 16 tokens are tried at 16
+    lengths, then around the best. None where no length can run.
     """
     if setting.drafter.name == "none":
         return None, 0.0
@@ -80,7 +81,7 @@ def best_fixed(
     lengths = sorted({round(1 + index * (gamma - 1) / (_MOST_LENGTHS - 1)) for index in range(_MOST_LENGTHS)})
     tried: dict[int, PolicyResult] = {}
     other = replace(setting, seed=setting.seed + OTHER_SEEDS)
-    count = _CHOOSING if setting.windows == 1 else setting.windows
+    count = setting.windows
     while True:
         policies = [Fixed(k) for k in lengths if k not in tried and _runs(setting, Fixed(k), unused)]
         if not policies:
@@ -93,15 +94,22 @@ def best_fixed(
         lengths = [(best + k) // 2 for k in around if abs(best - k) > 1]
     if not tried:
         return None, 0.0
-    best = _best(other, tried, count)
+    left = {k: tried[k] for k in _ranked(other, tried, count)[:_FAVOURITES]}
+    again = run_all(replace(other, seed=other.seed + 1), [Fixed(k) for k in left], count, jobs, on_progress, store)
+    for (k, result), figures in zip(list(left.items()), again, strict=True):
+        left[k] = replace(result, replications=(*result.replications, *figures))
+    best = _best(other, left, 2 * count)
     return Fixed(best), tried[best].figures["mean_batch"]
 
 
 def _best(setting: Setting, tried: dict[int, PolicyResult], count: int) -> int:
+    return _ranked(setting, tried, count)[0]
+
+
+def _ranked(setting: Setting, tried: dict[int, PolicyResult], count: int) -> list[int]:
     results = tuple(tried[k] for k in sorted(tried))
     comparison = Comparison(results, (), stated_setting(setting, [Fixed(k) for k in sorted(tried)], count))
-    first = comparison.judged.ranked(results)[0]
-    return next(k for k, result in tried.items() if result is first)
+    return [next(k for k, result in tried.items() if result is one) for one in comparison.judged.ranked(results)]
 
 
 def _runs(setting: Setting, policy: Policy, left_out: list[str]) -> bool:

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from sglang_dspark.command import Command, Version, application, gathered, run
+from sglang_dspark.command import Application, Version, gathered, run
 from sglang_dspark.errors import InputError
 from sglang_dspark.policies import Policy, make_policy
 from simulator.baselines import lineup
@@ -36,7 +36,7 @@ from simulator.sustainable import check_find_rate, sustainable_rates
 from simulator.sweep import Sweep, sweep
 from simulator.sweep_report import print_sweep, sweep_json, sweep_lines
 
-app = application(no_args_is_help=True)
+app = Application()
 _WIDE = 160
 
 PANEL = "Output"
@@ -98,7 +98,7 @@ class OutputFlags:
         return Console(stderr=self.output == "-", width=_WIDE) if self.wide and not console.is_terminal else console
 
 
-@app.command(no_args_is_help=True, cls=Command)
+@app.command(no_args_is_help=True)
 @gathered
 def command(
     load: LoadFlags,
@@ -138,7 +138,8 @@ def command(
 
     \b
     Which policy, at 64 requests in flight?
-      simulate --trace requests.csv --profile vllm-b300-dsv4-flash --concurrency 64
+      simulate --trace requests.csv --profile vllm-b300-dsv4-flash \\
+          --concurrency 64
     From which load on? One table, a picture, crossovers in words:
       simulate --trace requests.csv --profile vllm-b300-dsv4-flash \\
           --concurrency 8,32,64,128,200 --plot gains.svg

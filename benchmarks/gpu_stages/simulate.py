@@ -41,6 +41,7 @@ def run(stage: Stage) -> None:
         "hull",
         "--policy",
         "argmax:lag=2",
+        "--only",
         "--json",
     ]
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)

@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from sglang_dspark.cli.app import AdminApiKey, ApiKey, app
+from sglang_dspark.cli.app import URL, AdminApiKey, ApiKey, Url, app
 from sglang_dspark.errors import InputError
 from sglang_dspark.keys import Keys
 
@@ -15,7 +15,7 @@ from sglang_dspark.keys import Keys
 @app.command("ab")
 def ab(
     policy: Annotated[list[str], typer.Option(help="The two policies: give it twice, the present one first.")],
-    url: Annotated[str, typer.Option(help="The server.")] = "http://localhost:30000",
+    url: Url = URL,
     pairs: Annotated[int, typer.Option(min=2, max=1000, help="Pairs of blocks at most.")] = 12,
     block: Annotated[float, typer.Option(min=1.0, help="Seconds of a block.")] = 10.0,
     seed: Annotated[int, typer.Option(help="Seed of the order within pairs.")] = 0,

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TaskID, TimeElapsedColumn
 
-from sglang_dspark.cli.app import AdminApiKey, ApiKey, audit_app
+from sglang_dspark.cli.app import URL, AdminApiKey, ApiKey, audit_app
 from sglang_dspark.errors import InputError
 from sglang_dspark.keys import Keys
 
@@ -30,7 +30,7 @@ def live(
     prompts: Annotated[
         Path, typer.Option(help='JSON Lines: {"prompt": TEXT}, {"turns": [TEXT]} or {"input_ids": [..]}.')
     ],
-    url: Annotated[str | None, typer.Option(help="Server to audit, such as http://127.0.0.1:30000.")] = None,
+    url: Annotated[str | None, typer.Option(help=f"Server to audit (default: {URL}).")] = None,
     skip: Annotated[int, typer.Option(help="Sampled tokens before the audited ones.")] = 4,
     tokens: Annotated[int, typer.Option(help="Audited tokens of each continuation.")] = 3,
     samples: Annotated[int, typer.Option(help="Continuations of each prompt.")] = 2000,
@@ -68,7 +68,7 @@ def live(
     have on these prompts with --background + --concurrency requests in the batch, and the samples that see it.
     """
     _check_installed()
-    if (url is None) == (predict is None):
+    if url is not None and predict is not None:
         raise InputError("expected either --url URL to audit a server or --predict POLICY to predict a bias")
     from sglang_dspark.audit.live.settings import AuditSettings
 
@@ -92,10 +92,9 @@ def live(
         return
     if draft is not None or profile is not None:
         raise InputError("--draft and --profile belong to --predict; a live server has its own")
-    assert url is not None
     if not timeout_s > 0:
         raise InputError(f"--timeout {timeout_s} is refused, expected a positive number of seconds")
-    _audit(url, Keys.given(api_key, admin_api_key), timeout_s, target, device, dtype, files, settings, json)
+    _audit(url or URL, Keys.given(api_key, admin_api_key), timeout_s, target, device, dtype, files, settings, json)
 
 
 @dataclass(frozen=True)

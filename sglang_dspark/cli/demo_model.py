@@ -1,5 +1,6 @@
 """`dspark demo-model`: train the tiny target and draft pair, or reuse the one that is there."""
 
+import json
 import os
 import signal
 import sys
@@ -8,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from sglang_dspark.cli.app import app
+from sglang_dspark.cli.app import Json, app
 from sglang_dspark.cores import available_cores
 from sglang_dspark.errors import InputError
 
@@ -34,6 +35,14 @@ def _summary(manifest: dict) -> str:
     return "\n".join(lines)
 
 
+def _say(what: str, out: Path, manifest: dict, *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps({"out": str(out), **manifest}, indent=1))
+        return
+    typer.echo(what)
+    typer.echo(_summary(manifest))
+
+
 @app.command("demo-model")
 def demo_model(
     out: Annotated[Path, typer.Option(help="Folder of the pair: target/, draft/, prompts/, demo.json.")],
@@ -45,6 +54,7 @@ def demo_model(
     seed: Annotated[int, typer.Option(help="Seed of weights and windows.")] = 0,
     threads: Annotated[int | None, typer.Option(help="Compute threads (default: the cores, at most 4).")] = None,
     force: Annotated[bool, typer.Option("--force", help="Train even if the folder holds this very pair.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Train a tiny Qwen3 target and DSpark draft on this machine's CPU, in minutes, for trying and testing the server.
 
@@ -66,8 +76,7 @@ def demo_model(
     if manifest is not None and not force:
         reason = stale_reason(out, manifest, request)
         if reason is None:
-            typer.echo(f"{out} already holds this pair (--force trains it again)")
-            typer.echo(_summary(manifest))
+            _say(f"{out} already holds this pair (--force trains it again)", out, manifest, as_json=as_json)
             return
         typer.echo(f"training again, {out} holds another pair: {reason}", err=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwind, so that the unfinished folder is removed
@@ -76,5 +85,4 @@ def demo_model(
             manifest = build(out, request, report)
     except OSError as error:
         raise InputError(f"{out} cannot be written: {error}") from None
-    typer.echo(f"wrote {out}")
-    typer.echo(_summary(manifest))
+    _say(f"wrote {out}", out, manifest, as_json=as_json)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from sglang_dspark.cli.app import AdminApiKey, ApiKey, app
+from sglang_dspark.cli.app import URL, AdminApiKey, ApiKey, Url, app
 from sglang_dspark.keys import Keys
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def evaluate(
     prompts: Annotated[
         list[Path], typer.Option(help="Prompt file ({'turns': [...]} lines), one data set; repeatable.")
     ],
-    url: Annotated[str, typer.Option(help="The server.")] = "http://localhost:30000",
+    url: Url = URL,
     records: Annotated[
         Path | None, typer.Option(help="The folder that the server records into, for positions and confidences.")
     ] = None,

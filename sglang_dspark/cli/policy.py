@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from sglang_dspark.cli.app import AdminApiKey, ApiKey, app
+from sglang_dspark.cli.app import URL, AdminApiKey, ApiKey, Url, app
 from sglang_dspark.keys import Keys
 
 
 @app.command("policy")
 def policy(
     new: Annotated[str | None, typer.Argument(help="Policy to switch to: NAME[:k=v,..] or FILE.json.")] = None,
-    url: Annotated[str, typer.Option(help="The server, such as http://localhost:30000.")] = "http://localhost:30000",
+    url: Url = URL,
     api_key: ApiKey = None,
     admin_api_key: AdminApiKey = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the server's answer as it is.")] = False,

@@ -5,14 +5,16 @@ Both write a table that plain SGLang loads too.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import typer
 
-from sglang_dspark.cli.app import AdminApiKey, ApiKey, app
+from sglang_dspark.cli.app import URL, AdminApiKey, ApiKey, Json, app
 from sglang_dspark.errors import InputError
 from sglang_dspark.keys import Keys
 
@@ -26,7 +28,7 @@ _BATCHES, _CONTEXTS = "1/2/4/8/16/32", "64/512"
 @app.command("profile")
 def profile(
     out: Annotated[Path | None, typer.Option(help="Profile file to write (JSON).")] = None,
-    url: Annotated[str | None, typer.Option(help="The server, running our policies, without other traffic.")] = None,
+    url: Annotated[str | None, typer.Option(help=f"The server, without other traffic ({URL}).")] = None,
     batches: Annotated[str | None, typer.Option(help=f"Batch sizes, separated by / (default: {_BATCHES}).")] = None,
     contexts: Annotated[str | None, typer.Option(help=f"Prompt lengths in tokens (default: {_CONTEXTS}).")] = None,
     windows: Annotated[int | None, typer.Option(min=1, help="Windows per cell; their median counts (3).")] = None,
@@ -56,6 +58,7 @@ def profile(
     anchor: Annotated[
         list[str] | None, typer.Option(help="Scale to a measured step without speculation, REQUESTS:MS; repeat.")
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Measure seconds of a decode step by requests, verified tokens and context, by forcing budgets; or estimate them.
 
@@ -76,15 +79,14 @@ def profile(
     estimating: dict[str, object] = {"gpu": gpu, "model": model, **parts, "anchor": anchor or None}
     if not estimate:
         _refuse_idle({**estimating, "list": known or None}, "without --estimate")
-        if url is None or out is None:
-            raise InputError("--url and --out are needed: the server to measure, and the profile file to write")
+        if out is None:
+            raise InputError("--out is needed: the profile file to write")
         given = {key: value for key, value in (("windows", windows), ("max_new_tokens", max_new_tokens)) if value}
         plan = {**given, **({"window_s": window} if window else {})}
-        _measure(
-            out, url, batches or _BATCHES, contexts or _CONTEXTS, plan, hardware, Keys.given(api_key, admin_api_key)
-        )
+        keys = Keys.given(api_key, admin_api_key)
+        _measure(out, url or URL, batches or _BATCHES, contexts or _CONTEXTS, plan, hardware, keys, as_json=as_json)
         return
-    _refuse_idle(measuring, "with --estimate, which measures nothing")
+    _refuse_idle({**measuring, "json": as_json or None}, "with --estimate, which measures nothing")
     if known:
         from sglang_dspark.cli.estimate_profile import list_known
 
@@ -108,7 +110,15 @@ def _refuse_idle(flags: Mapping[str, object], why: str) -> None:
 
 
 def _measure(
-    out: Path, url: str, batches: str, contexts: str, given: dict[str, Any], hardware: str | None, keys: Keys
+    out: Path,
+    url: str,
+    batches: str,
+    contexts: str,
+    given: dict[str, Any],
+    hardware: str | None,
+    keys: Keys,
+    *,
+    as_json: bool,
 ) -> None:
     from rich.console import Console
 
@@ -135,6 +145,10 @@ def _measure(
     table = table_of(cells, meta)
     write_table(out, table)
     assert table.meta is not None
+    if as_json:
+        found = {"out": str(out), "cells": [dataclasses.asdict(cell) for cell in cells], "meta": table.meta}
+        typer.echo(msgspec.json.format(msgspec.json.encode(found), indent=1).decode())
+        return
     typer.echo(
         f"wrote {out}: {len(cells)} cells in {time.monotonic() - begun:.0f} s, median spread "
         f"{table.meta['spread']:.1%}, fit off by {table.meta['fit_error']:.1%}"

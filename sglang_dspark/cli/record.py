@@ -6,16 +6,17 @@ import time
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 
-from sglang_dspark.cli.app import AdminApiKey, ApiKey, app
+from sglang_dspark.cli.app import URL, AdminApiKey, ApiKey, Json, app
 from sglang_dspark.keys import Keys
 
 
 @app.command("record")
 def record(
     out: Annotated[Path, typer.Option(help="Folder for the records.")],
-    url: Annotated[str, typer.Option(help="The server, started with SGLANG_DSPARK_DEBUG_DUMP=all.")],
+    url: Annotated[str, typer.Option(help="The server, started with SGLANG_DSPARK_DEBUG_DUMP=all.")] = URL,
     duration: Annotated[float, typer.Option(min=0.0, help="Seconds to go on; 0 drains once. Ctrl-C ends too.")] = 0.0,
     interval: Annotated[float, typer.Option(min=0.1, help="Seconds between two drains.")] = 5.0,
     clear: Annotated[
@@ -23,6 +24,7 @@ def record(
     ] = True,
     api_key: ApiKey = None,
     admin_api_key: AdminApiKey = None,
+    as_json: Json = False,
 ) -> None:
     """Drain an unmodified server's step records (rounded, not exactly replayable) into files that every command reads.
 
@@ -44,6 +46,7 @@ def record(
     finally:
         drain.close()
         if drain.replicas:
-            typer.echo(drain.said())
+            said = drain.said()
+            typer.echo(msgspec.json.encode({"out": str(out), "said": said}).decode() if as_json else said)
     if clear and not drain.away:
         drain.forget()

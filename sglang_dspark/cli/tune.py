@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from sglang_dspark.cli.app import app
-from sglang_dspark.command import Command, gathered
+from sglang_dspark.command import gathered
 from sglang_dspark.errors import InputError
 from simulator.flags.acceptance import AcceptanceFlags
 from simulator.flags.engine import EngineFlags
@@ -19,7 +20,7 @@ from simulator.flags.load import LoadFlags
 PANEL = "Search"
 
 
-@app.command("tune", cls=Command, no_args_is_help=True)
+@app.command("tune", no_args_is_help=True)
 @gathered
 def tune(
     load: LoadFlags,
@@ -78,9 +79,10 @@ def tune(
     """Search the policy, its parameters, gamma and max-running-requests for a load; needs the extra `tune`.
 
     \b
-      dspark tune --trace requests.csv --profile vllm-b300-dsv4-flash --concurrency 64
+      dspark tune --trace requests.csv --profile vllm-b300-dsv4-flash \\
+          --concurrency 64
       dspark tune --trace requests.csv --profile mine.json --request-rate 4 \\
-          --objective goodput --goodput ttft:500 --goodput tpot:50 --out policy.json
+          --objective goodput --goodput ttft:500 --goodput tpot:50
 
     The winner is simulated again on requests and draws that the search never met, against no speculation, the best
     fixed length, every token verified, and SGLang's own rule; if it is not better beyond the noise, the best of those
@@ -100,7 +102,7 @@ def tune(
     serving = engine.engine(found)
     drafts, mix = acceptance.read(found, load.domains)
     settings = [prepare(each, serving, drafts, seed=seed) for each in load.loads(found, mix)]
-    with progress("trials", "trials") as told:
+    with progress("trials", "trials") as told, _saying_how_to_go_on(study):
 
         def on_progress(what: str) -> Callable[[int, int], None]:
             told.unit = what.partition(" ")[0]
@@ -123,6 +125,15 @@ def tune(
         sys.stdout.write(tuned_json(tuned, out).decode() + "\n")
         return
     print_tuned(tuned, out, Console(), verbose=verbose)
+
+
+@contextmanager
+def _saying_how_to_go_on(study: Path) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"interrupted: the same command goes on with {study}", file=sys.stderr)
+        raise typer.Exit(130) from None
 
 
 def _check(load: LoadFlags, out: Path, study: Path) -> None:

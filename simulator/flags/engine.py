@@ -39,7 +39,7 @@ class EngineFlags:
         str | None, typer.Option(help=f"override cost terms: {', '.join(TERMS)}", rich_help_panel=PANEL)
     ] = None
     force_diagonal: Annotated[
-        bool, typer.Option(help="price off-diagonal with a diagonal table", rich_help_panel=PANEL)
+        bool, typer.Option("--force-diagonal", help="price off-diagonal with a diagonal table", rich_help_panel=PANEL)
     ] = False
     schedule: Annotated[
         str | None, typer.Option(help=f"{', '.join(SCHEDULES)} (default: by policy)", rich_help_panel=PANEL)

@@ -16,7 +16,7 @@ from simulator.results.answer import answer
 from simulator.results.comparison import Comparison, PolicyResult
 from simulator.results.paired import interval
 from simulator.results.prefixes import cache_report
-from simulator.results.screen import failed_line, rates_line, screen_table
+from simulator.results.screen import failed_line, gains_line, rates_line, screen_table
 from simulator.results.servers import flag_lines
 from simulator.results.verdict import overload_words
 
@@ -38,6 +38,7 @@ def print_report(comparison: Comparison, console: Console, notes: tuple[str, ...
     for note in setting["trace_notes"]:
         console.print(Text(f"trace: {note}", style="dim"))
     console.print(_table(comparison) if wide else screen_table(comparison))
+    console.print(Text(gains_line(comparison), style="dim"))
     console.print(Text(_load_line(comparison)))
     said = [
         failed_line(comparison),
@@ -58,7 +59,7 @@ def print_report(comparison: Comparison, console: Console, notes: tuple[str, ...
 
 
 def _table(comparison: Comparison) -> Table:
-    closed, by = comparison.setting["loop"] == "closed", comparison.judged
+    closed = comparison.setting["loop"] == "closed"
     steady = "steady_" if closed else ""
     table = Table(pad_edge=False)
     table.add_column("policy", overflow="fold")
@@ -85,17 +86,7 @@ def _table(comparison: Comparison) -> Table:
             f"{figures['verified_tokens_per_step']:.0f}",
             f"{100 * figures['wasted_share']:.0f} %",
         )
-    first = comparison.results[0].policy
-    table.caption = f"gain over {first} in {by.words}: above 0 is better{_covers(comparison.setting)}"
     return table
-
-
-def _covers(setting: dict[str, Any]) -> str:
-    if setting["windows"] > 1:
-        return f"; the interval covers {setting['windows']} windows of the trace and their draws"
-    if setting["replications"] == 1:
-        return ""
-    return f"; the interval covers {setting['replications']} sets of draws, not other windows of the trace (--windows)"
 
 
 def _load_line(comparison: Comparison) -> str:

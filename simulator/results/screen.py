@@ -25,6 +25,7 @@ def print_screen(comparison: Comparison, console: Console, notes: tuple[str, ...
         )
     )
     console.print(screen_table(comparison))
+    console.print(Text(gains_line(comparison), style="dim"))
     surcharge = [] if comparison.surcharge is None else [str(comparison.surcharge)]
     varied = [] if comparison.sensitivity is None else comparison.sensitivity.lines()
     doubts = [failed_line(comparison), *map(overload_words, comparison.results), *comparison.warnings, *notes]
@@ -76,8 +77,13 @@ def screen_table(comparison: Comparison) -> Table:
             f"{figures[steady + 'mean_ttft_ms']:,.0f}",
             f"{figures['accept_length']:.2f}",
         )
-    table.caption = f"gain over {first.policy} in {comparison.judged.words}: above 0 is better{_covers(comparison)}"
     return table
+
+
+def gains_line(comparison: Comparison) -> str:
+    """What the gains of the table are of."""
+    first = comparison.results[0].policy
+    return f"gain over {first} in {comparison.judged.words}: above 0 is better{_covers(comparison)}"
 
 
 def name_of(result: PolicyResult) -> str:

@@ -15,6 +15,8 @@ mooncake
 bailian
     Qwen-Bailian (JSONL): ``chat_id``, ``parent_chat_id``, ``timestamp`` in seconds, ``input_length``,
     ``output_length``, ``type``, ``turn``, ``hash_ids`` (blocks of 16 tokens). The chat id becomes the request id.
+sglang-log, bench-serving
+    The user's own traffic without our plug-in: SGLang's JSON request log, bench_serving's output; see `server_files`.
 own
     The project's own (JSONL). First line: ``{"format": "sglang-dspark-trace", "version": 2}`` and optionally
     ``requests`` (how many follow; fewer or more are an error), ``domains`` (names; their order gives the
@@ -64,6 +66,7 @@ from simulator.traces.json_formats import BailianRow, JsonFormat, MooncakeRow
 from simulator.traces.json_lines import json_keys
 from simulator.traces.own_format import OwnFormat
 from simulator.traces.raw import RawRequests
+from simulator.traces.server_files import BenchServing, SglangLog
 from simulator.traces.source import Lines, quoted
 
 _GIT_LFS = "version https://git-lfs.github.com/"
@@ -113,6 +116,8 @@ TRACE_FORMATS: dict[str, TraceReader] = {
         "JSON lines with chat_id, timestamp (s), input_length, output_length", BailianRow, "s", 16, name="chat_id"
     ),
     "mooncake": JsonFormat("JSON lines with timestamp (ms), input_length, output_length", MooncakeRow, "ms", 512),
+    "sglang-log": SglangLog(),
+    "bench-serving": BenchServing(),
     "own": OwnFormat(),
 }
 """Asked in this order; the first that recognises a file reads it."""

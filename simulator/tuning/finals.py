@@ -74,6 +74,12 @@ class Finals:
             best = each if objective.better(each.value(objective), best.value(objective)) else best
         return best
 
+    def kept(self, objective: Objective) -> Held:
+        """The baseline to keep: the best one, ties within `TIE` to the simplest."""
+        found = [(each.candidate, each.value(objective)) for each in self.held[1:]]
+        chosen = pick(found, objective)
+        return next(each for each in self.held[1:] if each.candidate == chosen)
+
     def gap(self, objective: Objective) -> Paired:
         """The winner's gain over the best baseline."""
         return self.held[0].gain(self.base(objective), objective, self.windows)
@@ -83,8 +89,8 @@ class Finals:
         return self.gap(objective).verdict == "higher"
 
     def recommended(self, objective: Objective) -> Held:
-        """The winner if it is better, else the best baseline."""
-        return self.held[0] if self.better(objective) else self.base(objective)
+        """The winner if it is better than the best baseline, else the baseline to keep."""
+        return self.held[0] if self.better(objective) else self.kept(objective)
 
 
 def pick(found: Sequence[tuple[Candidate, float]], objective: Objective) -> Candidate:
@@ -121,7 +127,7 @@ def best_length(trials: Sequence[Trial], objective: Objective) -> Candidate | No
         (trial.candidate, trial.outcome.mean(0))
         for trial in trials
         if isinstance(trial.candidate.policy, Fixed) and trial.candidate == Candidate(trial.candidate.policy)
-        if trial.outcome.values
+        if not trial.outcome.pruned
     ]
     best = None
     for candidate, value in dict(plain).items():

@@ -34,6 +34,9 @@ def print_tuned(tuned: Tuned, path: Path, console: Console, *, verbose: bool = F
         console.print(Text(line, style="dim"))
     console.print(Text(f"on {held:,} requests and draws that the search never met:"))
     console.print(_table(tuned))
+    parts = f"{tuned.finals.windows} parts of them and their draws" if tuned.finals.windows > 1 else "draws alone"
+    words = tuned.objectives[0].words
+    console.print(Text(f"{words}; above 0: the tuned policy is better; intervals cover {parts}", style="dim"))
     if len(tuned.settings) > 1:
         console.print(_by_load(tuned))
     if len(tuned.objectives) > 1:
@@ -52,11 +55,12 @@ def answer(tuned: Tuned) -> str:
     if finals.better(first):
         named = _name(base)
         return f"switch on {finals.winner.text}: {interval(gap)} over {named} at {where} ({first.words})"
-    if finals.winner == base.candidate:
-        return f"keep {_name(base)} at {where}: the search found nothing better ({first.words})"
+    kept = finals.kept(first)
+    if finals.winner == kept.candidate:
+        return f"keep {_name(kept)} at {where}: the search found nothing better ({first.words})"
     return (
-        f"keep {_name(base)} at {where}: the best of the search, {finals.winner.text}, is not better beyond the noise: "
-        f"{interval(gap)} ({first.words})"
+        f"keep {_name(kept)} at {where}: the best of the search, {finals.winner.text}, is not better than "
+        f"{_name(base)} beyond the noise: {interval(gap)} ({first.words})"
     )
 
 
@@ -131,8 +135,6 @@ def _table(tuned: Tuned) -> Table:
         accept = sum(run["accept_length"] for run in each.runs[0]) / len(each.runs[0])
         shown = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
         table.add_row(each.label, each.candidate.text, shown, gain, f"{accept:.2f}")
-    parts = f"{finals.windows} parts of them and their draws" if finals.windows > 1 else "draws alone"
-    table.caption = f"{first.words}; above 0: the tuned policy is better; intervals cover {parts}"
     return table
 
 
@@ -170,8 +172,9 @@ def _frontier(tuned: Tuned) -> Table:
 def _robust_lines(tuned: Tuned, *, verbose: bool) -> Iterator[str]:
     if tuned.robustness is None:
         return
-    best = tuned.finals.recommended(tuned.objectives[0])
-    yield f"regret of {best.candidate.text} against the best there of all that are named here (one set of draws), where"
+    best, first = tuned.finals.recommended(tuned.objectives[0]), tuned.settings[0]
+    at = f" at {first.concurrency or first.request_rate}" if len(tuned.settings) > 1 else ""
+    yield f"regret of {best.candidate.text}{at} against the best there of all named here (one set of draws), where"
     groups: dict[str, list[Changed]] = {}
     for change in tuned.robustness.changes:
         groups.setdefault(change.what if verbose else _group(change), []).append(change)

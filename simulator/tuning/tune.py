@@ -14,11 +14,11 @@ from simulator.engine.run import Setting
 from simulator.results.steady import ENOUGH
 from simulator.run_store import digest, release
 from simulator.traces import requests_between
-from simulator.tuning.candidate import Candidate
 from simulator.tuning.finals import Finals, decide
 from simulator.tuning.objective import Objective, objectives
 from simulator.tuning.robustness import Robustness, robustness
-from simulator.tuning.space import Space, default_space, read_space
+from simulator.tuning.space import Space, default_space
+from simulator.tuning.space_file import read_space
 from simulator.tuning.study import Plan, Trial, import_optuna, search
 from simulator.tuning.trials import evaluator, runner
 
@@ -59,11 +59,11 @@ class Tuned:
         """With several objectives: the trials that no other beats in all of them, by the first objective."""
         done = [trial for trial in self.trials if not trial.outcome.pruned]
         values = {trial.number: [trial.outcome.mean(at) for at in range(len(self.objectives))] for trial in done}
-        out: dict[Candidate, Trial] = {}
-        for trial in done:
+        out: dict[tuple[float, ...], Trial] = {}  # of those that are equal, the simplest
+        for trial in sorted(done, key=lambda each: each.candidate.simplicity):
             own = values[trial.number]
             if not any(self._dominates(values[other.number], own) for other in done):
-                out.setdefault(trial.candidate, trial)
+                out.setdefault(tuple(own), trial)
         sign = -1 if self.objectives[0].more else 1
         return sorted(out.values(), key=lambda trial: sign * values[trial.number][0])
 

@@ -31,7 +31,6 @@ def refused(*arguments: str) -> str:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "either --url URL"),
         (("--url", "http://x", "--predict", "hull"), "either --url URL"),
         (("--url", "http://x", "--draft", "d"), "belong to --predict"),
         (("--url", "http://x", "--timeout", "0"), "--timeout 0"),

@@ -356,3 +356,13 @@ def test_help_and_a_plugin_that_is_switched_off() -> None:
         assert f"--speculative-dspark-{flag}" not in disabled[0]
     assert enabled[1] > 0 and disabled[1] == 0
     assert not disabled[2].startswith("sglang_dspark")
+
+
+def test_a_policy_file_that_was_tuned_elsewhere_is_said(tmp_path) -> None:
+    path = tmp_path / "policy.json"
+    path.write_text('{"policy": "hull", "meta": {"gamma": 7, "max_running_requests": 64}}')
+    said = startup.tuned_elsewhere(str(path), 5, 48)
+    assert "was tuned for gamma 7 (here 5) and max_running_requests 64 (here 48): its gain" in said
+    assert startup.tuned_elsewhere(str(path), 7, None) == startup.tuned_elsewhere("hull", 5, 48) == ""
+    path.write_text('{"policy": "hull"}')
+    assert startup.tuned_elsewhere(str(path), 5, 48) == ""

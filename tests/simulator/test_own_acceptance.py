@@ -50,7 +50,7 @@ def test_a_shape_is_shifted_to_any_length(values: list[float], share: float) -> 
     length = 1 + share * len(values)
     found = shifted_to_length(values, length)
     assert accept_length(found) == pytest.approx(length, rel=1e-9) and all(0 < each < 1 for each in found)
-    assert np.argsort(found, kind="stable").tolist() == np.argsort(values, kind="stable").tolist()
+    assert (np.diff(np.array(found)[np.argsort(values)]) >= -1e-12).all(), "the order stays, but for rounding"
 
 
 def own(path: Path, content: Any) -> Path:

@@ -33,6 +33,17 @@ def vidur(rows=ROWS) -> str:
     return "\n".join(["arrived_at,num_prefill_tokens,num_decode_tokens", *(f"{t},{i},{o}" for t, i, o in rows)]) + "\n"
 
 
+def sglang_log(rows=ROWS) -> str:
+    """SGLang's JSON request log, a line a finished request."""
+    lines = []
+    for number, (arrival_s, prompt, output) in enumerate(rows):
+        meta = {"prompt_tokens": prompt, "completion_tokens": output, "cached_tokens": 0}
+        meta["request_received_ts"] = 1796000000 + arrival_s
+        event = {"timestamp": "2026-11-30T10:00:00", "event": "request.finished", "rid": f"r{number}"}
+        lines.append(json.dumps({**event, "obj": {}, "out": {"meta_info": meta}}))
+    return "\n".join(lines) + "\n"
+
+
 def hash_ids(prompt: int, block_tokens: int) -> list[int]:
     """Blocks of a prompt; all prompts begin with the same tokens."""
     return list(range(-(-prompt // block_tokens)))
@@ -80,6 +91,7 @@ def own_2_blocks(rows=ROWS) -> str:
 
 #: Name for the test, format that must be detected, text of the file.
 FILES = (
+    ("sglang log", "sglang-log", sglang_log()),
     ("azure-2023", "azure", azure()),
     ("azure-2024", "azure", azure(zone="+00:00", digits=6)),
     ("burstgpt-1", "burstgpt", burstgpt_first()),

@@ -21,9 +21,9 @@ from simulator import Load
 from simulator.engine.run import Setting
 from simulator.inputs import prepare
 from simulator.traces import random_trace
-from simulator.tuning import study as studies
+from simulator.tuning import stored_study
 from simulator.tuning.candidate import Candidate
-from simulator.tuning.finals import TIE, pick
+from simulator.tuning.finals import TIE, Finals, Held, pick
 from simulator.tuning.objective import Objective
 from simulator.tuning.tune import Tuned, tune
 
@@ -195,6 +195,22 @@ def test_a_study_of_another_kind_is_refused(
     database.close()
     with pytest.raises(InputError, match="holds no study of Optuna's"):
         small(empty)
-    monkeypatch.setattr(studies, "VERSION", 2)
+    monkeypatch.setattr(stored_study, "VERSION", 2)
     with pytest.raises(InputError, match="is of version 1, expected 2: give another --study, or remove"):
         small(path)
+
+
+def test_what_is_kept_is_the_simplest_of_the_best_baselines() -> None:
+    """A rule that is ahead by a tenth of a percent does not replace a fixed length."""
+
+    def held(label: str, text: str, value: float) -> Held:
+        runs = tuple({"steady_output_throughput": value + noise} for noise in (-1.0, 0.0, 1.0))
+        return Held(Candidate(make_policy(text)), label, (runs,))
+
+    rows = [held("tuned", "hull", 1000.0), held("best fixed k", "fixed:k=5", 1000.5)]
+    rows += [held("SGLang's rule", "argmax:lag=2,pricing=floor", 1001.0)]
+    finals = Finals(rows[0].candidate, tuple(rows), 1, ())
+    assert finals.base(MORE) is rows[2] and not finals.better(MORE)
+    assert finals.recommended(MORE) is rows[1]
+    better = Finals(rows[0].candidate, (held("tuned", "hull", 1100.0), *rows[1:]), 1, ())
+    assert better.better(MORE) and better.recommended(MORE).label == "tuned"

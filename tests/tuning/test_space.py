@@ -15,7 +15,8 @@ from sglang_dspark.policies import POLICIES
 from simulator import Acceptance, Engine, EngineSettings, Load
 from simulator.inputs import prepare
 from simulator.traces import example_trace
-from simulator.tuning.space import Between, Choice, Space, default_space, read_space
+from simulator.tuning.space import Between, Choice, Space, default_space
+from simulator.tuning.space_file import read_space
 
 PROFILE = "vllm-b300-dsv4-flash"
 SETTING = prepare(Load(example_trace(), concurrency=16), PROFILE)

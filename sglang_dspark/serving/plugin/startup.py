@@ -8,9 +8,11 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from sglang_dspark.errors import InputError
+from sglang_dspark.policies.parse import load_policy_meta
 from sglang_dspark.serving.base.contract import SUPPORTED
 from sglang_dspark.serving.base.options import ATTRIBUTE, ServingOptions, options_of, resolve
 from sglang_dspark.serving.base.refusal import leave
@@ -99,12 +101,26 @@ def settle(server_args: Any, previous: Callable[[Any], None]) -> None:
         check_draft(config.speculative_draft_model_path, config.speculative_dspark_confidence_sts_path, gamma)
         here = hardware.launcher_hardware(int(config.base_gpu_id or 0))
         start_line.check_hardware(resolved.cost, options, here)
+        tuned = tuned_elsewhere(options.policy, gamma, config.max_running_requests)
     except InputError as error:
         raise leave(error) from None
+    if tuned:
+        logger.warning("sglang-dspark: %s", tuned)
     if config.tokenizer_worker_num > 1:
         logger.warning("sglang-dspark: with several tokenizer workers /dspark/policy is not served; flags decide")
         return
     http.serve(resolved, gamma)
+
+
+def tuned_elsewhere(policy: str | None, gamma: int, max_running_requests: int | None) -> str:
+    """Where a policy file was tuned for another server than this one; empty where it was not, or does not say."""
+    if policy is None or not policy.endswith(".json"):
+        return ""
+    meta = load_policy_meta(Path(policy))
+    here = {"gamma": gamma, "max_running_requests": max_running_requests}
+    known = {key: value for key, value in here.items() if value is not None and key in meta}
+    other = [f"{key} {meta[key]} (here {value})" for key, value in known.items() if value != meta[key]]
+    return f"policy file {policy} was tuned for {' and '.join(other)}: its gain was measured there" if other else ""
 
 
 def _step_aside(server_args: Any) -> None:
