@@ -257,8 +257,8 @@ def document(
     yield "## Verify and draft steps of DeepSeek-V4-Flash on 4 x B300"
     yield ""
     yield f"vLLM's, at {STAIRCASE_CONTEXT:,} context tokens, on synthetic tokens whose experts are not known; the"
-    yield f"estimate is of SGLang's kernels, experts hit by a power law, {WIDTH} tokens a request. The layers of the assumed"
-    yield "draft (five, of three and five) are the only choice that these figures made."
+    yield f"estimate is of SGLang's kernels, experts hit by a power law, {WIDTH} tokens a request. The layers of the"
+    yield "assumed draft (five, of three and five) are the only choice that these figures made."
     yield ""
     yield from _table(["verified tokens"], staircase, lambda row: [row.what])
     yield ""
@@ -319,8 +319,8 @@ def _gains(gains: dict[int, dict[tuple[str, str], tuple[float, float]]], known: 
 
 def _served_table(served: Sequence[Row]) -> Iterator[str]:
     yield "Mean TPOT of served loads that ship with the library (each measurement once), by model, precision and GPU:"
-    yield "the decode step at half the output, and the prefills of the others; of half of them where the measured time to"
-    yield "the first token says that all requests were sent at once."
+    yield "the decode step at half the output, and the prefills of the others; of half of them where the measured time"
+    yield "to the first token says that all requests were sent at once."
     yield ""
     yield "| model | loads | mean error | largest | with sign |"
     yield "|---|---:|---:|---:|---:|"
