@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sglang_dspark.cost import StepCost, encode_table, keys_of, load_profile
+from sglang_dspark.cost import StepCost, keys_of, load_profile
 from sglang_dspark.cost.estimate.anchors import REFERENCE_CONTEXT
 from sglang_dspark.cost.estimate.asked import Asked
 from sglang_dspark.errors import InputError
@@ -96,15 +96,6 @@ def test_an_estimate_says_what_it_is(qwen: StepCost) -> None:
     assert {"estimate_error", "draft", "sampling", "host_s", "copy_s", "eager"} <= keys_of(qwen.assumptions)
     experts = load_profile("estimate:h200_sxm/DeepSeek-V3,tp=8")
     assert {"expert_routing", "over_roofline"} <= keys_of(experts.assumptions)
-
-
-def test_an_estimate_loads_in_plain_sglang(tmp_path: Path) -> None:
-    upstream = pytest.importorskip(
-        "sglang.srt.speculative.dspark_components.dspark_sps", reason="needs the sglang package (extra `serve`)"
-    )
-    path = tmp_path / "mine.json"
-    path.write_bytes(encode_table(estimate_table(Asked.of(QWEN))))
-    assert not upstream.is_uninitialized_sps_table(upstream.load_sps_table_from_path(str(path)))
 
 
 @pytest.mark.parametrize("anchors", ["4:7.5", "1:7.2", "4:7.5/64:12", "1:6/16:9/128:20"])
