@@ -93,7 +93,8 @@ def test_an_estimate_says_what_it_is(qwen: StepCost) -> None:
     assert meta["precisions"] == {"gemm": "bfloat16", "kv": "bfloat16"} and meta["gamma"] == 7
     assert meta["draft"].startswith("assumed: 5 layers of the target's geometry")
     assert 0 < meta["fit_error"]["verify_mean"] < 0.03 and meta["fit_error"]["verify_largest"] < 0.1
-    assert {"estimate_error", "draft", "sampling", "host_s", "copy_s", "eager"} <= keys_of(qwen.assumptions)
+    stated = {"estimate_error", "draft", "sampling", "host_s", "copy_s", "captured_tokens", "kv_precision", "eager"}
+    assert stated <= keys_of(qwen.assumptions)
     experts = load_profile("estimate:h200_sxm/DeepSeek-V3,tp=8")
     assert {"expert_routing", "over_roofline"} <= keys_of(experts.assumptions)
 

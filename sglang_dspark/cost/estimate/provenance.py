@@ -93,6 +93,8 @@ def _assumed(priced: Priced) -> list[Assumption]:
             "KV capacity is computed",
         ),
     ]
+    sizes = f"CUDA graphs of {len(priced.batches)} batch sizes up to {priced.batches[-1]} requests"
+    out.append(Assumption("captured_tokens", None, "", "SGLang's list for this GPU and TP", sizes))
     if priced.target.is_deepseek_v4 or priced.forward.has_modules:
         said = "the query tokens of a request share what they read of its context"
         out.append(Assumption("sparse_attention", None, "", "the tables hold single queries only", said))
