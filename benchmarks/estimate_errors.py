@@ -26,7 +26,6 @@ from sglang_dspark.cost.estimate.accuracy import Accuracy, Errors, Gains
 from sglang_dspark.cost.graphs import Machine, listed_batches
 from sglang_dspark.errors import InputError
 from simulator import simulate
-from simulator.simulate import find_cost
 
 ROOT = Path(__file__).parents[1]
 PUBLISHED = Path(__file__).with_name("published_steps.csv")
@@ -193,7 +192,7 @@ def policy_gains(in_flight: int, jobs: int) -> dict[tuple[str, str], tuple[float
     for profile in (ESTIMATED, MEASURED):
         comparison = simulate(
             "example",
-            find_cost(profile),
+            profile,
             POLICIES,
             concurrency=in_flight,
             drafter="dspark:deepseek-v4-flash",
