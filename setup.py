@@ -12,8 +12,9 @@ setup(
     package_dir={"dspark_kernels": "kernels/dspark_kernels", "dspark_profiles": "profiles"},
     package_data={
         "dspark_profiles": ["*.json"],
+        "sglang_dspark": ["py.typed"],
         "sglang_dspark.cost.estimate": ["accuracy.json"],
-        "simulator": ["examples/*"],
+        "simulator": ["examples/*", "py.typed"],
         "simulator.blocks": ["published/*.json"],
     },
 )

@@ -25,7 +25,7 @@ from sglang_dspark.cost.capture import captured_as
 from sglang_dspark.cost.estimate.accuracy import Accuracy, Errors, Gains
 from sglang_dspark.cost.graphs import Machine, listed_batches
 from sglang_dspark.errors import InputError
-from simulator import simulate
+from simulator import Acceptance, Engine, Load, simulate
 
 ROOT = Path(__file__).parents[1]
 PUBLISHED = Path(__file__).with_name("published_steps.csv")
@@ -191,12 +191,10 @@ def policy_gains(in_flight: int, jobs: int) -> dict[tuple[str, str], tuple[float
     found = []
     for profile in (ESTIMATED, MEASURED):
         comparison = simulate(
-            "example",
-            profile,
+            Load("example", concurrency=in_flight),
+            Engine(profile, graphs=[size for size in listed_batches(512, drafting=True) if size <= in_flight]),
             POLICIES,
-            concurrency=in_flight,
-            drafter="dspark:deepseek-v4-flash",
-            graphs=[size for size in listed_batches(512, drafting=True) if size <= in_flight],
+            acceptance=Acceptance(drafter="dspark:deepseek-v4-flash"),
             jobs=jobs,
         )
         found.append({result.policy: result.figures[FIGURE] for result in comparison.results})

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from simulator import Comparison, load_trace, simulate
+from simulator.inputs import Acceptance, Load
 from simulator.results.paired import Paired
 
 BASE = "fixed:k=7"
@@ -44,11 +45,10 @@ def main() -> None:
             trace = load_trace(args.trace, limit=min(args.limit, 300 + 25 * concurrency))
             panels[drafter].append(
                 simulate(
-                    trace,
+                    Load(trace, concurrency=concurrency),
                     args.profile,
                     POLICIES,
-                    concurrency=concurrency,
-                    drafter=drafter,
+                    acceptance=Acceptance(drafter=drafter),
                     replications=args.replications,
                     jobs=args.jobs,
                 )

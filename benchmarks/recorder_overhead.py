@@ -76,7 +76,7 @@ def recorder(folder: str) -> Recorder:
         shadow=None,
         explore=0.0,
         steps=STEPS,
-        schedule="overlapped",
+        loop="overlap",
     )
     arguments = SimpleNamespace(speculative_dspark_confidence_sts_path=None)
     return start(

@@ -1,13 +1,14 @@
 """Replays request traces through a SimPy model of SGLang's engine, under the very policies that serve live.
 
-from simulator import simulate
-result = simulate("trace.csv", "vllm-b300-dsv4-flash", ["fixed:k=7", "hull", "argmax:lag=2"], concurrency=64)
-print(result.best().policy)
+from simulator import Load, simulate
+result = simulate(Load("trace.csv", concurrency=64), "vllm-b300-dsv4-flash", ["none", "hull", "argmax:lag=2"])
+print(result)
 """
 
 from simulator.blocks.acceptance import Confidence
 from simulator.blocks.drafters import DRAFTERS
 from simulator.engine.settings import EngineSettings
+from simulator.inputs import Acceptance, Engine, Load
 from simulator.results.comparison import Comparison, PolicyResult
 from simulator.results.paired import Paired
 from simulator.simulate import simulate
@@ -15,9 +16,12 @@ from simulator.traces import Trace, load_trace, write_trace
 
 __all__ = [
     "DRAFTERS",
+    "Acceptance",
     "Comparison",
     "Confidence",
+    "Engine",
     "EngineSettings",
+    "Load",
     "Paired",
     "PolicyResult",
     "Trace",

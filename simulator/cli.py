@@ -2,226 +2,204 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from sglang_dspark.command import run
-from sglang_dspark.cost import TERMS, write_atomically
+from sglang_dspark.command import Command, Version, application, gathered, run
 from sglang_dspark.errors import InputError
-from sglang_dspark.policies import make_policy
-from simulator import draft_options, options
-from simulator.blocks.drafters import choose_drafter
-from simulator.engine.settings import ROUTERS, SCHEDULES
+from sglang_dspark.policies import Policy, make_policy
+from simulator.baselines import lineup
+from simulator.engine.run import Setting
+from simulator.flags.acceptance import AcceptanceFlags, refuse_unread_confidence
+from simulator.flags.engine import EngineFlags
+from simulator.flags.load import LoadFlags
+from simulator.inputs import prepare
+from simulator.policy_files import tuned_elsewhere
+from simulator.progress import Teller, progress
 from simulator.results.comparison import Comparison
-from simulator.results.goodput import parse_slos
+from simulator.results.plot import check_plot
 from simulator.results.report import json_lines, json_report, print_report
+from simulator.results.screen import print_screen
 from simulator.results.timeline import write_timeline
+from simulator.run_store import RunStore
 from simulator.sensitivity import check_sensitivity
 from simulator.sensitivity import sensitivity as vary
-from simulator.simulate import compare_policies, prepare
+from simulator.simulate import check_runs, compare_policies
 from simulator.sustainable import check_find_rate, sustainable_rates
-from simulator.traces import TRACE_FORMATS
+from simulator.sweep import Sweep, sweep
+from simulator.sweep_report import print_sweep, sweep_json, sweep_lines
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-DEFAULT_POLICIES = ("fixed:k=7", "early-stop", "hull", "argmax:lag=2")
+app = application(no_args_is_help=True)
+_WIDE = 160
+
+PANEL = "Output"
 
 
-@app.command(no_args_is_help=True)
+@dataclass(frozen=True)
+class OutputFlags:
+    """Where results go, and how much of them is shown."""
+
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output",
+            "--output-file",
+            help="append JSON lines, one a policy, bench_serving's keys; - is stdout",
+            rich_help_panel=PANEL,
+        ),
+    ] = None
+    plot: Annotated[Path | None, typer.Option(help="picture, .svg or .png", rich_help_panel=PANEL)] = None
+    timeline: Annotated[
+        Path | None, typer.Option(help="Chrome trace for ui.perfetto.dev (.json or .json.gz)", rich_help_panel=PANEL)
+    ] = None
+    wide: Annotated[bool, typer.Option("--wide", help="all columns of the table", rich_help_panel=PANEL)] = False
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="every assumption, what is measured in", rich_help_panel=PANEL)
+    ] = False
+    json: Annotated[
+        bool, typer.Option("--json", help="everything as JSON on stdout instead of a table", rich_help_panel=PANEL)
+    ] = False
+
+    def check(self) -> None:
+        """Find out before the work that a result has nowhere to go."""
+        if self.output is not None and self.timeline is not None and Path(self.output) == self.timeline:
+            raise InputError(f"--output and --timeline name the same file {self.output}: give two")
+        if self.output == "-" and self.json:
+            raise InputError("--output - and --json both write to standard output: give one of them")
+        if self.json and (self.wide or self.verbose):
+            raise InputError(f"--{'wide' if self.wide else 'verbose'} does nothing with --json, which has everything")
+        files = [Path(self.output)] if self.output not in (None, "-") else []
+        for path in (*files, self.timeline, self.plot):
+            _check_target(path)
+        if self.plot is not None:
+            check_plot(self.plot)
+
+    def deliver(self, lines: bytes, report: bytes) -> bool:
+        """Write lines and JSON where they go; whether a table is wanted too."""
+        if self.output == "-":
+            sys.stdout.write(lines.decode())
+        elif self.output is not None:
+            _append(Path(self.output), lines)
+        if self.json:
+            sys.stdout.write(report.decode() + "\n")
+        return not self.json
+
+    @property
+    def console(self) -> Console:
+        """Where the table goes."""
+        console = Console(stderr=self.output == "-")
+        return Console(stderr=self.output == "-", width=_WIDE) if self.wide and not console.is_terminal else console
+
+
+@app.command(no_args_is_help=True, cls=Command)
+@gathered
 def command(
-    trace: Annotated[str, typer.Option(help="request trace (a file, gzip too), a folder of records, or `example`")],
-    profile: Annotated[
-        str, typer.Option(help="what the engine costs: a name (see `dspark profiles`), a file, or a folder of records")
-    ],
+    load: LoadFlags,
+    engine: EngineFlags,
+    acceptance: AcceptanceFlags,
+    output: OutputFlags,
     policy: Annotated[
-        list[str] | None, typer.Option(help="policy such as hull:fill=true or a JSON file; repeat to compare")
-    ] = None,
-    policy_profile: Annotated[str | None, typer.Option(help="what the policies believe (default: --profile)")] = None,
-    drafter: Annotated[str | None, typer.Option(help=draft_options.DRAFTER_HELP)] = None,
-    acceptance: Annotated[str | None, typer.Option(help=draft_options.ACCEPTANCE_HELP)] = None,
-    gamma: Annotated[
-        int | None, typer.Option(help="draft block size, or positions of recorded blocks (default: the drafter's)")
-    ] = None,
-    complete: Annotated[
-        bool, typer.Option("--complete", help="records: draw what trimmed blocks hide from their confidences")
-    ] = False,
-    concurrency: Annotated[int | None, typer.Option(help="closed loop with so many requests in flight")] = None,
-    format: Annotated[
-        str | None, typer.Option(help=f"trace format: {', '.join(TRACE_FORMATS)} (default: detected)")
-    ] = None,
-    time_unit: Annotated[str | None, typer.Option(help="unit of numeric stamps: s, ms (default: the format's)")] = None,
-    jitter: Annotated[
-        bool | None,
-        typer.Option("--jitter/--no-jitter", help="spread stamps on a regular grid (default: if it is at most 1 s)"),
-    ] = None,
-    block_tokens: Annotated[
-        int | None, typer.Option(help="tokens of a block of hash_ids (default: the format's, 512 or 16)")
-    ] = None,
-    limit: Annotated[int | None, typer.Option(help="first so many requests")] = None,
-    start: Annotated[float | None, typer.Option(help="time window of the trace, seconds")] = None,
-    end: Annotated[float | None, typer.Option(help="end of the window, seconds")] = None,
-    rate_scale: Annotated[float | None, typer.Option(help="multiply the arrival rate")] = None,
-    request_rate: Annotated[
-        float | None, typer.Option(help="Poisson arrivals, requests per second (inf: all at 0)")
-    ] = None,
-    domains: Annotated[str | None, typer.Option(help="shares, math=1,code=1,chat=2 (default: equal)")] = None,
-    confidence: Annotated[str | None, typer.Option(help=draft_options.CONFIDENCE_HELP)] = None,
-    cost: Annotated[str | None, typer.Option(help=f"override cost terms: {', '.join(TERMS)}")] = None,
-    force_diagonal: Annotated[bool, typer.Option(help="price off-diagonal with a diagonal table")] = False,
-    schedule: Annotated[str | None, typer.Option(help=f"{', '.join(SCHEDULES)} (default: by policy)")] = None,
-    graphs: Annotated[
-        str | None, typer.Option(help="whose CUDA graphs: sglang (default), profile, or batch sizes such as 1,2,4,8")
-    ] = None,
-    gpu_memory: Annotated[
-        float | None, typer.Option(help="GiB of one GPU: SGLang sets graphs and chunk by it (default: the profile's)")
-    ] = None,
-    tp: Annotated[int | None, typer.Option(help="tensor-parallel size (default: the profile's)")] = None,
-    max_running_requests: Annotated[
-        int | None, typer.Option(help="default: SGLang's or as many as are in flight, or what the records say")
-    ] = None,
-    chunked_prefill_size: Annotated[
-        int | None, typer.Option(help="tokens of a prefill chunk (default: SGLang's by GPU memory)")
-    ] = None,
-    max_prefill_tokens: Annotated[int | None, typer.Option(help="tokens of a prefill step (default: 16384)")] = None,
-    prefill: Annotated[
-        str | None, typer.Option(help="elsewhere[:MS]: a decode server, KV comes so many ms after sending")
-    ] = None,
-    no_prefix_cache: Annotated[
-        bool, typer.Option("--no-prefix-cache", help="SGLang's --disable-radix-cache; for traces with hash_ids")
-    ] = False,
-    kv_tokens: Annotated[
-        int | None, typer.Option(help="KV capacity of a replica with the draft (default: the profile's)")
-    ] = None,
-    max_tokens: Annotated[
-        int | None, typer.Option(help="what every client asks for at most (default: the trace's, else what it gets)")
-    ] = None,
-    replicas: Annotated[int, typer.Option(help="data-parallel engine replicas")] = 1,
-    router: Annotated[str | None, typer.Option(help=f"{' or '.join(ROUTERS)}; needs --replicas")] = None,
-    dp_attention: Annotated[bool, typer.Option(help="replicas are ranks that step together")] = False,
-    goodput: Annotated[
         list[str] | None,
-        typer.Option(help='limits in ms by ttft, tpot, e2el: repeat ttft:500, or quote "ttft:500 tpot:50"'),
+        typer.Option(
+            help="policy such as hull:fill=true or a JSON file; repeat to compare (default: no speculation, best fixed "
+            "length, every token verified, hull, argmax:lag=2)",
+            rich_help_panel="Policies",
+        ),
     ] = None,
+    only: Annotated[
+        bool,
+        typer.Option(
+            "--only", help="these policies alone, without none and the best fixed length", rich_help_panel="Policies"
+        ),
+    ] = False,
     find_rate: Annotated[
         float | None, typer.Option(help="find the highest rate at which this share of requests meets --goodput")
     ] = None,
     sensitivity: Annotated[
         bool, typer.Option("--sensitivity", help="vary one assumption at a time: which of them flips the verdict?")
     ] = False,
-    windows: Annotated[int, typer.Option(help="serve so many parts of the trace in turn: intervals cover them")] = 1,
     replications: Annotated[int | None, typer.Option(help="sets of draws (default: 5, or one a window)")] = None,
     seed: Annotated[int, typer.Option(help="of every draw")] = 0,
     jobs: Annotated[int | None, typer.Option(help="processes (default: one a core)")] = None,
-    output: Annotated[Path | None, typer.Option(help="JSON lines, one a policy, bench_serving's keys")] = None,
-    timeline: Annotated[Path | None, typer.Option(help="Chrome trace for ui.perfetto.dev (.json or .json.gz)")] = None,
-    json: Annotated[bool, typer.Option("--json", help="the comparison as JSON on stdout instead of a table")] = False,
+    resume: Annotated[
+        Path | None,
+        typer.Option(help="keep finished runs in this file; the same command then goes on where it stopped"),
+    ] = None,
+    version: Version = False,
 ) -> None:
-    """Serve a request trace under several verification policies and compare them on the same draws."""
-    options.refuse_idle_flags(
-        concurrency=concurrency,
-        rate_scale=rate_scale,
-        request_rate=request_rate,
-        jitter=jitter,
-        replicas=replicas,
-        router=router,
-        kv_tokens=kv_tokens,
-        cost=cost,
-        output=output,
-        timeline=timeline,
-    )
-    for path in (output, timeline):
-        _check_target(path)
-    load = options.load(
-        trace,
-        seed,
-        gamma,
-        complete=complete,
-        format=format,
-        time_unit=time_unit,
-        jitter=jitter,
-        block_tokens=block_tokens,
-        start_s=start,
-        end_s=end,
-        limit=limit,
-        rate_scale=rate_scale,
-        drafter=drafter,
-        acceptance=acceptance,
-        domains=domains,
-        confidence=confidence,
-    )
-    options.refuse_idle_force([profile, policy_profile], force_diagonal=force_diagonal)
-    terms = options.key_values("--cost", cost, TERMS)
-    model = options.cost_model(profile, terms, force_diagonal=force_diagonal)
-    belief = model if policy_profile is None else options.cost_model(policy_profile, {}, force_diagonal=force_diagonal)
-    elsewhere_s = options.decode_server(
-        prefill, chunked_prefill_size=chunked_prefill_size, max_prefill_tokens=max_prefill_tokens
-    )
-    engine = options.engine_settings(
-        load,
-        prefill_elsewhere_s=elsewhere_s,
-        max_running_requests=max_running_requests,
-        chunked_prefill_size=chunked_prefill_size,
-        max_prefill_tokens=max_prefill_tokens,
-        kv_tokens=kv_tokens,
-        schedule=schedule,
-        replicas=replicas,
-        router=router,
-        dp_attention=dp_attention or None,
-        prefix_cache=False if no_prefix_cache else None,
-    )
-    drafts = choose_drafter(drafter, acceptance)
-    setting = prepare(
-        load,
-        model,
-        policy_profile=belief,
-        drafter=drafter,
-        acceptance=acceptance,
-        gamma=gamma,
-        concurrency=concurrency,
-        request_rate=request_rate,
-        engine=engine,
-        seed=seed,
-        domain_mix=draft_options.domain_mix(domains, load, drafts),
-        confidence=draft_options.confidence_model(confidence, drafts),
-        goodput=parse_slos(goodput) if goodput else None,
-        graphs=options.graphs(graphs),
-        gpu_memory_gib=gpu_memory,
-        tp=tp,
-        max_tokens=max_tokens,
-        windows=windows,
-    )
-    policies = [make_policy(text) for text in policy or _defaults(setting.drafter.gamma)]
-    options.refuse_unread(policies, policy_profile)
-    draft_options.refuse_unread_confidence(policies, confidence)
-    if sensitivity:
-        check_sensitivity(policies)
+    """Which verification policy to switch on, and what it gains: a load is served under several, on the same draws.
+
+    \b
+    Which policy, at 64 requests in flight?
+      simulate --trace requests.csv --profile vllm-b300-dsv4-flash --concurrency 64
+    From which load on? One table, a picture, crossovers in words:
+      simulate --trace requests.csv --profile vllm-b300-dsv4-flash \\
+          --concurrency 8,32,64,128,200 --plot gains.svg
+    Your own acceptance, and a latency limit instead of throughput:
+      simulate --trace requests.csv --profile mine.json --acceptance 0.8,0.7,0.6 \\
+          --request-rate 4 --goodput ttft:500 --goodput tpot:50
+    No trace at hand:
+      simulate --random-input-len 1000 --random-output-len 200 \\
+          --profile vllm-b300-dsv4-flash --concurrency 64
+    """
+    output.check()
+    settings = _settings(load, engine, acceptance, seed)
+    several = len(settings) > 1
+    for flag, value in {
+        "timeline": output.timeline,
+        "find-rate": find_rate,
+        "sensitivity": sensitivity or None,
+    }.items():
+        if several and value is not None:
+            raise InputError(f"--{flag} looks at one load, and {len(settings)} are given: give one")
+    if only and not policy:
+        raise InputError("--only does nothing without --policy")
+    asked = [make_policy(text) for text in policy or ()]
+    if asked:
+        engine.refuse_unread(asked)
+        refuse_unread_confidence(asked, acceptance.confidence)
     if find_rate is not None:
-        check_find_rate(setting, find_rate)
-    if replications is None:
-        replications = 5 if windows == 1 else windows
-    with _progress() as bar:
-        task = bar.add_task("simulating", total=None)
-        comparison = compare_policies(
-            setting,
-            policies,
-            replications=replications,
-            jobs=jobs,
-            on_progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
+        check_find_rate(settings[0], find_rate)
+    count = replications if replications is not None else max(5, load.windows) if load.windows == 1 else load.windows
+    check_runs(asked or [None], load.windows, count, jobs)  # type: ignore[list-item]
+    store = None if resume is None else RunStore(resume)
+    notes = tuned_elsewhere(policy or (), settings[0])
+    if several:
+        with progress("simulating") as told:
+
+            def on_load(what: str) -> Teller:
+                told.says(what)
+                return told
+
+            found = sweep(settings, asked, only=only, replications=count, jobs=jobs, on_load=on_load, store=store)
+        _deliver_sweep(found, output, notes)
+        return
+    (setting,) = settings
+    policies: Sequence[Policy] = asked
+    with progress("choosing a fixed length") as told:
+        if not only:
+            each = lineup(setting, asked, jobs=jobs, on_progress=told, store=store)
+            policies, notes = each.policies, (*each.left_out, *notes)
+        if sensitivity:
+            check_sensitivity(policies)
+        told.says("simulating")
+        comparison = compare_policies(setting, policies, replications=count, jobs=jobs, on_progress=told, store=store)
     if find_rate is not None:
         rates = sustainable_rates(setting, policies, find_rate, comparison.setting["replications"], jobs)
         stated = {**comparison.setting, "find_rate": find_rate}
         comparison = replace(comparison, sustainable=rates, setting=stated)
     if sensitivity:
         comparison = replace(comparison, sensitivity=vary(setting, policies, comparison, jobs))
-    if timeline is not None:
-        write_timeline(timeline, setting, policies)
-    _deliver(comparison, output, json)
+    if output.timeline is not None:
+        write_timeline(output.timeline, setting, list(policies))
+    _deliver(comparison, output, notes)
 
 
 def main() -> None:
@@ -229,36 +207,51 @@ def main() -> None:
     run(app)
 
 
-def _deliver(comparison: Comparison, output: Path | None, as_json: bool) -> None:
-    if output is not None:
-        write_atomically(output, json_lines(comparison))
-    if as_json:
-        sys.stdout.write(json_report(comparison).decode() + "\n")
+def _settings(load: LoadFlags, engine: EngineFlags, acceptance: AcceptanceFlags, seed: int) -> list[Setting]:
+    """What the flags ask for, one setting a load."""
+    requests = load.requests(seed, acceptance.gamma)
+    serving = engine.engine(requests)
+    drafts, mix = acceptance.read(requests, load.domains)
+    return [prepare(each, serving, drafts, seed=seed) for each in load.loads(requests, mix)]
+
+
+def _deliver(comparison: Comparison, output: OutputFlags, notes: tuple[str, ...]) -> None:
+    if output.plot is not None:
+        comparison.plot(output.plot)
+    if not output.deliver(json_lines(comparison), json_report(comparison)):
         return
-    wide = Console()
-    print_report(comparison, wide if wide.is_terminal else Console(width=160))
+    if output.wide or output.verbose:
+        print_report(comparison, output.console, notes, wide=output.wide)
+    else:
+        print_screen(comparison, output.console, notes)
 
 
-def _defaults(gamma: int) -> list[str]:
-    return [text if not text.startswith("fixed") else f"fixed:k={gamma}" for text in DEFAULT_POLICIES]
+def _deliver_sweep(found: Sweep, output: OutputFlags, notes: tuple[str, ...]) -> None:
+    if output.plot is not None:
+        found.plot(output.plot)
+    if not output.deliver(sweep_lines(found), sweep_json(found)):
+        return
+    print_sweep(found, output.console, verbose=output.verbose, notes=notes)
+
+
+def _append(path: Path, lines: bytes) -> None:
+    """Add lines at the end in one write, or nothing. Errors: InputError."""
+    before = path.stat().st_size if path.exists() else 0
+    try:
+        with open(path, "ab") as file:
+            file.write(lines)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        if path.exists() and path.stat().st_size > before:
+            os.truncate(path, before)
+        raise InputError(f"cannot write {path}: {error.strerror}") from error
 
 
 def _check_target(path: Path | None) -> None:
-    """Find out before the work that a result has nowhere to go."""
     if path is None:
         return
     if path.is_dir():
         raise InputError(f"cannot write {path}: is a directory")
     if not path.parent.is_dir():
         raise InputError(f"cannot write {path}: {path.parent} is no directory")
-
-
-def _progress() -> Progress:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, console=Console(stderr=True), transient=True)

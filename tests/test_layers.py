@@ -19,12 +19,14 @@ ROOT = Path(__file__).parents[1]
 FOLDERS = {"sglang_dspark": "sglang_dspark", "simulator": "simulator", "dspark_kernels": "kernels/dspark_kernels"}
 
 D, S = "sglang_dspark", "sglang_dspark.serving"
-BASICS = {f"{D}.errors", f"{D}.cores", f"{D}.statistics", f"{D}.cost", f"{D}.policies"}
+BASICS = {f"{D}.{name}" for name in ("errors", "keys", "workers", "cores", "statistics", "cost", "policies")}
 MAY_IMPORT: dict[str, set[str]] = {
     D: set(),
     f"{D}.errors": set(),
+    f"{D}.keys": set(),
     f"{D}.cores": set(),
     f"{D}.statistics": set(),
+    f"{D}.workers": {f"{D}.errors"},
     f"{D}.command": {f"{D}.errors"},
     f"{D}.cost": {f"{D}.errors"},
     f"{D}.policies": {f"{D}.errors", f"{D}.cost"},
@@ -54,6 +56,14 @@ MAY_IMPORT: dict[str, set[str]] = {
         "simulator.engine",
         "simulator.results",
     },
+    "simulator.tuning": {
+        *BASICS,
+        "simulator",
+        "simulator.blocks",
+        "simulator.traces",
+        "simulator.engine",
+        "simulator.results",
+    },
     f"{D}.cli": {
         *BASICS,
         D,
@@ -67,6 +77,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "simulator",
         "simulator.blocks",
         "simulator.results",
+        "simulator.tuning",
     },
     "dspark_kernels": set(),
     S: set(),
@@ -207,7 +218,7 @@ def plant(root: Path, name: str, line: str) -> None:
 @pytest.mark.parametrize(
     "name, line",
     [
-        (f"{D}.policies.guard", "from simulator.engine import settings"),
+        (f"{D}.policies.rules.guard", "from simulator.engine import settings"),
         (f"{D}.cost.model", "def late():\n    from sglang_dspark.policies import Past"),
         (f"{S}.base.steps", "if TYPE_CHECKING:\n    from sglang_dspark.serving.loop.decider import Decider"),
         ("simulator.cli", "import sglang_dspark.cli"),

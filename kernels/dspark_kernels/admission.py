@@ -20,9 +20,9 @@ from dspark_kernels.interpreter import runs_kernel
 from dspark_kernels.survival import MAX_GAMMA
 
 MAX_REQUESTS = 1024
-RANKED, COMPARED, CHUNK, ROWS = 32, 128, 1024, 128
+RANKED, COMPARED, CHUNK, ROWS, TOPS = 32, 128, 1024, 128, 128
 """Entries a program takes at a time: candidates that it ranks, requests that they are compared with, ranks of the walk,
-requests whose lengths it writes."""
+requests whose lengths it writes, ends of tiers that it looks ahead to."""
 
 
 class _Batch(NamedTuple):
@@ -45,13 +45,15 @@ class _Order(NamedTuple):
 
 class _Prices(NamedTuple):
     """What a stopping rule walks along: inverse [size] float64, fill_to [R * gamma + 1] int64 or None, tops [num_tops]
-    int64 for lookahead or None."""
+    int64 for lookahead and foresight or None; summed, following [num_tops] int64 for foresight or None."""
 
     inverse: torch.Tensor
     size: int
     fill_to: torch.Tensor | None
     tops: torch.Tensor | None
     num_tops: int
+    summed: torch.Tensor | None
+    following: torch.Tensor | None
 
 
 @triton.jit
@@ -73,6 +75,51 @@ def _rank_kernel(batch, order, BLOCK: tl.constexpr, BLOCK_OTHER: tl.constexpr):
             rank += tl.sum((there[None, :] & (other[None, :] > key[:, None])).to(tl.int32), 1)
     tl.store(order.rank + address, rank, inside)
     tl.store(order.units + rank, units.to(tl.int32), inside)
+
+
+@triton.jit
+def _pays(prices, index, here, tau, survival, BLOCK_T: tl.constexpr):
+    # Whether some further top pays, seen from top number `index` at count `here`; integers up to the one product.
+    best = tl.full([], 0.0, tl.float64)
+    mine, following = tl.load(prices.summed + index), tl.load(prices.following + index)
+    for first in range(0, prices.num_tops, BLOCK_T):
+        number = first + tl.arange(0, BLOCK_T)
+        there = number < prices.num_tops
+        top = tl.load(prices.tops + number, there, 0)
+        more = tl.load(prices.summed + number, there, 0) - mine
+        ahead = top - here
+        usable = there & (ahead > 0)
+        more, ahead = tl.where(usable, more, 0), tl.where(usable, ahead, 0)
+        gain = tl.minimum(more * survival // tl.maximum(following, 1), 4 * more)
+        gain = tl.minimum(gain, ahead * survival)
+        reach = (tau + gain).to(tl.float64) * tl.load(prices.inverse + top, usable, 0.0)
+        best = tl.maximum(best, tl.max(tl.where(usable, reach, 0.0), 0))
+    return best > tau.to(tl.float64) * tl.load(prices.inverse + here)
+
+
+@triton.jit
+def _first_top(order, prices, count, start, tau, CHUNK: tl.constexpr, BLOCK_T: tl.constexpr):
+    # Foresight decides at the ends of tiers alone: how many candidates it admits beyond the floor.
+    stop = count - count
+    if prices.num_tops > 0:
+        last = tl.load(prices.tops + prices.num_tops - 1)
+        if last >= start:
+            stop = tl.minimum(count, (last - start).to(tl.int32))
+    begin = count - count
+    while begin < stop:
+        rank = begin + tl.arange(0, CHUNK)
+        units = tl.load(order.units + rank, rank < count, 0).to(tl.int64)
+        for index in range(0, prices.num_tops):
+            here = tl.load(prices.tops + index)
+            at = (here - start).to(tl.int32)
+            if (at >= begin) & (at < begin + CHUNK) & (at < stop):
+                before = tau + tl.sum(tl.where(rank < at, units, 0), 0)
+                survival = tl.sum(tl.where(rank == at, units, 0), 0)
+                if ~_pays(prices, index, here, before, survival, BLOCK_T):
+                    stop = at
+        tau += tl.sum(units, 0)
+        begin += CHUNK
+    return stop
 
 
 @triton.jit
@@ -118,14 +165,28 @@ def _floored(batch, position, BLOCK_R: tl.constexpr):
 
 
 @triton.jit
-def _admit_kernel(batch, order, budget, prices, out, CHUNK: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_G: tl.constexpr):
+def _admit_kernel(
+    batch,
+    order,
+    budget,
+    prices,
+    out,
+    CHUNK: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    BLOCK_G: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+):
     position = tl.arange(0, BLOCK_G)
     start = batch.num_requests * batch.floor
     most = batch.num_requests * batch.cap
     if budget is not None:
         total = tl.minimum(tl.maximum(tl.load(budget), start), most).to(tl.int32)
     else:
-        total = start + _first_stop(order, prices, most - start, start, _floored(batch, position, BLOCK_R), CHUNK)
+        tau = _floored(batch, position, BLOCK_R)
+        if prices.summed is not None:
+            total = start + _first_top(order, prices, most - start, start, tau, CHUNK, BLOCK_T)
+        else:
+            total = start + _first_stop(order, prices, most - start, start, tau, CHUNK)
         if prices.fill_to is not None:
             total = tl.minimum(tl.maximum(tl.load(prices.fill_to + total).to(tl.int32), total), most)
     decided = (position >= batch.floor) & (position < batch.cap)
@@ -138,7 +199,7 @@ def _admit_kernel(batch, order, budget, prices, out, CHUNK: tl.constexpr, BLOCK_
     tl.store(out.total, total)
 
 
-def _check(units, rule, budget, inverse, fill_to, tops, floor, cap) -> None:
+def _check(units, rule, budget, inverse, fill_to, tops, beyond, floor, cap) -> None:
     device = units.device
     expect_tensor("units", units, [None, None], (torch.int32, torch.int64), device)
     num_requests, gamma = units.shape
@@ -148,8 +209,13 @@ def _check(units, rule, budget, inverse, fill_to, tops, floor, cap) -> None:
     expect_range("floor", floor, 0, cap)
     if rule not in get_args(Rule):
         raise ValueError(f"rule={rule!r} is refused, expected one of {', '.join(get_args(Rule))}")
-    wanted = {"budget": budget, "inverse": inverse, "tops": tops}
-    for name, rules in (("budget", ("budget",)), ("inverse", ("early-stop", "lookahead")), ("tops", ("lookahead",))):
+    wanted = {"budget": budget, "inverse": inverse, "tops": tops, "beyond": beyond}
+    for name, rules in (
+        ("budget", ("budget",)),
+        ("inverse", ("early-stop", "lookahead", "foresight")),
+        ("tops", ("lookahead", "foresight")),
+        ("beyond", ("foresight",)),
+    ):
         if (wanted[name] is not None) != (rule in rules):
             raise ValueError(f"rule {rule!r} {'needs' if rule in rules else 'does not take'} {name}")
     if fill_to is not None:
@@ -159,10 +225,12 @@ def _check(units, rule, budget, inverse, fill_to, tops, floor, cap) -> None:
     if inverse is not None:
         expect_tensor("inverse", inverse, [None], torch.float64, device)
         least = num_requests * gamma + 1
-        if rule == "lookahead" and inverse.shape[0] < least:
+        if tops is not None and inverse.shape[0] < least:
             raise ValueError(f"inverse has {inverse.shape[0]} entries, expected at least {least}")
     if tops is not None:
         expect_tensor("tops", tops, [None], torch.int64, device)
+    for name, table in zip(("summed", "following"), beyond or (), strict=False):
+        expect_tensor(name, table, [tops.shape[0]], torch.int64, device)
     if isinstance(budget, torch.Tensor):
         expect_tensor("budget", budget, [1], torch.int64, device)
 
@@ -175,6 +243,7 @@ def admit(
     inverse: torch.Tensor | None = None,
     fill_to: torch.Tensor | None = None,
     tops: torch.Tensor | None = None,
+    beyond: tuple[torch.Tensor, torch.Tensor] | None = None,
     floor: int = 0,
     cap: int | None = None,
 ) -> Admission:
@@ -185,20 +254,30 @@ def admit(
     cap allow).
       "early-stop" admits rank m iff tau_m * inverse[m] > tau_{m-1} * inverse[m-1] (Algorithm 1; with a hull's table:
       `hull`); a table that ends early, or holds 0, stops the walk there. "lookahead" admits iff tau + (top - m) * a
-      times inverse[top] beats the present value for some of `tops` beyond m.
-    inverse: [n] float64, 1 / step seconds by admitted draft tokens k = 0, 1, ...; `lookahead` needs R * gamma + 1
-    entries.
+      times inverse[top] beats the present value for some of `tops` beyond m. "foresight" decides at `tops` alone, by
+      the lagged survivals beyond them (`sglang_dspark.policies.rules.foresight`), and ends at the last of them.
+    inverse: [n] float64, 1 / step seconds by admitted draft tokens k = 0, 1, ...; `lookahead` and `foresight` need
+    R * gamma + 1 entries.
     fill_to: [R * gamma + 1] int64, the count to raise a stopped walk to (at least the count), for a stopping rule.
-    tops: [m] int64, the counts at which graph tiers end, each below len(inverse).
+    tops: [m] int64 increasing, the counts at which graph tiers end, each below len(inverse). beyond: at each of them
+    ([m] int64 lagged survivals up to it, summed; [m] int64 the one after it), for foresight.
     floor, cap: every request verifies its first `floor` positions and none beyond `cap`; both count in k.
     Returns `Admission`. Errors: ValueError or TypeError for shapes, dtypes or tables that do not fit the rule.
     Source: design.md 3; bit-equal to `sglang_dspark.policies` (the tests compare them).
     """
     cap = units.shape[-1] if cap is None else cap
-    _check(units, rule, budget, inverse, fill_to, tops, floor, cap)
+    _check(units, rule, budget, inverse, fill_to, tops, beyond, floor, cap)
     if not runs_kernel(units):
         return admit_reference(
-            units, rule, budget=budget, inverse=inverse, fill_to=fill_to, tops=tops, floor=floor, cap=cap
+            units,
+            rule,
+            budget=budget,
+            inverse=inverse,
+            fill_to=fill_to,
+            tops=tops,
+            beyond=beyond,
+            floor=floor,
+            cap=cap,
         )
     device, (num_requests, gamma) = units.device, units.shape
     if cap == floor:
@@ -215,7 +294,8 @@ def admit(
         budget = torch.full((1,), budget, dtype=torch.int64, device=device)
     prices = None
     if inverse is not None:
-        prices = _Prices(inverse, inverse.shape[0], fill_to, tops, 0 if tops is None else tops.shape[0])
+        num_tops = 0 if tops is None else tops.shape[0]
+        prices = _Prices(inverse, inverse.shape[0], fill_to, tops, num_tops, *(beyond or (None, None)))
     _admit_kernel[(1,)](
         batch,
         order,
@@ -225,6 +305,7 @@ def admit(
         CHUNK=CHUNK,
         BLOCK_R=ROWS,
         BLOCK_G=triton.next_power_of_2(gamma),
+        BLOCK_T=TOPS,
         num_warps=8,
     )
     return out

@@ -8,7 +8,7 @@ import torch
 
 from dspark_kernels.survival import SURVIVAL_SCALE
 
-Rule = Literal["budget", "early-stop", "lookahead"]
+Rule = Literal["budget", "early-stop", "lookahead", "foresight"]
 
 
 class Admission(NamedTuple):
@@ -26,6 +26,7 @@ def admit_reference(
     inverse: torch.Tensor | None = None,
     fill_to: torch.Tensor | None = None,
     tops: torch.Tensor | None = None,
+    beyond: tuple[torch.Tensor, torch.Tensor] | None = None,
     floor: int = 0,
     cap: int | None = None,
 ) -> Admission:
@@ -39,7 +40,11 @@ def admit_reference(
         total = min(max(int(budget), start), most)
     else:
         tau = num_requests * SURVIVAL_SCALE + int(units[:, :floor].to(torch.int64).sum())
-        total = start + _walk(candidates[order].tolist(), tau, start, rule, inverse, tops)
+        survivals = candidates[order].tolist()
+        if rule == "foresight":
+            total = start + _foresee(survivals, tau, start, inverse, tops, beyond)
+        else:
+            total = start + _walk(survivals, tau, start, rule, inverse, tops)
         if fill_to is not None:
             total = min(max(int(fill_to[total]), total), most)
     chosen = torch.bincount(order[: total - start] % max(num_requests, 1), minlength=num_requests)
@@ -60,5 +65,33 @@ def _walk(
             goes_on = max(reach, default=0.0) > here
         if not goes_on:
             return rank
+        tau += survival
+    return len(survivals)
+
+
+def _foresee(
+    survivals: list[int],
+    tau: int,
+    start: int,
+    inverse: torch.Tensor,
+    tops: torch.Tensor,
+    beyond: tuple[torch.Tensor, torch.Tensor],
+) -> int:
+    prices, ends = inverse.tolist(), tops.tolist()
+    summed, following = (table.tolist() for table in beyond)
+    if not ends or start > ends[-1]:
+        return 0
+    for rank, survival in enumerate(survivals):
+        at = start + rank
+        if at == ends[-1]:
+            return rank
+        if at in ends:
+            mine, best = ends.index(at), 0.0
+            for top, up_to in zip(ends[mine + 1 :], summed[mine + 1 :], strict=True):
+                more = up_to - summed[mine]
+                gain = min(more * survival // max(following[mine], 1), 4 * more, (top - at) * survival)
+                best = max(best, float(tau + gain) * prices[top])
+            if not best > float(tau) * prices[at]:
+                return rank
         tau += survival
     return len(survivals)

@@ -33,6 +33,8 @@ def advance_kernel(
         score = tl.load(tiles.score + row * batch.blocks + block, block < batch.blocks, -float("inf"))
         winner = tl.load(tiles.winner + row * batch.blocks + block, block < batch.blocks, NO_TOKEN)
         token = tl.min(tl.where(score == tl.max(score, 0), winner, NO_TOKEN), 0).to(tl.int64)
+        # Only wrong bounds leave no tile computed; even then the token is one whose row can be read.
+        token = tl.minimum(token, batch.vocab - 1)
         tl.store(state.tokens + row * batch.gamma + position - 1, token)
         tl.store(state.previous + row, token)
     else:

@@ -50,6 +50,11 @@ def _normaliser_kernel(
     tl.store(PARTIAL + row * batch.blocks + block, partial, inside)
 
 
+def tile_rows(num_rows: int) -> int:
+    """Rows of a tile for so many (request, position) pairs; each value is a kernel of its own."""
+    return min(128, max(16, triton.next_power_of_2(num_rows)))
+
+
 def block_normaliser(
     batch: Batch,
     weights: Weights,
@@ -67,7 +72,7 @@ def block_normaliser(
     """
     num_requests, gamma, vocab = batch.base.shape
     num_rows, block = num_requests * gamma, 128
-    rows = min(128, max(16, triton.next_power_of_2(num_rows)))
+    rows = tile_rows(num_rows)
     batch = batch._replace(blocks=triton.cdiv(vocab, block))
     partial = torch.empty(num_requests, gamma, batch.blocks, dtype=torch.float32, device=latent.device)
     logits = logits_out

@@ -22,6 +22,40 @@ class MarkovBlock(NamedTuple):
     tiles_read: torch.Tensor | None = None
 
 
+def shortfall(
+    head: MarkovHead,
+    base_logits: torch.Tensor,
+    anchor: torch.Tensor,
+    temperatures: torch.Tensor,
+    tokens: torch.Tensor,
+    *,
+    seed: int,
+    request: torch.Tensor,
+    step: torch.Tensor,
+    hidden: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """How far drafted tokens [R, gamma] are from having been the best choice, each after the ones drafted before it.
+
+    Returns (best score - the token's score [R, gamma] float32, at least 0; the step logits [R, gamma, V] that the
+    reference computes on these tokens). Two right implementations differ by a rounding of the logits.
+    """
+    gamma, vocab = base_logits.shape[1:]
+    dtype = head.step_dtype(base_logits.dtype)
+    sampled = (temperatures > 0)[:, None]
+    divisor = torch.where(sampled, temperatures[:, None], 1.0)
+    previous, state, gaps, kept = anchor, head.first_state(hidden), [], []
+    for position in range(gamma):
+        latent, state = head.latent(previous, None if hidden is None else hidden[:, position], state)
+        bias = F.linear(latent.float(), head.w2.float()).to(head.w2.dtype).float()
+        logits = (base_logits[:, position].float() + bias).to(dtype)
+        words = words_reference(seed, request, step, position, DRAFT, vocab)
+        score = torch.where(sampled, logits.float() / divisor + gumbel_reference(words), logits.float())
+        previous = tokens[:, position]
+        gaps.append(score.amax(dim=1) - score.gather(1, previous[:, None])[:, 0])
+        kept.append(logits)
+    return torch.stack(gaps, dim=1), torch.stack(kept, dim=1)
+
+
 def markov_reference(
     head: MarkovHead,
     base_logits: torch.Tensor,

@@ -33,6 +33,7 @@ class Confidence(NamedTuple):
 @triton.jit
 def _survival_of(confidence, position, GAMMA: tl.constexpr):
     # A scan would multiply in another order and round differently: the product is taken left to right.
+    confidence = tl.where((confidence >= 0.0) & (confidence <= 1.0), confidence, 0.0)  # NaN compares false
     units = tl.zeros_like(confidence).to(tl.int32)
     survival = 1.0
     for j in tl.static_range(GAMMA):
@@ -112,6 +113,7 @@ def _confidence_kernel(
 
 def survival_reference(confidence: torch.Tensor) -> torch.Tensor:
     """`survival_units` in torch."""
+    confidence = torch.where((confidence >= 0) & (confidence <= 1), confidence, 0.0)
     survival = torch.empty_like(confidence)
     running = torch.ones_like(confidence[:, 0])
     for position in range(confidence.shape[1]):
@@ -124,8 +126,8 @@ def survival_units(confidence: torch.Tensor) -> torch.Tensor:
     """Survivals of a block as integers.
 
     confidence: [R, gamma] float32 in 0..1, gamma 1..16. Returns [R, gamma] int32, multiples of 2^-24, non-increasing
-    along gamma.
-    Errors: ValueError or TypeError for another shape or dtype. NaN is not looked for. Source: design.md 3.
+    along gamma. A confidence that is no probability (NaN, infinite, outside 0..1) counts as 0.
+    Errors: ValueError or TypeError for another shape or dtype. Source: design.md 3.
     """
     expect_tensor("confidence", confidence, [None, None], torch.float32, confidence.device)
     num_requests, gamma = confidence.shape

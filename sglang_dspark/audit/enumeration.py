@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sglang_dspark.audit.engine import Engine
 from sglang_dspark.audit.world import World
 from sglang_dspark.errors import InputError
-from sglang_dspark.policies import SCALE, LiveBlock, Outcome, Past, Policy
+from sglang_dspark.policies import SCALE, LiveBlock, NotAFault, Outcome, Past, Policy, learned, started
 
 _EMPTY = -1
 _UNPUBLISHED = -1
@@ -27,8 +27,12 @@ SlotLaw = list[tuple[int, int, float]]
 """(slot state, accepted draft tokens, probability)."""
 
 
-class LagAsked(Exception):
+class LagAsked(NotAFault, Exception):
     """A lag was asked for that was dropped to keep the states few; enumerate again with every lag."""
+
+
+class LagBeyond(NotAFault, InputError):
+    """A lag was asked for that the policy did not announce."""
 
 
 class Slot(NamedTuple):
@@ -90,7 +94,7 @@ class Enumeration:
         shape = self.world.shape
         never = (_UNPUBLISHED,) * self.policy.max_lag
         first = [self._slot_id(Slot(owner, False, 0, never, None, -1)) for owner in range(shape.requests)]
-        carry = self._carry_id(self.policy.start(shape.gamma))
+        carry = self._carry_id(started(self.policy, shape.gamma)[0])
         states: dict[Key, float] = {(*first, *(carry,) * max(self.delay, 1)): 1.0}
         for step in range(1, shape.steps + 1):
             states = self._advance(states, step)
@@ -167,7 +171,7 @@ class Enumeration:
         def lagged(lag: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
             if not 1 <= lag <= self.policy.max_lag:
                 policy = self.policy
-                raise InputError(f"policy '{policy.name}' asks for lag {lag} but its max_lag is {policy.max_lag}")
+                raise LagBeyond(f"policy '{policy.name}' asks for lag {lag} but its max_lag is {policy.max_lag}")
             self.asked.add(lag)
             young = self.engine.ring_sees_current
             found = rows if young and lag == 1 else tuple(view[lag - 1 - young] for view in views)
@@ -182,7 +186,7 @@ class Enumeration:
         carried = self._carries[carry]
         if self.engine.learn_sees_current:
             nothing = np.zeros(count, dtype=np.int64)
-            carried = self.policy.learn(carried, Outcome(live.units, nothing, nothing))
+            carried = learned(self.policy, carried, Outcome(live.units, nothing, nothing))[0]
         prices = self.world.cost.prices(count, shape.gamma)
         decision = self.policy.decide(Past(count, shape.gamma, prices, lagged, carried, waiting), live)
         lengths = tuple(int(length) for length in decision.lengths)
@@ -196,7 +200,7 @@ class Enumeration:
         if memo not in self._learned:
             survival = np.array([self.world.units[row] for row in rows], dtype=np.int64)
             outcome = Outcome(survival, np.array(lengths, dtype=np.int64), np.array(accepted, dtype=np.int64))
-            self._learned[memo] = self._carry_id(self.policy.learn(self._carries[carry], outcome))
+            self._learned[memo] = self._carry_id(learned(self.policy, self._carries[carry], outcome)[0])
         return self._learned[memo]
 
     def _blocks(self, slot_id: int) -> list[Option]:

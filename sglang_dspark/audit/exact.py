@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
 from typing import Any
 
 from sglang_dspark.audit.engine import Engine
@@ -14,6 +12,7 @@ from sglang_dspark.audit.enumeration import total_variation
 from sglang_dspark.audit.world import Shape, make_world
 from sglang_dspark.errors import InputError
 from sglang_dspark.policies import Policy, policy_to_string
+from sglang_dspark.workers import Report, Work, Workers
 
 TOLERANCE = 1e-9
 """A total variation above this is a bias: sums of a few thousand float64 terms stay below 1e-12."""
@@ -92,15 +91,14 @@ def audit_exactly(
     for policy in policies:
         _check(policy, shape)
     todo = [policy for policy in policies if policy.name not in _NOT_ENUMERATED]
-    total, done = instances * len(todo), 0
+    total = instances * len(todo)
     tallies = [_Tally() for _ in todo]
-    work = _run(todo, shape, instances, seed, jobs, engine or Engine())
-    for found in work:
-        for which, index, distance, seconds in found:
-            tallies[which].add(index, distance, seconds)
-        done += len(found)
-        if progress is not None:
-            progress(done, total)
+    chunks = [range(first, min(first + CHUNK, instances)) for first in range(0, instances, CHUNK)]
+    on_counts = None if progress is None else lambda done: progress(done, total)
+    with Workers(jobs, _enumerator, todo, shape, seed, engine or Engine()) as workers:
+        for found in workers.run(chunks, on_counts):
+            for which, index, distance, seconds in found:
+                tallies[which].add(index, distance, seconds)
     by_policy = iter(tallies)
     return [_verdict(policy, None if policy.name in _NOT_ENUMERATED else next(by_policy)) for policy in policies]
 
@@ -114,22 +112,13 @@ def _check(policy: Policy, shape: Shape) -> None:
         )
 
 
-def _run(
-    policies: Sequence[Policy], shape: Shape, instances: int, seed: int, jobs: int, engine: Engine
-) -> Iterator[list[Found]]:
-    """Yield the findings of one chunk of worlds after another, in any order."""
-    chunks = [range(first, min(first + CHUNK, instances)) for first in range(0, instances, CHUNK)]
-    if jobs == 1:
-        for chunk in chunks:
-            yield enumerate_chunk(policies, shape, chunk, seed, engine)
-        return
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(enumerate_chunk, policies, shape, chunk, seed, engine) for chunk in chunks]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+def _enumerator(policies: Sequence[Policy], shape: Shape, seed: int, engine: Engine) -> Work:
+    def work(indices: Sequence[int], report: Report) -> list[Found]:
+        found = enumerate_chunk(policies, shape, indices, seed, engine)
+        report(len(found))
+        return found
+
+    return work
 
 
 def enumerate_chunk(

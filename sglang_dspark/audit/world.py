@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sglang_dspark.cost import MeasuredDraft, MeasuredVerify, SpsAdditiveCostTable, StepCost, Tiered, model_from_table
+from sglang_dspark.cost import StepCost
 from sglang_dspark.errors import InputError
 from sglang_dspark.policies import survival_units
+from sglang_dspark.policies.drawing import random_cost
 
 Law = tuple[tuple[int, int, float], ...]
 """(node after the step, accepted draft tokens, probability)."""
@@ -215,41 +215,3 @@ def _laws(rng: np.random.Generator, nodes: int, vocab: int, sharp: float) -> NDA
     certain = rng.random(nodes) < sharp
     laws[certain] = np.eye(vocab)[rng.integers(0, vocab, int(certain.sum()))]
     return laws / laws.sum(axis=1, keepdims=True)
-
-
-def random_cost(rng: np.random.Generator, requests: int, gamma: int, palette: NDArray[np.float32]) -> StepCost:
-    """A staircase over 1..R (1 + gamma) tokens with captured sizes, often with an eager cliff past the last one.
-
-    Half of them follow tau of a random block made of `palette`: Theta is then nearly flat, so that decisions hang on
-    the survivals and a leak has the most to show.
-    """
-    most = requests * (1 + gamma)
-    least = requests if rng.random() < 0.9 else 1
-    last = int(rng.integers(least, most + 1)) if rng.random() < 0.4 else most
-    density = rng.choice([0.3, 0.6, 0.9])
-    captured = [size for size in range(1, last) if rng.random() < density] + [last]
-    probes = sorted({1, last, *captured, most + 1})
-    draft = rng.uniform(0.01, 0.2) * np.arange(1, requests + 1)
-    if rng.random() < 0.5:
-        verify = rng.uniform(0.3, 1.0) + np.cumsum(rng.choice([0.0, 0.0, 0.1, 0.3, 0.6], size=len(probes)))
-        verify += rng.uniform(-0.01, 0.01, len(probes))
-    else:
-        survival = np.cumprod(rng.choice(palette, size=(requests, gamma)), axis=1)
-        tau = requests + np.concatenate([[0.0], np.cumsum(np.sort(survival, axis=None)[::-1])])
-        total = np.interp(probes, requests + np.arange(tau.size), tau) * rng.uniform(0.9, 1.1, len(probes))
-        verify = np.maximum(total - draft[-1], 0.1)
-    eager = None
-    if last < most and rng.random() < 0.7:
-        cliff = float(verify.max() * rng.uniform(1.0, 3.0))
-        eager = MeasuredVerify([last + 1, most + 1], [cliff, cliff * 1.1])
-    by_requests: list[Any] = draft.tolist()
-    theta: list[float] = (verify - verify.min()).tolist()
-    tiered = Tiered(
-        MeasuredDraft(list(range(1, requests + 1)), by_requests),
-        MeasuredVerify(probes, verify.tolist()),
-        captured,
-        requests,
-        eager,
-    )
-    table = SpsAdditiveCostTable(1.0, list(range(1, requests + 1)), by_requests, probes, theta, tiered=tiered)
-    return model_from_table(table, "random staircase")

@@ -10,10 +10,12 @@ from sglang_dspark.cli import (
     demo_model,  # noqa: F401
     drafters,  # noqa: F401
     evaluate,  # noqa: F401
+    policies,  # noqa: F401
     policy,  # noqa: F401
     profile,  # noqa: F401
     profiles,  # noqa: F401
     record,  # noqa: F401
+    tune,  # noqa: F401
 )
 from sglang_dspark.cli.app import app
 from sglang_dspark.command import run

@@ -7,8 +7,9 @@ from typing import Annotated
 import msgspec
 import typer
 
-from sglang_dspark.cli.app import app
+from sglang_dspark.cli.app import AdminApiKey, ApiKey, app
 from sglang_dspark.errors import InputError
+from sglang_dspark.keys import Keys
 
 
 @app.command("ab")
@@ -19,7 +20,8 @@ def ab(
     block: Annotated[float, typer.Option(min=1.0, help="Seconds of a block.")] = 10.0,
     seed: Annotated[int, typer.Option(help="Seed of the order within pairs.")] = 0,
     apply: Annotated[bool, typer.Option("--apply", help="Switch the server to the winner, if there is one.")] = False,
-    api_key: Annotated[str | None, typer.Option(help="Admin key (default: SGLANG_ADMIN_API_KEY).")] = None,
+    api_key: ApiKey = None,
+    admin_api_key: AdminApiKey = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Compare two policies on live traffic by committed tokens per second of decode steps, in alternating blocks.
@@ -37,7 +39,7 @@ def ab(
     first, second = (policy_to_string(make_policy(text)) for text in policy)
     if first == second:
         raise InputError(f"both policies are {first}, expected two different ones")
-    server = Server(url, api_key) if api_key else Server(url)
+    server = Server(url, Keys.given(api_key, admin_api_key))
     progress = Console(stderr=True)
 
     def report(found: Block) -> None:

@@ -13,8 +13,9 @@ import typer
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TaskID, TimeElapsedColumn
 
-from sglang_dspark.cli.app import audit_app
+from sglang_dspark.cli.app import AdminApiKey, ApiKey, audit_app
 from sglang_dspark.errors import InputError
+from sglang_dspark.keys import Keys
 
 if TYPE_CHECKING:
     from sglang_dspark.audit.live.prompts import Prompt, Tokenizer
@@ -49,7 +50,8 @@ def live(
     least_cut: Annotated[float, typer.Option(help="Share of audited blocks that decisions must have cut.")] = 0.30,
     device: Annotated[str, typer.Option(help="Where the target runs: auto, cpu, cuda, cuda:1, ...")] = "auto",
     dtype: Annotated[str, typer.Option(help="The target's dtype: float32, bfloat16 or float16.")] = "float32",
-    api_key: Annotated[str | None, typer.Option(help="Sent as a bearer token.")] = None,
+    api_key: ApiKey = None,
+    admin_api_key: AdminApiKey = None,
     timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds that one request may take.")] = 600.0,
     predict: Annotated[
         str | None, typer.Option(help="Policy whose bias to predict instead; no server is asked.")
@@ -93,7 +95,7 @@ def live(
     assert url is not None
     if not timeout_s > 0:
         raise InputError(f"--timeout {timeout_s} is refused, expected a positive number of seconds")
-    _audit(url, api_key, timeout_s, target, device, dtype, files, settings, json)
+    _audit(url, Keys.given(api_key, admin_api_key), timeout_s, target, device, dtype, files, settings, json)
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ class _PromptFiles:
 
 def _audit(
     url: str,
-    api_key: str | None,
+    keys: Keys,
     timeout_s: float,
     folder: Path,
     device: str,
@@ -128,7 +130,7 @@ def _audit(
     from sglang_dspark.audit.live.report import print_report
     from sglang_dspark.audit.live.target import ExactTarget
 
-    server = Server(url, api_key, timeout_s)
+    server = Server(url, keys, timeout_s)
     target = ExactTarget.load(folder, device, dtype)
     prompts, beside = files.read(target.tokenizer)
     with _bars() as progress:

@@ -51,6 +51,8 @@ def compare(
     measured = RecordSet(records)
     decisions = replay(measured)
     problems = [str(problem) for problem in measured.summary.problems]
+    if not measured.summary.runs and problems:
+        raise InputError(f"{measured.paths[0]}: no readable record; {problems[0]}")
     prediction = None
     if fit:
         from simulator.results.prediction import predict

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from sglang_dspark.cli.app import app
+from sglang_dspark.cli.app import AdminApiKey, ApiKey, app
+from sglang_dspark.keys import Keys
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -32,7 +33,8 @@ def evaluate(
     temperature: Annotated[float, typer.Option(min=0.0, help="Sampling temperature.")] = 1.0,
     limit: Annotated[int | None, typer.Option(min=1, help="Prompts of each file (default: all).")] = None,
     out: Annotated[Path | None, typer.Option(help="Write everything as JSON to this file.")] = None,
-    api_key: Annotated[str | None, typer.Option(help="Admin key (default: SGLANG_ADMIN_API_KEY).")] = None,
+    api_key: ApiKey = None,
+    admin_api_key: AdminApiKey = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Send prompt files and print, per data set, what the paper prints: Table 1 and Figures 2, 5 and 6.
@@ -47,7 +49,7 @@ def evaluate(
     from sglang_dspark.live.evaluate import EvalSettings
     from sglang_dspark.live.evaluate import evaluate as run
 
-    server = Server(url, api_key) if api_key else Server(url)
+    server = Server(url, Keys.given(api_key, admin_api_key))
     settings = EvalSettings(concurrency, max_new_tokens, temperature, limit=limit)
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("answers", total=None)

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sglang_dspark.cli.app import app
+from sglang_dspark.cli.app import AdminApiKey, ApiKey, app
 from sglang_dspark.errors import InputError
+from sglang_dspark.keys import Keys
 
 if TYPE_CHECKING:
     from sglang_dspark.live.client import Server
@@ -36,7 +37,8 @@ def profile(
     hardware: Annotated[
         str | None, typer.Option(help="Name of the hardware for the file, as in 'NVIDIA H100'.")
     ] = None,
-    api_key: Annotated[str | None, typer.Option(help="Admin key (default: SGLANG_ADMIN_API_KEY).")] = None,
+    api_key: ApiKey = None,
+    admin_api_key: AdminApiKey = None,
     estimate: Annotated[
         bool, typer.Option("--estimate", help="Measure nothing: add up kernel times (extra `estimate`, no network).")
     ] = False,
@@ -68,6 +70,7 @@ def profile(
         "max-new-tokens": max_new_tokens,
         "hardware": hardware,
         "api-key": api_key,
+        "admin-api-key": admin_api_key,
     }
     parts = {"draft": draft, "gamma": gamma, "tp": tp, "ep": ep, "gemm": gemm, "moe": moe, "kv": kv, "data": data}
     estimating: dict[str, object] = {"gpu": gpu, "model": model, **parts, "anchor": anchor or None}
@@ -77,7 +80,9 @@ def profile(
             raise InputError("--url and --out are needed: the server to measure, and the profile file to write")
         given = {key: value for key, value in (("windows", windows), ("max_new_tokens", max_new_tokens)) if value}
         plan = {**given, **({"window_s": window} if window else {})}
-        _measure(out, url, batches or _BATCHES, contexts or _CONTEXTS, plan, hardware, api_key)
+        _measure(
+            out, url, batches or _BATCHES, contexts or _CONTEXTS, plan, hardware, Keys.given(api_key, admin_api_key)
+        )
         return
     _refuse_idle(measuring, "with --estimate, which measures nothing")
     if known:
@@ -103,7 +108,7 @@ def _refuse_idle(flags: Mapping[str, object], why: str) -> None:
 
 
 def _measure(
-    out: Path, url: str, batches: str, contexts: str, given: dict[str, Any], hardware: str | None, api_key: str | None
+    out: Path, url: str, batches: str, contexts: str, given: dict[str, Any], hardware: str | None, keys: Keys
 ) -> None:
     from rich.console import Console
 
@@ -111,7 +116,7 @@ def _measure(
     from sglang_dspark.live.client import Server
     from sglang_dspark.live.profiling import ProfilePlan, measure, table_of
 
-    server = Server(url, api_key) if api_key else Server(url)
+    server = Server(url, keys)
     plan = ProfilePlan(batches=_integers("--batches", batches), contexts=_integers("--contexts", contexts), **given)
     console = Console(stderr=True)
 

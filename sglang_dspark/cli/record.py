@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from sglang_dspark.cli.app import app
+from sglang_dspark.cli.app import AdminApiKey, ApiKey, app
+from sglang_dspark.keys import Keys
 
 
 @app.command("record")
@@ -20,7 +21,8 @@ def record(
     clear: Annotated[
         bool, typer.Option(help="Have the server forget what was read, at the end and whenever it holds much.")
     ] = True,
-    api_key: Annotated[str | None, typer.Option(help="Admin key (default: SGLANG_ADMIN_API_KEY).")] = None,
+    api_key: ApiKey = None,
+    admin_api_key: AdminApiKey = None,
 ) -> None:
     """Drain an unmodified server's step records (rounded, not exactly replayable) into files that every command reads.
 
@@ -30,7 +32,7 @@ def record(
     from sglang_dspark.live.client import Server
     from sglang_dspark.live.drain import Drain
 
-    drain = Drain(Server(url, api_key) if api_key else Server(url), out, clear=clear)
+    drain = Drain(Server(url, Keys.given(api_key, admin_api_key)), out, clear=clear)
     end = time.monotonic() + duration
     try:
         drain.once()

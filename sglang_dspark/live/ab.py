@@ -15,6 +15,7 @@ import numpy as np
 
 from sglang_dspark.errors import InputError
 from sglang_dspark.live.client import Server
+from sglang_dspark.live.hold import Hold, held
 from sglang_dspark.statistics import t_interval
 
 MIN_STEPS = 20
@@ -81,18 +82,18 @@ def compare_live(
 ) -> Verdict:
     """Alternate `a` and `b` and compare. The policy that was there before is put back, whatever happens.
 
-    Errors: InputError if the server refuses a policy or has too little traffic to compare on.
+    Errors: InputError if the server refuses a policy, has too little traffic to compare on, or was switched by somebody
+    else meanwhile, whose policy then stays.
     """
-    before = server.policy()
     done: list[tuple[Block, Block]] = []
     order = np.random.default_rng(seed)
     idle = 0
-    try:
+    with held(server) as hold:
         for policy in (a, b):  # refuse early what the server will not run
-            server.switch(policy)
+            hold.switch(policy)
         while len(done) < pairs:
             swapped = bool(order.integers(2))
-            found = {policy: _block(server, policy, block_s, sleep) for policy in ((b, a) if swapped else (a, b))}
+            found = {policy: _block(hold, policy, block_s, sleep) for policy in ((b, a) if swapped else (a, b))}
             if min(block.steps for block in found.values()) < MIN_STEPS:
                 idle += 1
                 if idle >= _MOST_IDLE:
@@ -105,19 +106,18 @@ def compare_live(
             done.append((found[a], found[b]))
             if len(done) >= _STOP_EARLY_PAIRS and _decided(done):
                 break
-    finally:
-        server.switch(before)
     gain, low, high = _interval(done, _LEVEL)
     keep = b if low > 0 else a if high < 0 else None
     return Verdict(a, b, done, gain, low, high, keep, len(done) < pairs)
 
 
-def _block(server: Server, policy: str, seconds: float, sleep: Callable[[float], None]) -> Block:
-    server.switch(policy)
+def _block(hold: Hold, policy: str, seconds: float, sleep: Callable[[float], None]) -> Block:
+    hold.switch(policy)
     sleep(_SETTLE_S)
-    begin = _counters(server)
+    begin = _counters(hold.server)
     sleep(seconds)
-    end = _counters(server)
+    end = _counters(hold.server)
+    hold.check()
     steps, spent, tokens, requests = (after - first for first, after in zip(begin, end, strict=True))
     return Block(policy, int(steps), spent, int(tokens), int(requests))
 

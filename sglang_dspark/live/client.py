@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import threading
 import time
 import urllib.error
@@ -15,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from sglang_dspark.errors import InputError
+from sglang_dspark.keys import Keys, refused
+
+POLICY_PATH = "/dspark/policy"
 
 _CONTROL_TIMEOUT_S = 60.0
 _GENERATE_TIMEOUT_S = 1800.0
@@ -37,10 +39,10 @@ class Answer:
 
 @dataclass
 class Server:
-    """A server at `url`, with its admin key if it has one (default: SGLANG_ADMIN_API_KEY)."""
+    """A server at `url`, with its keys if it has any."""
 
     url: str
-    api_key: str | None = field(default_factory=lambda: os.environ.get("SGLANG_ADMIN_API_KEY"))
+    keys: Keys = field(default_factory=Keys.given)
 
     def get(self, path: str) -> Any:
         """The decoded answer of a GET; InputError says what went wrong, `Unreachable` that nothing answered."""
@@ -78,11 +80,16 @@ class Server:
 
     def policy(self) -> str:
         """The policy that decides now."""
-        return str(self.get("/dspark/policy")["policy"])
+        return str(self.get(POLICY_PATH)["policy"])
+
+    def decides(self) -> tuple[str, tuple[int, ...]]:
+        """The policy that decides now, and the decode step from which it does, by rank: no two switches look alike."""
+        answer = self.get(POLICY_PATH)
+        return str(answer["policy"]), tuple(int(rank["since_step"]) for rank in answer.get("ranks", ()))
 
     def switch(self, policy: str) -> None:
         """Make `policy` decide from the next step on."""
-        self.post("/dspark/policy", {"policy": policy})
+        self.post(POLICY_PATH, {"policy": policy})
 
     def generate(self, body: dict[str, Any]) -> dict[str, Any]:
         """One /generate call, not streamed."""
@@ -96,9 +103,7 @@ class Server:
 
     def _request(self, path: str, body: dict[str, Any] | None, timeout_s: float) -> bytes:
         target = self._target(path)
-        headers = {"Content-Type": "application/json"}
-        if self.api_key:
-            headers["Authorization"] = f"Bearer {self.api_key}"
+        headers = {"Content-Type": "application/json", **self.keys.headers(path)}
         data = None if body is None else json.dumps(body).encode()
         try:
             request = urllib.request.Request(target, data=data, headers=headers)
@@ -107,7 +112,7 @@ class Server:
                 return answer
         except urllib.error.HTTPError as error:
             kind = Unreachable if error.code == 503 else InputError
-            raise kind(f"{target} answered {error.code}: {_sentence(error)}") from error
+            raise kind(f"{target} answered {error.code}: {_sentence(error, path)}") from error
         except (OSError, http.client.HTTPException) as error:
             raise Unreachable(f"{target} cannot be used: {getattr(error, 'reason', error)}") from error
         except ValueError as error:
@@ -179,9 +184,11 @@ def read_prompts(path: Path, limit: int | None = None) -> list[list[str]]:
     return out
 
 
-def _sentence(error: urllib.error.HTTPError) -> str:
+def _sentence(error: urllib.error.HTTPError, path: str) -> str:
     if error.code in (401, 403):
-        return "give the server's admin key with --api-key"
+        return refused(path)
+    if error.code == 404 and path == POLICY_PATH:
+        return "this server runs without the DSpark flags: start it with --speculative-dspark-policy"
     try:
         answer = json.load(error)
         found = answer.get("error", answer)

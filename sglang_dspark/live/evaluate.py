@@ -20,6 +20,7 @@ import numpy as np
 from sglang_dspark.calibration.quality import Quality, quality
 from sglang_dspark.errors import InputError
 from sglang_dspark.live.client import Answer, Server, read_prompts, run_closed_loop
+from sglang_dspark.live.hold import held
 from sglang_dspark.records import RecordSet, StepRecord, fault
 from sglang_dspark.records.upstream import upstream_infos, upstream_steps
 from sglang_dspark.statistics import accept_length
@@ -108,15 +109,15 @@ def _ask(
 def _whole_blocks(server: Server) -> Iterator[None]:
     """Verify every block in full for a while, where the server's policy can be switched."""
     try:
-        before, gamma = server.policy(), int(server.dspark()[0]["gamma"])
+        gamma = int(server.dspark()[0]["gamma"])
+        server.policy()
     except InputError:
         yield  # an unmodified server: static mode verifies in full, cap-accept shows the full depth
         return
-    server.switch(f"fixed:k={gamma}")
-    try:
+    with held(server) as hold:
+        hold.switch(f"fixed:k={gamma}")
         yield
-    finally:
-        server.switch(before)
+        hold.check()
 
 
 Rows = dict[str, tuple[int, list[np.ndarray], list[np.ndarray | None]]]

@@ -21,6 +21,7 @@ from sglang_dspark.cost import SpsAdditiveCostTable
 from sglang_dspark.cost.curves import Curve
 from sglang_dspark.errors import InputError
 from sglang_dspark.live.client import Server, run_closed_loop
+from sglang_dspark.live.hold import Hold, held
 from sglang_dspark.records.fit import StepTimes, fit_times
 
 _SETTLE_S = 0.3
@@ -75,7 +76,8 @@ def measure(
     on_cell: Callable[[Cell], None] = lambda cell: None,
     on_round: Callable[[int, int], None] = lambda number, rounds: None,
 ) -> list[Cell]:
-    """All cells of the plan. The server's policy is put back and our requests are aborted, whatever happens.
+    """All cells of the plan. The server's policy is put back and our requests are aborted, whatever happens, SIGTERM
+    included.
 
     The windows of a cell lie in different rounds over all cells, so that a slow minute spoils one window of many cells
     and not all windows of one. on_round(number, rounds) is called when a round begins.
@@ -85,21 +87,19 @@ def measure(
     gamma = int(server.dspark()[0]["gamma"])
     if len(server.dspark()) != 1:
         raise InputError("this server has several replicas, which share the load unevenly: profile one of them alone")
-    before, longest = server.policy(), _longest_request(server)
+    longest = _longest_request(server)
     found: dict[tuple[int, int, int], list[_Window]] = {}
-    try:
+    with held(server) as hold:
         for number in range(1, plan.windows + 1):
             on_round(number, plan.windows)
             for context in plan.contexts:
                 room = _room(plan, longest, context, gamma)
                 for batch in plan.batches:
-                    for tokens, window in _round(server, plan, batch, context, gamma, room):
+                    for tokens, window in _round(hold, plan, batch, context, gamma, room):
                         windows = found.setdefault((context, batch, tokens), [])
                         windows.append(window)
                         if number == plan.windows:
                             on_cell(_cell(batch, tokens, context, windows))
-    finally:
-        server.switch(before)
     return [_cell(batch, tokens, context, windows) for (context, batch, tokens), windows in found.items()]
 
 
@@ -118,17 +118,19 @@ def _longest_request(server: Server) -> int:
 
 
 def _round(
-    server: Server, plan: ProfilePlan, batch: int, context: int, gamma: int, max_new_tokens: int
+    hold: Hold, plan: ProfilePlan, batch: int, context: int, gamma: int, max_new_tokens: int
 ) -> Iterator[tuple[int, _Window]]:
     """One window for every budget of a batch size: (verified tokens a step, window)."""
+    server = hold.server
     budgets = sorted({round(share * batch * gamma) for share in plan.shares})
     generated = _counters(server)[4]
     with _decoding(server, batch, context, max_new_tokens) as refresh:
         for budget in budgets:
-            server.switch("fixed:k=0" if budget == 0 else f"tetris:capacity={batch + budget}")
+            hold.switch("fixed:k=0" if budget == 0 else f"tetris:capacity={batch + budget}")
             time.sleep(_SETTLE_S)
             tokens = batch + budget
             yield tokens, _window(server, plan.window_s, batch, tokens, generated, max_new_tokens, refresh)
+            hold.check()
 
 
 def _cell(batch: int, tokens: int, context: int, windows: Sequence[_Window]) -> Cell:

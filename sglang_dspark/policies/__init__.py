@@ -1,53 +1,46 @@
 """Verification policies: which of the drafted tokens the target verifies.
 
-`POLICIES` is the registry; `make_policy` makes one from `hull:fill=true` or a JSON file. NumPy only: the same objects
-decide in the simulator and in the live engine.
+`make_policy` makes one from `hull:fill=true` or a JSON file; `POLICIES` are the package's own, and packages of users
+can offer more (`registry`). NumPy only: the same objects decide in the simulator and in the live engine.
 """
 
-from pathlib import Path
-
 from sglang_dspark.policies.arithmetic import SCALE, allocate, survival_units
-from sglang_dspark.policies.base import BudgetRule, LengthRule, Policy, StoppingRule, Unrestricted
-from sglang_dspark.policies.budget import Argmax, Goodput, Schedule, Tetris
-from sglang_dspark.policies.guard import Guard
-from sglang_dspark.policies.length import Fixed, NoDraft, Threshold
-from sglang_dspark.policies.research import ArgmaxLive, Oracle
-from sglang_dspark.policies.spec import (
-    load_policy_file,
-    policy_from_json,
-    policy_from_string,
-    policy_to_json,
-    policy_to_string,
+from sglang_dspark.policies.base import Policy
+from sglang_dspark.policies.classes import (
+    BudgetRule,
+    Combined,
+    LengthRule,
+    LengthTable,
+    StoppingRule,
+    StopTables,
+    TableLength,
+    TableStop,
+    Unrestricted,
 )
-from sglang_dspark.policies.state import Decision, LiveBlock, Outcome, Past, Plan, SurvivalRing
-from sglang_dspark.policies.stopping import EarlyStop, Hull, Lookahead
-
-POLICIES: dict[str, type[Policy]] = {
-    "none": NoDraft,
-    "fixed": Fixed,
-    "threshold": Threshold,
-    "early-stop": EarlyStop,
-    "hull": Hull,
-    "lookahead": Lookahead,
-    "argmax": Argmax,
-    "schedule": Schedule,
-    "goodput": Goodput,
-    "tetris": Tetris,
-    "guard": Guard,
-    "oracle": Oracle,
-    "argmax-live": ArgmaxLive,
-}
-
-
-def make_policy(text: str) -> Policy:
-    """A policy from its string form, or from a JSON file when `text` ends in .json.
-
-    Errors: InputError names the policy, the parameter and the accepted range.
-    """
-    if text.endswith(".json"):
-        return load_policy_file(Path(text), POLICIES)
-    return policy_from_string(text, POLICIES)
-
+from sglang_dspark.policies.fallback import NotAFault, learned, started
+from sglang_dspark.policies.format import policy_to_json, policy_to_string
+from sglang_dspark.policies.parameters import parameter
+from sglang_dspark.policies.parse import make_policy, policy_from_json, policy_from_string
+from sglang_dspark.policies.registry import POLICIES, find_policy, installed
+from sglang_dspark.policies.rules.budget import Argmax, Goodput, Schedule, Tetris
+from sglang_dspark.policies.rules.calibrated import Calibrated
+from sglang_dspark.policies.rules.foresight import Foresight
+from sglang_dspark.policies.rules.guard import Guard
+from sglang_dspark.policies.rules.length import Fixed, NoDraft, Threshold
+from sglang_dspark.policies.rules.research import ArgmaxLive, Oracle
+from sglang_dspark.policies.rules.self_tuning import SelfTuning, single_part
+from sglang_dspark.policies.rules.stopping import EarlyStop, Hull, Lookahead
+from sglang_dspark.policies.state import (
+    Decision,
+    KnownBlock,
+    LiveBlock,
+    Outcome,
+    Past,
+    Plan,
+    SurvivalRing,
+    carry_as_json,
+    carry_from_json,
+)
 
 __all__ = [
     "POLICIES",
@@ -55,32 +48,50 @@ __all__ = [
     "Argmax",
     "ArgmaxLive",
     "BudgetRule",
+    "Calibrated",
+    "Combined",
     "Decision",
     "EarlyStop",
     "Fixed",
+    "Foresight",
     "Goodput",
     "Guard",
     "Hull",
+    "KnownBlock",
     "LengthRule",
+    "LengthTable",
     "LiveBlock",
     "Lookahead",
     "NoDraft",
+    "NotAFault",
     "Oracle",
     "Outcome",
     "Past",
     "Plan",
     "Policy",
     "Schedule",
+    "SelfTuning",
+    "StopTables",
     "StoppingRule",
     "SurvivalRing",
+    "TableLength",
+    "TableStop",
     "Tetris",
     "Threshold",
     "Unrestricted",
     "allocate",
+    "carry_as_json",
+    "carry_from_json",
+    "find_policy",
+    "installed",
+    "learned",
     "make_policy",
+    "parameter",
     "policy_from_json",
     "policy_from_string",
     "policy_to_json",
     "policy_to_string",
+    "single_part",
+    "started",
     "survival_units",
 ]

@@ -10,54 +10,51 @@ a policy is lossless follows from its class for the three rule classes; `dspark 
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from sglang_dspark.cost import MeasuredDraft, MeasuredVerify, SpsAdditiveCostTable, StepCost, Tiered, model_from_table
 from sglang_dspark.errors import InputError
-from sglang_dspark.policies.arithmetic import SCALE, Ints, allocate, survival_units
-from sglang_dspark.policies.base import BudgetRule, LengthRule, Policy, StoppingRule
-from sglang_dspark.policies.spec import policy_to_string
-from sglang_dspark.policies.state import Decision, LiveBlock, Outcome, Past
+from sglang_dspark.policies.arithmetic import SCALE, Ints
+from sglang_dspark.policies.base import Policy
+from sglang_dspark.policies.classes import (
+    BudgetRule,
+    Combined,
+    LengthRule,
+    StoppingRule,
+    Unrestricted,
+    of_plan,
+    one_by_one,
+    position_by_position,
+)
+from sglang_dspark.policies.drawing import Case, ContractViolation, random_cases, random_confidence, random_outcome
+from sglang_dspark.policies.format import policy_to_string
+from sglang_dspark.policies.parameters import some_values
+from sglang_dspark.policies.state import Decision, LiveBlock, Outcome
 
-_LARGEST_GAMMA = 9
+_INSTANCES = 4
 
 
-class ContractViolation(AssertionError):
-    """A policy broke the contract; the message names the policy, the check and the case."""
+def check_class(policy: type[Policy], *, cases: int = 60, seed: int = 0) -> None:
+    """Run every check on a class: with its defaults, and with a few draws of its parameters.
+
+    Errors: ContractViolation, the first that was found.
+    """
+    for instance in instances(policy, seed):
+        check_policy(instance, cases=cases, seed=seed)
 
 
-@dataclass(frozen=True)
-class Case:
-    """One decision: lagged[lag] is what lag - 1 publishes ago was published, [R, gamma] units and [R] published."""
-
-    cost: StepCost
-    confidence: NDArray[np.float32]
-    lagged: tuple[tuple[Ints, NDArray[np.bool_]], ...]
-    carry: Any
-    waiting: int
-
-    @property
-    def units(self) -> Ints:
-        return survival_units(self.confidence)
-
-    def past(self, policy: Policy) -> Past:
-        """The past of this case; asking for a lag beyond `max_lag` is a violation."""
-
-        def lagged(lag: int) -> tuple[Ints, NDArray[np.bool_]]:
-            if not 1 <= lag <= policy.max_lag:
-                raise ContractViolation(f"'{policy.name}' asks for lag {lag} but its max_lag is {policy.max_lag}")
-            return self.lagged[lag - 1]
-
-        requests, gamma = self.confidence.shape
-        return Past(requests, gamma, self.cost.prices(requests, gamma), lagged, self.carry, self.waiting)
-
-    def live(self) -> LiveBlock:
-        return LiveBlock.of(self.confidence.copy(), np.full(len(self.confidence), self.confidence.shape[1]))
+def instances(policy: type[Policy], seed: int = 0) -> Iterator[Policy]:
+    """The policy with its defaults, and with draws of its parameters that it accepts."""
+    yield policy()
+    rng = np.random.default_rng(seed)
+    for _ in range(_INSTANCES - 1 if dataclasses.fields(policy) else 0):
+        try:
+            yield policy(**some_values(policy, rng))
+        except InputError:
+            continue  # parameters that do not go together
 
 
 def check_policy(policy: Policy, *, cases: int = 60, seed: int = 0) -> None:
@@ -67,105 +64,50 @@ def check_policy(policy: Policy, *, cases: int = 60, seed: int = 0) -> None:
         for name, check in CHECKS.items():
             try:
                 check(policy, case, rng)
-            except AssertionError as error:
+            except Exception as error:
                 shape = "R={}, gamma={}".format(*case.confidence.shape)
                 where = f"policy '{policy_to_string(policy)}', check '{name}', case {number} of seed {seed} ({shape})"
-                raise ContractViolation(f"{where}: {error}") from error
-
-
-def random_cases(policy: Policy, rng: np.random.Generator, count: int) -> Iterator[Case]:
-    """Decisions of every shape that the policy accepts: R = 0 and 1, gamma = 1, all ones, all zeros, ties."""
-    gammas = [gamma for gamma in range(1, _LARGEST_GAMMA + 1) if _accepts(policy, gamma)]
-    if not gammas:
-        raise ContractViolation(f"policy '{policy.name}' accepts no block size in 1..{_LARGEST_GAMMA}")
-    for number in range(count):
-        gamma = gammas[0] if number % 5 == 0 else int(rng.choice(gammas))
-        requests = number % 3 if number < 6 else int(rng.integers(1, 20))
-        yield random_case(policy, rng, requests, gamma)
-
-
-def random_case(policy: Policy, rng: np.random.Generator, requests: int, gamma: int) -> Case:
-    """One decision for `requests` blocks of `gamma`."""
-    lagged = []
-    for _ in range(policy.max_lag):
-        units = survival_units(random_confidence(rng, requests, gamma))
-        published = rng.random(requests) < 0.8
-        units[~published] = SCALE
-        units.setflags(write=False)
-        lagged.append((units, published))
-    carry = policy.start(gamma)
-    for _ in range(int(rng.integers(0, 4))):
-        carry = policy.learn(carry, random_outcome(rng, requests, gamma))
-    confidence = random_confidence(rng, requests, gamma)
-    cost = random_cost(rng, max(requests, 1), gamma)
-    return Case(cost, confidence, tuple(lagged), carry, int(rng.integers(0, 5)))
-
-
-def random_confidence(rng: np.random.Generator, requests: int, gamma: int) -> NDArray[np.float32]:
-    """[R, gamma] float32: any of spread out, tied, saturated, all ones, all zeros, vanishing."""
-    shape = (requests, gamma)
-    kind = int(rng.integers(0, 6))
-    if kind == 0:
-        return np.full(shape, rng.integers(0, 2), dtype=np.float32)
-    if kind == 1:
-        return rng.choice([0.5, 1.0], size=shape).astype(np.float32)
-    if kind == 2:
-        return rng.choice([1.0, 0.9, 0.3, 0.0], size=shape).astype(np.float32)
-    if kind == 3:
-        return (rng.random(shape) ** 6).astype(np.float32)
-    return rng.beta(2.0, 1.0, size=shape).astype(np.float32)
-
-
-def random_outcome(rng: np.random.Generator, requests: int, gamma: int) -> Outcome:
-    """How an earlier step may have ended."""
-    lengths = rng.integers(0, gamma + 1, size=requests)
-    return Outcome(survival_units(random_confidence(rng, requests, gamma)), lengths, rng.integers(0, lengths + 1))
-
-
-def random_cost(rng: np.random.Generator, requests: int, gamma: int) -> StepCost:
-    """A noisy staircase with captured sizes up to, or short of, R (1 + gamma) tokens, and often an eager cliff."""
-    most = requests * (1 + gamma)
-    last = int(rng.integers(1, most + 1)) if rng.random() < 0.3 else most
-    captured = sorted({last, *rng.integers(1, last + 1, size=int(rng.integers(1, 12))).tolist()})
-    probes = [*captured, most + 1]
-    verify = np.cumsum(rng.choice([0.0, 0.01, 0.1, 0.5], size=len(probes))) + rng.uniform(0.5, 2.0)
-    verify = np.maximum(verify + rng.normal(0.0, 0.02, len(probes)), 0.1)
-    eager = MeasuredVerify([last + 1], [float(verify.max() * rng.uniform(1.0, 4.0))]) if rng.random() < 0.6 else None
-    draft = MeasuredDraft([1, most], [0.05, float(rng.uniform(0.05, 1.0))]) if most > 1 else MeasuredDraft([1], [0.05])
-    tiered = Tiered(draft, MeasuredVerify(probes, verify.tolist()), captured, requests, eager)
-    additive = SpsAdditiveCostTable(1.0, [1], [0.0], probes, [0.0] * len(probes), tiered=tiered)
-    return model_from_table(additive, "random")
-
-
-def _accepts(policy: Policy, gamma: int) -> bool:
-    try:
-        policy.check(gamma)
-    except InputError:
-        return False
-    return True
+                said = str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"
+                raise ContractViolation(f"{where}: {said}") from error
 
 
 def _decide(policy: Policy, case: Case, live: LiveBlock | None = None) -> Decision:
-    return policy.decide(case.past(policy), case.live() if live is None else live)
+    decision = policy.decide(case.past(policy), _live(policy, case) if live is None else live)
+    assert decision.fault is None, decision.fault
+    return decision
+
+
+def _live(policy: Policy, case: Case) -> LiveBlock:
+    return case.known() if isinstance(policy, Unrestricted) and policy.knows_depth else case.live()
+
+
+def check_class_of_policies(policy: Policy, case: Case, rng: np.random.Generator) -> None:
+    """It belongs to one of the classes, which says whether it is lossless."""
+    classes = (BudgetRule, StoppingRule, LengthRule, Combined, Unrestricted)
+    assert isinstance(policy, classes), "it is of no class, and nothing says what it may see"
+    if isinstance(policy, Unrestricted):
+        assert not policy.lossless, "it sees everything and calls itself lossless"
 
 
 def check_bounds(policy: Policy, case: Case, rng: np.random.Generator) -> None:
-    """Lengths are [R] integers in 0..gamma that sum to `total`, at least the floor and at most the cap."""
+    """Lengths are [R] integers that sum to `total`, at least the floor, at most the cap and what a request allows."""
     requests, gamma = case.confidence.shape
     decision = _decide(policy, case)
     lengths = decision.lengths
     assert lengths.shape == (requests,), f"lengths have shape {lengths.shape}, expected ({requests},)"
     assert lengths.dtype == np.int64, f"lengths are {lengths.dtype}, expected int64"
-    low = getattr(policy, "floor", 0)
-    cap = getattr(policy, "cap", None)
-    high = gamma if cap is None else cap
-    assert ((lengths >= low) & (lengths <= high)).all(), f"lengths {lengths.tolist()} leave {low}..{high}"
+    low, high = (np.full(requests, bound) for bound in policy.bounds(gamma))
+    if case.caps is not None and not isinstance(policy, Unrestricted):
+        low, high = np.minimum(low, case.caps), np.minimum(high, case.caps)
+    assert ((lengths >= low) & (lengths <= high)).all(), (
+        f"lengths {lengths.tolist()} leave {low.min(initial=gamma)}..{high.max(initial=0)}"
+    )
     assert int(lengths.sum()) == decision.total, f"lengths sum to {lengths.sum()}, total says {decision.total}"
 
 
 def check_pure(policy: Policy, case: Case, rng: np.random.Generator) -> None:
     """The same input gives the same decision and stays as it was."""
-    before, live = copy.deepcopy(case), case.live()
+    before, live = copy.deepcopy(case), _live(policy, case)
     first, second = _decide(policy, case, live), _decide(policy, case, live)
     assert np.array_equal(first.lengths, second.lengths), "two calls with the same input differ"
     assert _same(live.units, before.units) and _same(live.confidence, before.confidence), "the live block was changed"
@@ -173,9 +115,9 @@ def check_pure(policy: Policy, case: Case, rng: np.random.Generator) -> None:
     assert _same(case.carry, before.carry), "the carried state was changed in place by a decision"
     outcome = random_outcome(rng, *case.confidence.shape)
     kept = copy.deepcopy(outcome)
-    learned = policy.learn(case.carry, outcome)
+    after = policy.learn(case.carry, outcome)
     assert _same(case.carry, before.carry), "learn changed the carried state in place"
-    assert _same(learned, policy.learn(before.carry, kept)), "learn gave two results for one input"
+    assert _same(after, policy.learn(before.carry, kept)), "learn gave two results for one input"
     for array, copied in zip((outcome.survival, outcome.lengths, outcome.accepted), _arrays(kept), strict=True):
         assert _same(array, copied), "learn changed the outcome"
 
@@ -185,8 +127,8 @@ def check_admission_order(policy: Policy, case: Case, rng: np.random.Generator) 
     if not isinstance(policy, BudgetRule | StoppingRule):
         return
     decision = _decide(policy, case)
-    lengths = np.full(len(case.units), policy.floor)
-    for request, _ in _ranked(policy, case.units)[: decision.total - int(lengths.sum())]:
+    lengths = _start(policy, case)
+    for request, _ in _ranked(policy, case.units, case.caps)[: decision.total - int(lengths.sum())]:
         lengths[request] += 1
     assert np.array_equal(lengths, decision.lengths), (
         f"lengths {decision.lengths.tolist()} are not the first {decision.total} of the admission order, "
@@ -195,12 +137,13 @@ def check_admission_order(policy: Policy, case: Case, rng: np.random.Generator) 
 
 
 def check_plan(policy: Policy, case: Case, rng: np.random.Generator) -> None:
-    """A policy that is not live has a plan, made before the draft, that gives the same decision."""
-    if policy.live:
+    """A policy that is not live has a plan, made before the draft, and any plan gives the decision."""
+    plan = policy.plan(case.past(policy))
+    assert plan is not None or policy.live, "it is not live and has no plan"
+    if plan is None:
         return
-    plan = policy.plan(case.past(policy))  # type: ignore[attr-defined]
     decision = _decide(policy, case)
-    planned = allocate(case.units, plan.budget, plan.floor, plan.cap)
+    planned = of_plan(plan, case.live()).lengths
     assert plan.budget == decision.total, f"the plan has budget {plan.budget}, the decision {decision.total}"
     assert np.array_equal(planned, decision.lengths), "the plan and the decision admit different tokens"
 
@@ -208,8 +151,8 @@ def check_plan(policy: Policy, case: Case, rng: np.random.Generator) -> None:
 def check_confidence_need(policy: Policy, case: Case, rng: np.random.Generator) -> None:
     """A policy that does not say `reads_confidence` decides the same without confidences."""
     if not policy.reads_confidence:
-        live = case.live()
-        without = _decide(policy, case, LiveBlock(live.units, None, live.depth))
+        live = _live(policy, case)
+        without = _decide(policy, case, dataclasses.replace(live, confidence=None))
         assert np.array_equal(without.lengths, _decide(policy, case, live).lengths), "reads the confidences"
 
 
@@ -227,12 +170,13 @@ def check_stopping_rule(policy: Policy, case: Case, rng: np.random.Generator) ->
     """Whether rank m is admitted does not change when the survivals of later ranks change."""
     if not isinstance(policy, StoppingRule):
         return
-    units, start = case.units, len(case.units) * policy.floor
-    ranked = _ranked(policy, units)
+    units, start = case.units, int(_start(policy, case).sum())
+    ranked = _ranked(policy, units, case.caps)
     total = _decide(policy, case, LiveBlock(units)).total
     for rank in {0, total - start, total - start + 1, int(rng.integers(0, len(ranked) + 1))}:
         if 0 <= rank <= len(ranked):
-            other = _decide(policy, case, LiveBlock(_change_later(policy, units, ranked, rank, rng))).total
+            changed = _change_later(case, ranked, rank, _start(policy, case), rng)
+            other = _decide(policy, case, LiveBlock(changed)).total
             was, now = total - start >= rank, other - start >= rank
             assert was == now, f"rank {rank} was admitted: {was}; after later survivals changed: {now}"
 
@@ -241,12 +185,13 @@ def check_stopping_walk(policy: Policy, case: Case, rng: np.random.Generator) ->
     """The array form `walk` admits as many as asking `admits` one candidate at a time."""
     if not isinstance(policy, StoppingRule):
         return
-    past, units = case.past(policy), case.units
-    start = len(units) * policy.floor
-    tau = len(units) * SCALE + int(units[:, : policy.floor].sum())
-    survivals = np.array([units[request, position] for request, position in _ranked(policy, units)], dtype=np.int64)
-    scalar = StoppingRule.walk(policy, past, start, tau, survivals)
-    array = policy.walk(past, start, tau, survivals)
+    past, units, low = case.past(policy), case.units, _start(policy, case)
+    start = int(low.sum())
+    tau = len(units) * SCALE + sum(int(row[:kept].sum()) for row, kept in zip(units, low.tolist(), strict=True))
+    ranked = _ranked(policy, units, case.caps)
+    survivals = np.array([units[request, position] for request, position in ranked], dtype=np.int64)
+    scalar, _ = one_by_one(policy, past, start, tau, survivals)
+    array = policy.walk(past, policy.tables(past), start, tau, survivals)
     assert array == scalar, f"walk admits {array}, admits one at a time {scalar}"
 
 
@@ -255,21 +200,36 @@ def check_length_rule(policy: Policy, case: Case, rng: np.random.Generator) -> N
     if not isinstance(policy, LengthRule):
         return
     past = case.past(policy)
-    lengths = policy.lengths(past, case.live())
-    scalar = LengthRule.lengths(policy, past, case.live())
+    tables = policy.tables(past)
+    lengths = policy.lengths(past, tables, case.live())
+    scalar, _ = position_by_position(policy, past, case.live())
     assert np.array_equal(lengths, scalar), f"lengths {lengths.tolist()}, admits one at a time {scalar.tolist()}"
     requests, gamma = case.confidence.shape
     for request in range(min(requests, 3)):
         for position in {int(lengths[request]), min(int(lengths[request]) + 1, gamma), int(rng.integers(1, gamma + 1))}:
             changed = random_confidence(rng, requests, gamma)
             changed[request, :position] = case.confidence[request, :position]
-            now = int(policy.lengths(past, LiveBlock.of(changed))[request])
+            now = int(policy.lengths(past, tables, LiveBlock.of(changed))[request])
             assert (now >= position) == (lengths[request] >= position), (
                 f"position {position} of request {request} is verified or not by later positions or other requests"
             )
 
 
+def check_combined(policy: Policy, case: Case, rng: np.random.Generator) -> None:
+    """A combination decides as one of its parts does, the same part whatever the live block."""
+    if not isinstance(policy, Combined):
+        return
+    past = case.past(policy)
+    chosen = policy.choose(past)
+    part = policy.parts[chosen]
+    for confidence in (case.confidence, random_confidence(rng, *case.confidence.shape)):
+        live = LiveBlock.of(confidence)
+        expected = part.decide(policy.seen(past, chosen), policy.shown(past, live)).lengths
+        assert np.array_equal(_decide(policy, case, live).lengths, expected), f"not what its part {part.name} decides"
+
+
 CHECKS: dict[str, Callable[[Policy, Case, np.random.Generator], None]] = {
+    "class": check_class_of_policies,
     "bounds": check_bounds,
     "pure": check_pure,
     "admission order": check_admission_order,
@@ -279,23 +239,29 @@ CHECKS: dict[str, Callable[[Policy, Case, np.random.Generator], None]] = {
     "stopping rule": check_stopping_rule,
     "stopping walk": check_stopping_walk,
     "length rule": check_length_rule,
+    "combined": check_combined,
 }
 """Every check by name: called with a policy, a case and a generator, raises AssertionError."""
 
 
-def _ranked(policy: BudgetRule | StoppingRule, units: Ints) -> list[tuple[int, int]]:
+def _start(policy: BudgetRule | StoppingRule, case: Case) -> Ints:
+    """[R] positions that are verified before the walk."""
+    low = np.full(len(case.confidence), policy.floor)
+    return low if case.caps is None else np.minimum(low, case.caps)
+
+
+def _ranked(policy: BudgetRule | StoppingRule, units: Ints, caps: Ints | None) -> list[tuple[int, int]]:
     """The admission order (request, position from 0) of what the walk may admit, by definition: sorted tuples."""
-    cap = units.shape[1] if policy.cap is None else policy.cap
-    found = [(-int(units[r, j]), j, r) for r in range(len(units)) for j in range(policy.floor, cap)]
+    floor, cap = policy.bounds(units.shape[1])
+    ends = [cap if caps is None else min(cap, int(caps[request])) for request in range(len(units))]
+    found = [(-int(units[r, j]), j, r) for r, end in enumerate(ends) for j in range(floor, end)]
     return [(request, position) for _, position, request in sorted(found)]
 
 
-def _change_later(
-    policy: StoppingRule, units: Ints, ranked: list[tuple[int, int]], rank: int, rng: np.random.Generator
-) -> Ints:
+def _change_later(case: Case, ranked: list[tuple[int, int]], rank: int, kept: Ints, rng: np.random.Generator) -> Ints:
     """Other survivals after the first `rank` of the order, all below the last that is kept."""
+    units = case.units
     changed = units.copy()
-    kept = np.full(len(units), policy.floor)
     for request, _ in ranked[:rank]:
         kept[request] += 1
     bound = int(units[ranked[rank - 1]]) if rank else SCALE + 1

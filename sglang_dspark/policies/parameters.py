@@ -9,8 +9,11 @@ import typing
 from functools import cache
 from typing import Any
 
+import numpy as np
+
 from sglang_dspark.errors import InputError
 
+_SMALL = 4  # the largest step above the least value of an integer that `some_values` draws
 FLOOR = (0, 64, "positions that every request verifies before the walk")
 CAP = (0, 64, "the last position that the walk may admit (default: the whole block)")
 
@@ -81,3 +84,26 @@ def _accepts(value: Any, kind: Any, low: Any, high: Any) -> bool:
     if typing.get_origin(kind) is tuple:
         return isinstance(value, tuple) and bool(value) and all(_accepts(item, int, low, high) for item in value)
     return isinstance(value, kind)
+
+
+def some_values(policy_class: type[Any], rng: np.random.Generator) -> dict[str, Any]:
+    """Values of a few parameters, drawn from what they accept; small integers, so that they fit small blocks."""
+    drawn, kinds = {}, field_types(policy_class.__mro__[0])
+    for field in dataclasses.fields(policy_class):
+        value = _some_value(field, kinds[field.name], rng)
+        if value is not None and rng.random() < 0.5:
+            drawn[field.name] = value
+    return drawn
+
+
+def _some_value(field: dataclasses.Field[Any], kind: Any, rng: np.random.Generator) -> Any:
+    low, high = field.metadata.get("low"), field.metadata.get("high")
+    if isinstance(low, tuple):
+        return str(rng.choice(low))
+    if kind is bool:
+        return bool(rng.integers(0, 2))
+    if low is None or high is None:
+        return None
+    if kind is int:
+        return int(rng.integers(low, min(high, low + _SMALL) + 1))
+    return float(rng.uniform(low, high)) if kind is float else None

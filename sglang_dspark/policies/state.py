@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sglang_dspark.cost import StepPrices
-from sglang_dspark.policies.arithmetic import SCALE, Ints, survival_units
+from sglang_dspark.policies.arithmetic import SCALE, Ints, probabilities, survival_units
 
 Lagged = Callable[[int], tuple[Ints, NDArray[np.bool_]]]
 
@@ -22,7 +22,8 @@ class Past:
     num_requests: R, requests in the decode batch. gamma: draft block size.
     prices: step seconds for every admitted count, as the policy believes them.
     lagged: see `survival`. carry: what the policy itself carried from earlier steps (`Policy.start`, `Policy.learn`).
-    waiting: requests that wait for admission.
+    waiting: requests that wait for admission. caps: [R] int64 in 0..gamma, the last position that each request lets the
+    server verify (it said so when it came; 0 exempts it), or None where none said anything. The classes keep them.
     """
 
     num_requests: int
@@ -31,6 +32,21 @@ class Past:
     lagged: Lagged | None = None
     carry: Any = None
     waiting: int = 0
+    caps: Ints | None = None
+
+    def totals(self, floor: int, cap: int) -> tuple[int, int]:
+        """(admitted tokens at the least, at the most) of the batch, with `floor` and `cap` of every request."""
+        if self.caps is None:
+            return self.num_requests * floor, self.num_requests * cap
+        return int(np.minimum(self.caps, floor).sum()), int(np.minimum(self.caps, cap).sum())
+
+    def everything(self, cap: int, fault: str | None = None) -> Plan:
+        """Verify all that `cap` and `caps` allow."""
+        return Plan(self.totals(0, cap)[1], 0, cap, self.caps, fault)
+
+    def carrying(self, carry: Any) -> Past:
+        """The same past for a policy that carries something else."""
+        return Past(self.num_requests, self.gamma, self.prices, self.lagged, carry, self.waiting, self.caps)
 
     def survival(self, lag: int) -> tuple[Ints, NDArray[np.bool_]]:
         """Survivals published `lag` decode steps ago.
@@ -47,18 +63,27 @@ class Past:
 class LiveBlock:
     """This step's draft as the confidence head sees it.
 
-    units: [R, gamma] int64 survivals. confidence: [R, gamma] float32, only needed by `threshold`.
-    depth: [R] int64 true accepted depth, known to the simulator alone (policy `oracle`).
+    units: [R, gamma] int64 survivals. confidence: [R, gamma] float32 in 0..1, only needed by length rules.
+    invalid: confidences that were no probabilities and count as 0.
     """
 
     units: Ints
     confidence: NDArray[np.float32] | None = None
-    depth: Ints | None = None
+    invalid: int = 0
 
     @classmethod
-    def of(cls, confidence: NDArray[np.float32], depth: Ints | None = None) -> LiveBlock:
+    def of(cls, confidence: NDArray[np.float32]) -> LiveBlock:
         """From confidences [R, gamma] float32."""
-        return cls(survival_units(confidence), confidence, depth)
+        valid = probabilities(confidence)
+        invalid = 0 if valid is confidence else int(np.count_nonzero(~((confidence >= 0) & (confidence <= 1))))
+        return cls(survival_units(valid), valid, invalid)
+
+
+@dataclass(slots=True)
+class KnownBlock(LiveBlock):
+    """A block whose true accepted depth [R] int64 is known: the simulator's, for research alone."""
+
+    depth: Ints = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,20 +99,41 @@ class Outcome:
 class Plan:
     """A decision made before the draft: how many draft tokens to verify; which ones the live order says.
 
-    budget: K, floor included. floor, cap: positions admitted before the walk, and the last one it may admit.
+    budget: K, floor included. floor, cap: positions admitted before the walk, and the last one it may admit. caps: [R]
+    the last one of each request, see `Past`. correction: (a, b) of the confidences that order the batch, see
+    `calibration`, None where they count as they are. fault: what the rule raised, where this is what was done instead.
     """
 
     budget: int
     floor: int
     cap: int
+    caps: Ints | None = None
+    fault: str | None = None
+    correction: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """lengths: [R] int64 admitted draft tokens of each request (anchor excluded). total: their sum, K."""
+    """lengths: [R] int64 admitted draft tokens of each request (anchor excluded). total: their sum, K.
+
+    fault: what the rule raised, where this is what was decided instead.
+    """
 
     lengths: Ints
     total: int
+    fault: str | None = None
+
+
+def carry_as_json(carry: Any) -> Any:
+    """Carried state in plain values, for records: arrays and tuples become lists."""
+    if isinstance(carry, tuple | list):
+        return [carry_as_json(item) for item in carry]
+    return carry.tolist() if isinstance(carry, np.ndarray | np.generic) else carry
+
+
+def carry_from_json(value: Any) -> Any:
+    """Carried state as a policy holds it: what was a tuple comes back from a file as a list."""
+    return tuple(carry_from_json(item) for item in value) if isinstance(value, list | tuple) else value
 
 
 class SurvivalRing:

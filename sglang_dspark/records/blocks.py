@@ -186,10 +186,12 @@ class _Collector:
             damage = "".join(f"; {problem}" for problem in records.summary.problems[:1])
             raise InputError(f"the records hold no decode step{damage}")
         if self.header is None or not self.parts:
+            whole = self.gamma if self.header is None else self.header.gamma
             raise InputError(
-                f"none of {self.steps} decode steps shows all {self.gamma} positions of its blocks: trimmed compact "
-                "steps are censored; record in cap-accept mode, with fixed:k=gamma, or with "
-                "--speculative-dspark-explore"
+                f"none of {self.steps} decode steps shows all {self.gamma} positions of its blocks, the policy trimmed "
+                "them: trimmed compact steps are censored; use them with `simulate --complete`, which draws what is "
+                f"hidden from the confidences, or record on after `dspark policy fixed:k={whole}` (or "
+                "with --speculative-dspark-explore)"
             )
         gamma, columns = self.gamma, list(zip(*self.parts, strict=True))
         used = np.array(self.header.temperatures or [1.0] * self.header.gamma, dtype=np.float64)[:gamma]

@@ -17,8 +17,11 @@ import zstandard
 
 from sglang_dspark.records.schema import Record
 
-MAX_BLOCK = 1 << 26
-"""Largest unpacked block that is read, in bytes."""
+MAX_BLOCK = 1 << 23
+"""Largest block that is written or read, unpacked, in bytes: what decoding it can take is some fifty times that."""
+
+MAX_RECORDS = 1 << 16
+"""Most records of a block."""
 
 _SKIPPABLE = 0x184D2A5D
 _MARKER = b"\xd5\x9aDSPARK\x01"
@@ -32,6 +35,13 @@ _TYPES = ("<f4", "<f8", "<i2", "<i4", "<i8", "|u1", "|b1", "<u4")
 _CODES = {np.dtype(name): code for code, name in enumerate(_TYPES)}
 _TWO_DIMENSIONAL = 16
 _COLUMNS = struct.Struct("<I")
+_LIST, _LIST_KIND = struct.Struct(">BI"), 0xDD  # msgpack's array with a 32-bit count
+
+
+_UNDECODABLE = (
+    *(zstandard.ZstdError, msgspec.MsgspecError, struct.error),
+    *(ValueError, IndexError, TypeError, RecursionError),
+)
 
 
 class BlockFault(Exception):
@@ -75,7 +85,7 @@ def encode_record(record: Record) -> bytes:
 
 def pack_block(records: list[bytes], compressor: zstandard.ZstdCompressor) -> bytes:
     """A block of encoded records, ready to append to a file."""
-    plain = struct.pack(">BI", 0xDD, len(records)) + b"".join(records)
+    plain = _LIST.pack(_LIST_KIND, len(records)) + b"".join(records)
     packed = compressor.compress(plain)
     head = _HEAD.pack(_SKIPPABLE, HEAD_BYTES - 8, _MARKER, len(packed), len(plain), zlib.crc32(packed))
     return head + _CHECK.pack(zlib.crc32(head)) + packed
@@ -98,9 +108,16 @@ def unpack_block(packed: bytes, plain_bytes: int, crc: int) -> list[Record]:
     if zlib.crc32(packed) != crc:
         raise BlockFault("the checksum does not match")
     try:
-        plain = zstandard.ZstdDecompressor().decompress(packed, max_output_size=plain_bytes)
+        # A frame that states its own size is unpacked to that size, whatever limit is given.
+        stated = zstandard.frame_content_size(packed)
+        if stated not in (-1, plain_bytes):
+            raise BlockFault(f"its frame unpacks to {stated} bytes, expected {plain_bytes}")
+        plain = zstandard.ZstdDecompressor(max_window_size=MAX_BLOCK).decompress(packed, max_output_size=plain_bytes)
         if len(plain) != plain_bytes:
             raise BlockFault(f"unpacks to {len(plain)} bytes, expected {plain_bytes}")
+        kind, count = _LIST.unpack_from(plain)
+        if kind != _LIST_KIND or count > MAX_RECORDS:
+            raise BlockFault(f"holds no list of at most {MAX_RECORDS} records")
         return _decoder.decode(plain)
-    except (zstandard.ZstdError, msgspec.MsgspecError, ValueError, IndexError, TypeError, struct.error) as error:
+    except _UNDECODABLE as error:
         raise BlockFault(f"cannot be decoded: {error}") from error

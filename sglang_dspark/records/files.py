@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import deque
 from pathlib import Path
 
 import msgspec
@@ -23,7 +22,8 @@ class RotatingFiles:
     """Appends blocks of encoded records to the newest file `RUN-PART.dspark`.
 
     header: written at the top of every file; may be replaced, later files carry the new one. file_bytes: a file is
-    rotated once it is this long. total_bytes: the run's oldest files are removed beyond it (None: never).
+    rotated once it is this long. total_bytes: the folder's oldest record files, of whatever run, are removed beyond it
+    (None: never). The folder is made again when somebody deletes it. Files are the owner's alone to read.
     """
 
     def __init__(self, folder: Path, header: Header, file_bytes: int, total_bytes: int | None) -> None:
@@ -34,7 +34,6 @@ class RotatingFiles:
         self._total_bytes = total_bytes
         self._descriptor: int | None = None
         self._size = 0
-        self._finished: deque[tuple[Path, int]] = deque()
         self._path = folder
         self._compressor = zstandard.ZstdCompressor(level=_LEVEL)
 
@@ -50,7 +49,6 @@ class RotatingFiles:
         if self._descriptor is None:
             return
         descriptor, self._descriptor = self._descriptor, None
-        self._finished.append((self._path, self._size))
         try:
             os.close(descriptor)
         except OSError as error:
@@ -58,10 +56,11 @@ class RotatingFiles:
 
     def _start(self) -> int:
         self.close()
+        make_folder(self._folder)
         self._remove_oldest()
         header = msgspec.structs.replace(self.header, part=self.started)
         self._path = self._folder / f"{header.run}-{self.started:05d}{SUFFIX}"
-        self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
+        self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
         self._size = 0
         try:
             size = self._write(pack_block([encode_record(header)], self._compressor))
@@ -95,5 +94,16 @@ class RotatingFiles:
     def _remove_oldest(self) -> None:
         if self._total_bytes is None:
             return
-        while self._finished and sum(size for _, size in self._finished) + self._file_bytes > self._total_bytes:
-            self._finished.popleft()[0].unlink(missing_ok=True)
+        found = [(path, path.stat()) for path in self._folder.glob(f"*{SUFFIX}")]
+        found.sort(key=lambda each: (each[1].st_mtime_ns, each[0].name))
+        kept = sum(each.st_size for _, each in found)
+        for path, each in found:
+            if kept + self._file_bytes <= self._total_bytes:
+                return
+            path.unlink(missing_ok=True)
+            kept -= each.st_size
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder that only its owner can look into; one that is there stays as it is."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)

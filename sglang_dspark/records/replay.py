@@ -15,7 +15,7 @@ import numpy as np
 
 from sglang_dspark.cost import StepCost
 from sglang_dspark.errors import InputError
-from sglang_dspark.policies import LiveBlock, Past, Policy, make_policy
+from sglang_dspark.policies import LiveBlock, Past, Policy, carry_from_json, make_policy
 from sglang_dspark.records import FORCED, ROUNDED, CostRecord, Header, Record, StepRecord
 from sglang_dspark.records.costs import cost_from_plain
 
@@ -80,8 +80,9 @@ def decide(step: StepRecord, gamma: int, cost: StepCost | None, policy: Policy) 
         gamma,
         cost.prices(step.num_requests, gamma, step.context_tokens) if cost else None,  # type: ignore[arg-type]
         lagged_lookup(step),
-        carried(step.carry),
+        carry_from_json(step.carry),
         step.waiting,
+        None if step.caps is None else step.caps.astype(np.int64),
     )
     if step.confidence is None:
         # Only rules that look at no live value can be asked: a block that would show one is given nothing to show.
@@ -97,11 +98,6 @@ def lagged_lookup(step: StepRecord) -> Callable[[int], tuple[np.ndarray, np.ndar
     return lambda lag: (by_lag[lag].units.astype(np.int64), by_lag[lag].published.astype(bool))
 
 
-def carried(value: Any) -> Any:
-    """Carried state as a policy holds it: what was a tuple comes back from a file as a list."""
-    return tuple(carried(item) for item in value) if isinstance(value, list | tuple) else value
-
-
 def _replay_step(
     step: StepRecord, gamma: int, costs: dict[str, StepCost], policy: Callable[[str], Policy], result: Replay
 ) -> None:
@@ -109,7 +105,7 @@ def _replay_step(
         _skip(result, "an operator forced the budget")
         return
     if step.override:
-        if bool((step.lengths == gamma).all()):
+        if bool((step.lengths == (gamma if step.caps is None else step.caps)).all()):
             result.verified_all += 1
         else:
             _differs(result, step, f"the record says '{step.override}', verify all, and has", None)

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 FORMAT = "dspark-records"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """2: a cost model's assumptions are maps (`cost.Assumption`), in 1 they were sentences."""
 
 MODES = ("compact", "cap-accept", "static")
@@ -97,11 +97,13 @@ class StepRecord(msgspec.Struct, tag="step", omit_defaults=True, kw_only=True):
     temperature, top_p: [R] float32.
 
     policy, carry: who decided and with what carried state. table: hash of the cost model that it believed, or
-    empty. context_tokens: the batch's context as priced. waiting: requests that waited for admission.
+    empty. context_tokens: the batch's context as priced. waiting: requests that waited for admission. caps:
+    [R] what each request let the server verify (`None`: none said anything).
     confidence: [R, gamma] float32 of this step's draft, as the decision used them (`None`: there were none).
     lagged: the older survivals that the decision looked at.
-    override: empty when the policy decided; "late" (the copy of earlier survivals), "explore" and "eager batch" (more
-    requests than graphs) when the full block was verified instead; `FORCED` when an operator set the budget.
+    override: empty when the policy decided; "late" (the copy of earlier survivals), "fault" (something of ours failed),
+    "explore" and "eager batch" (more requests than graphs) when the full block was verified instead; `FORCED` when an
+    operator set the budget.
     explore: this step's coin said verify all; explore_probability: the coin's.
 
     lengths: [R] scheduled draft tokens. accepted: [R] accepted draft tokens, bonus excluded.
@@ -136,6 +138,7 @@ class StepRecord(msgspec.Struct, tag="step", omit_defaults=True, kw_only=True):
     table: str = ""
     context_tokens: float = 0.0
     waiting: int = 0
+    caps: np.ndarray | None = None
     confidence: np.ndarray | None = None
     lagged: list[Lagged] = []
     override: str = ""

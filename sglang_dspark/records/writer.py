@@ -21,8 +21,8 @@ from typing import Any
 import msgspec
 
 from sglang_dspark.errors import InputError
-from sglang_dspark.records.codec import encode_record
-from sglang_dspark.records.files import RotatingFiles
+from sglang_dspark.records.codec import MAX_BLOCK, encode_record
+from sglang_dspark.records.files import RotatingFiles, make_folder
 from sglang_dspark.records.schema import CostRecord, Gap, Header, Record
 
 _log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ _WARN_EVERY_S = 60.0
 class WriterLimits:
     """flush_s: what a kill loses at most. block_bytes: encoded bytes that are written without waiting for it.
 
-    file_bytes: a file is rotated once it is this long. total_bytes: the run's oldest files are removed beyond it.
+    file_bytes: a file is rotated once it is this long. total_bytes: the folder's oldest files are removed beyond it.
     queue_bytes: what waits for the disk at most; beyond, records are dropped. poll_s: how often the thread looks.
     """
 
@@ -95,6 +95,9 @@ class RecordWriter:
             data = encode_record(record)
         except Exception as error:  # a record that cannot be encoded must not stop an engine
             self._drop(1, f"a {type(record).__name__} cannot be encoded: {error}")
+            return False
+        if len(data) + self.limits.block_bytes > MAX_BLOCK:
+            self._drop(1, f"a {type(record).__name__} of {len(data)} bytes is more than a reader takes")
             return False
         with self._lock:
             closed = self._stop.is_set()
@@ -213,7 +216,7 @@ class RecordWriter:
 
 def _make_folder(folder: Path) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
     except OSError as error:
         raise InputError(f"cannot record into {folder}: {error.strerror}") from error
     if not os.access(folder, os.W_OK | os.X_OK):

@@ -21,16 +21,7 @@ def drafted_positions(policy: Policy, drafter: Drafter) -> int:
     """Positions that a step drafts: all of the block, or as many as a sequential drafter's policy may ever verify."""
     if not policy.drafts:
         return 0
-    return min(_deepest(policy, drafter.gamma), drafter.gamma) if drafter.method.sequential else drafter.gamma
-
-
-def _deepest(policy: Policy, gamma: int) -> int:
-    branches = [getattr(policy, name, None) for name in ("inner", "baseline")]
-    inner = [_deepest(branch, gamma) for branch in branches if isinstance(branch, Policy)]
-    if inner:
-        return max(inner)
-    limit = getattr(policy, "k" if policy.name == "fixed" else "cap", None)
-    return gamma if limit is None else int(limit)
+    return min(policy.bounds(drafter.gamma)[1], drafter.gamma) if drafter.method.sequential else drafter.gamma
 
 
 def with_drafter(cost: StepCost, drafter: Drafter, positions: int) -> StepCost:

@@ -106,6 +106,8 @@ class Drafter:
         if gamma is None or gamma == self.gamma:
             return self
         if not 1 <= gamma < self.gamma:
+            if self.gamma == 0:
+                raise InputError(f"gamma={gamma} is refused for drafter '{self.name}': it drafts nothing")
             why = f": {self.ends}" if self.ends and gamma > self.gamma else ""
             raise InputError(f"gamma={gamma} is refused for drafter '{self.name}', expected 1..{self.gamma}{why}")
         return replace(self, acceptance={domain: values[:gamma] for domain, values in self.acceptance.items()})

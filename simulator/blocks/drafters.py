@@ -25,8 +25,8 @@ __all__ = [
 PUBLISHED: dict[str, Drafter] = published_drafters()
 """By full name, method:model."""
 
-NO_DRAFTER = Drafter("none", dict.fromkeys(DOMAINS, (0.5,)), 0.0, False)
-"""Only policy `none` runs with it (its one acceptance entry is never read)."""
+NO_DRAFTER = Drafter("none", dict.fromkeys(DOMAINS, ()), 0.0, False)
+"""Only policy `none` runs with it: blocks of no token."""
 
 ALIASES = {
     "dspark": PUBLISHED["dspark:qwen3-4b"],

@@ -40,7 +40,7 @@ class OnlineEstimate:
     def report(self, live: LiveBlock) -> LiveBlock:
         """The same blocks with the estimate as every request's confidences."""
         confidence = np.tile(self.conditional, (len(live.units), 1))
-        return LiveBlock(survival_units(confidence), confidence, live.depth)
+        return LiveBlock(survival_units(confidence), confidence)
 
     def learn(self, lengths: Ints, accepted: Ints) -> None:
         """How a step ended: verified and accepted draft tokens, [R] each.

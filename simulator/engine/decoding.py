@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 
-from sglang_dspark.policies import Decision, LiveBlock, Outcome, Past, SurvivalRing
+from sglang_dspark.policies import (
+    Decision,
+    KnownBlock,
+    LiveBlock,
+    Outcome,
+    Past,
+    SurvivalRing,
+    Unrestricted,
+    learned,
+    policy_to_string,
+    started,
+)
 from sglang_dspark.policies.arithmetic import Ints
 from simulator.blocks.online import OnlineEstimate
+from simulator.blocks.random import stream
 from simulator.engine.batch import DecodeBatch
 from simulator.engine.model import EngineModel
 from simulator.engine.recorder import Recorder
 from simulator.engine.settings import OVERLAPPED_LAG
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -41,11 +56,14 @@ class Decoder:
         policy = model.policy
         self.model, self.recorder = model, recorder
         self.ring = SurvivalRing(capacity, model.gamma, policy.max_lag) if policy.max_lag else None
-        self._carry = policy.start(model.gamma)
+        self._carry, fault = started(policy, model.gamma)
+        self._note(fault)
+        self._knows_depth = isinstance(policy, Unrestricted) and policy.knows_depth
         self._online = OnlineEstimate(model.gamma) if model.online else None
         self._outcomes: deque[Outcome] = deque()
         self._outcome_lag = OVERLAPPED_LAG if model.schedule == "overlapped" else 1
         self._slots = model.cost.captured_requests or (1 << 30)
+        self._coins = stream(model.seed, "exploration") if model.explore else None
 
     def begin(self, batch: DecodeBatch, context: int, waiting: int, kv: int) -> Step:
         """The next step of the batch; context: tokens its requests hold, kv: with reservations; waiting: requests."""
@@ -53,9 +71,11 @@ class Decoder:
         rows, blocks = batch.row[:size], batch.blocks
         confidence = None if blocks.confidence is None else blocks.confidence.take(rows, axis=0)
         depth = blocks.depth.take(rows)
-        live = LiveBlock(blocks.units.take(rows, axis=0), confidence, depth)
+        live = LiveBlock(blocks.units.take(rows, axis=0), confidence)
         if self._online is not None:
             live = self._online.report(live)
+        if self._knows_depth:
+            live = KnownBlock(live.units, live.confidence, 0, depth)
         eager = size > self._slots
         decision = self._decide(batch, live, context, waiting, eager=eager)
         draft, verify = self._seconds(batch, decision, context, eager=eager)
@@ -85,10 +105,10 @@ class Decoder:
         return np.asarray(total - batch.remaining[: batch.size])
 
     def _decide(self, batch: DecodeBatch, live: LiveBlock, context: int, waiting: int, *, eager: bool) -> Decision:
-        """The policy's decision; eager batches verify everything. Both publish this step's survivals."""
+        """The policy's decision; eager and exploring steps verify everything. All publish this step's survivals."""
         model, ring, size = self.model, self.ring, batch.size
         slots, generation = batch.slot[:size], batch.generation[:size]
-        if eager:
+        if eager or (self._coins is not None and self._coins.random() < model.explore):
             gamma = model.gamma if model.policy.drafts else 0
             decision = Decision(np.full(size, gamma, dtype=np.int64), size * gamma)
         else:
@@ -96,6 +116,7 @@ class Decoder:
             lagged = None if ring is None else partial(ring.look, slots, generation)
             past = Past(size, model.gamma, prices, lagged, self._carry, waiting)
             decision = model.policy.decide(past, live)
+            self._note(decision.fault)
         if ring is not None:
             ring.publish(slots, generation, live.units)
         return decision
@@ -104,4 +125,17 @@ class Decoder:
         """Outcomes reach the host with the lag of the schedule."""
         self._outcomes.append(outcome)
         if len(self._outcomes) >= self._outcome_lag:
-            self._carry = self.model.policy.learn(self._carry, self._outcomes.popleft())
+            self._carry, fault = learned(self.model.policy, self._carry, self._outcomes.popleft())
+            self._note(fault)
+
+    def _note(self, fault: str | None) -> None:
+        """The policy raised, if this says something."""
+        if fault is not None:
+            self.recorder.fallbacks += 1
+            _say(policy_to_string(self.model.policy), fault)
+
+
+@lru_cache(maxsize=16)
+def _say(policy: str, fault: str) -> None:
+    """Once a process: a comparison runs a policy many times."""
+    logger.warning("policy %s: %s", policy, fault)

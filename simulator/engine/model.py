@@ -27,7 +27,8 @@ class EngineModel:
 
     cost: what steps cost. belief: what the policy believes they cost. schedule: one of `SCHEDULES`. online: confidences
     are learned from outcomes (`blocks.online`) instead of reported by a head.
-    prompts: what the prefix cache may find in common; None: no cache.
+    prompts: what the prefix cache may find in common; None: no cache. explore: share of the steps that verify
+    everything, on coins named by `seed`.
     """
 
     settings: EngineSettings
@@ -40,6 +41,8 @@ class EngineModel:
     slack: Ints | None = None
     online: bool = False
     prompts: Prompts | None = None
+    explore: float = 0.0
+    seed: int = 0
 
     @property
     def gamma(self) -> int:

@@ -53,6 +53,7 @@ class Recorder:
         self.retractions = np.zeros(count, dtype=np.int64)
         self.completed = 0
         self.decode_steps = self.prefill_steps = 0
+        self.fallbacks = 0  # times that the policy raised and its class's fallback stood in
         self.steps_beyond_probes = 0  # decode steps that the profile was not measured for
         self.draft_s = self.verify_s = self.decode_s = self.prefill_s = 0.0
         self.cached_tokens = 0  # prompt tokens that a request's first prefill found in the prefix cache

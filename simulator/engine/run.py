@@ -11,7 +11,7 @@ import simpy
 from sglang_dspark.cost import StepCost
 from sglang_dspark.cost.graphs import Machine
 from sglang_dspark.errors import InputError
-from sglang_dspark.policies import Policy, policy_to_string
+from sglang_dspark.policies import Fixed, Policy, policy_to_string
 from simulator.blocks.acceptance import AcceptanceSource, StatisticalAcceptance
 from simulator.blocks.confidence import Confidence
 from simulator.blocks.draft_time import drafted_positions, with_drafter
@@ -38,6 +38,7 @@ class Setting:
     None: even.
     windows: consecutive parts of the trace; replication r serves part r mod windows. slos_ms: limits of goodput.
     recorded: records that give the acceptance of the trace's requests; drafter is then theirs, confidence unused.
+    explore: share of the steps that verify everything on a coin drawn before them, as a recording server may.
     graphs: whose CUDA graphs the engine runs on. gpu_memory_gib, tp: of the machine, where the profile does not say or
     another one is meant.
     """
@@ -58,6 +59,7 @@ class Setting:
     graphs: Graphs = "sglang"
     gpu_memory_gib: float | None = None
     tp: int | None = None
+    explore: float = 0.0
 
     def part(self, replication: int) -> Trace:
         """The requests that a replication serves: the trace, or one of its windows."""
@@ -110,7 +112,7 @@ class Setting:
         if policy.drafts and self.recorded is None:
             for model in (self.cost, self.belief):
                 with_drafter(model, self.drafter, drafted_positions(policy, self.drafter))
-        verified = getattr(policy, "k", None) if policy.name == "fixed" else None
+        verified = policy.k if isinstance(policy, Fixed) else None
         for model in {self.cost.name: self.cost, self.belief.name: self.belief}.values():
             if policy.drafts and not model.holds_diagonal(verified, self.drafter.gamma):
                 gamma = model.diagonal_gamma or self.drafter.gamma
@@ -187,8 +189,22 @@ def _engine_model(setting: Setting, policy: Policy, trace: Trace, seed: int) -> 
     slack = _slack(trace, server.kv_tokens - kv_reserve(policy, source.gamma))
     online = setting.recorded is None and setting.confidence.online
     schedule = setting.engine.schedule_for(policy)
+    policy = policy.for_schedule(schedule != "overlapped")
     prompts = Prompts.of(trace) if setting.caches_prefixes else None
-    return EngineModel(setting.engine, policy, cost, belief, source, schedule, server, slack, online, prompts=prompts)
+    return EngineModel(
+        setting.engine,
+        policy,
+        cost,
+        belief,
+        source,
+        schedule,
+        server,
+        slack,
+        online,
+        prompts=prompts,
+        explore=setting.explore,
+        seed=seed,
+    )
 
 
 def _slack(trace: Trace, room: int) -> np.ndarray | None:

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sglang_dspark.cost import Assumption
 from sglang_dspark.errors import InputError
+from simulator.results.figures import more_is_better
 from simulator.results.metrics import Figures
-from simulator.results.paired import Paired, paired
+from simulator.results.paired import Paired, interval, paired
+from simulator.results.plot import plot_gains
 from simulator.results.varied import Sensitivity, Surcharge
+
+if TYPE_CHECKING:
+    import pandas
 
 COMPARED = (
     "output_throughput",
@@ -60,7 +66,7 @@ class Judged:
         return sorted(results, key=lambda result: result.figures[self.figure], reverse=self.more_is_better)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """What `simulate` returns. results: one a policy, in the order asked. assumptions: what no source gave.
 
@@ -76,6 +82,17 @@ class Comparison:
     sustainable: dict[str, float] | None = None
     surcharge: Surcharge | None = None
     sensitivity: Sensitivity | None = None
+
+    def __repr__(self) -> str:
+        """A line on the load and one a policy: the figure that decides, and the gain over the first."""
+        load = f"{self.setting['concurrency']} in flight" if self.setting["loop"] == "closed" else "open loop"
+        by = self.judged
+        rows = [
+            f"  {result.policy}: {result.figures[by.figure]:,.6g}"
+            + ("" if result is self.results[0] else f" ({interval(self.gain(result))})")
+            for result in self.results
+        ]
+        return "\n".join([f"Comparison of {self.setting['trace']}, {load}, by {by.words}", *rows])
 
     @property
     def judged(self) -> Judged:
@@ -98,17 +115,59 @@ class Comparison:
         return tuple(result for result in self.results if result.lossless) or self.results
 
     def best(self, figure: str | None = None) -> PolicyResult:
-        """The lossless policy with the best mean of a figure, by default the one that decides; less is better in `_ms`.
+        """The lossless policy with the best mean of a figure, by default the one that decides.
 
-        Errors: InputError for a figure that these results do not have.
+        Errors: InputError for a figure that these results do not have or that is neither good nor bad, and where no
+        lossless policy was compared.
         """
         if figure is None:
             by = self.judged
-        elif figure in self.results[0].figures:
-            by = Judged(figure, figure, more_is_better=not figure.endswith("_ms"))
         else:
-            raise InputError(f"figure '{figure}' is unknown, expected one of {', '.join(self.results[0].figures)}")
-        return by.ranked(self.lossless)[0]
+            by = Judged(figure, figure, more_is_better(figure, self.results[0].figures))
+        found = [result for result in self.results if result.lossless]
+        if not found:
+            raise InputError("no lossless policy was compared, expected at least one")
+        return by.ranked(found)[0]
+
+    def gain(self, result: PolicyResult, base: PolicyResult | None = None, figure: str | None = None) -> Paired:
+        """By how much a result is better than another (default: the first one): above 0 is better, in every figure."""
+        by = self.judged if figure is None else Judged(figure, figure, more_is_better(figure, result.figures))
+        gap = self.paired(result, base or self.results[0], by.figure)
+        return gap if by.more_is_better else gap.turned()
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """One row a policy and replication: `policy`, `lossless`, `schedule`, `replication`, and every figure.
+
+        Errors: InputError without pandas.
+        """
+        try:
+            import pandas
+        except ImportError:
+            raise InputError("to_dataframe needs pandas, which is not installed: pip install pandas") from None
+        return pandas.DataFrame(
+            [
+                {
+                    "policy": result.policy,
+                    "lossless": result.lossless,
+                    "schedule": result.schedule,
+                    "replication": number,
+                    **run,
+                }
+                for result in self.results
+                for number, run in enumerate(result.replications)
+            ]
+        )
+
+    def plot(self, path: str | Path | None = None) -> Any:
+        """A matplotlib figure of what decides, by policy with intervals; written to `path` (.svg or .png) if given.
+
+        Errors: InputError without matplotlib, and for another ending.
+        """
+        words = {
+            "x": f"gain over {self.results[0].policy} in {self.judged.words}, %",
+            "title": f"{self.setting['trace']}; step costs of {self.setting['profile']} (simulated)",
+        }
+        return plot_gains({result.policy: self.gain(result) for result in self.results}, words, path)
 
     def paired(self, result: PolicyResult, base: PolicyResult, figure: str) -> Paired:
         """The difference of two results in one figure."""

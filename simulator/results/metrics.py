@@ -104,6 +104,7 @@ def _speculation(recorder: Recorder) -> Figures:
         "wasted_share": per(recorder.verified_tokens - recorder.committed_tokens, recorder.verified_tokens),
         "retractions": int(recorder.retractions.sum()),
         "beyond_probes_share": per(recorder.steps_beyond_probes, steps),
+        "fallbacks": recorder.fallbacks,
     }
 
 

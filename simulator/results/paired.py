@@ -27,6 +27,10 @@ class Paired:
             return "one replication"
         return "higher" if self.low > 0 else "lower" if self.high < 0 else "no difference"
 
+    def turned(self) -> Paired:
+        """The same with the other sign: of a figure of which less is better, so that above 0 is always better."""
+        return Paired(-self.mean, -self.high, -self.low)
+
 
 def paired(values: list[float], base: list[float], windows: int = 1) -> Paired:
     """Relative difference of the means, and its 95 % interval by the residuals of their ratio.

@@ -15,12 +15,11 @@ import numpy as np
 
 from sglang_dspark.cost import StepCost
 from sglang_dspark.errors import InputError
-from sglang_dspark.policies import Decision, LiveBlock, Past, Policy, make_policy, policy_to_string
+from sglang_dspark.policies import Policy, make_policy, policy_to_string
 from sglang_dspark.records import RecordSet
 from sglang_dspark.records.blocks import Blocks, uncensored_blocks
 from sglang_dspark.records.episodes import Episode, find_episodes
 from sglang_dspark.records.fit import FittedCost, StepTimes, fit_times
-from simulator.blocks.random import stream
 from simulator.engine.recorded_load import RecordedLoad, stated_blocks
 from simulator.engine.run import Setting
 from simulator.engine.settings import EngineSettings
@@ -185,33 +184,16 @@ def _simulate(
         concurrency=episode.concurrency,
         recorded=load,
         graphs="profile",
+        explore=episode.explore,
     )
     found, met = [], 0
     for seed in range(seeds):
-        exploring: Any = Exploring(policy, episode.explore, seed)
-        one, recorder = run_once(setting, exploring, seed)
+        one, recorder = run_once(setting, policy, seed)
         found.append(one)
         met = recorder.request_steps
     strangers = load.strangers(load.trace)
     note = "" if not strangers else f"{strangers} of {len(load.trace)} requests draw from blocks of others alike"
     return {name: float(np.mean([one[name] for one in found])) for name in _compared(episode.concurrency)}, met, note
-
-
-class Exploring:
-    """A policy whose server verifies all on a coin drawn before the step; otherwise that policy."""
-
-    def __init__(self, policy: Policy, chance: float, seed: int) -> None:
-        self._policy, self._chance, self._coins = policy, chance, stream(seed, "exploration")
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._policy, name)
-
-    def decide(self, past: Past, live: LiveBlock) -> Decision:
-        """The policy's decision, or the full block."""
-        if self._chance and self._coins.random() < self._chance:
-            full = np.full(past.num_requests, past.gamma, dtype=np.int64)
-            return Decision(full, int(full.sum()))
-        return self._policy.decide(past, live)
 
 
 def _settings(engine: EngineSettings, episode: Episode, policy: Policy) -> EngineSettings:

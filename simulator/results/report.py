@@ -12,15 +12,19 @@ from rich.table import Table
 from rich.text import Text
 
 from sglang_dspark.records.steady import STEADY_RATIO
+from simulator.results.answer import answer
 from simulator.results.comparison import Comparison, PolicyResult
 from simulator.results.paired import interval
 from simulator.results.prefixes import cache_report
+from simulator.results.screen import failed_line, rates_line, screen_table
 from simulator.results.servers import flag_lines
-from simulator.results.verdict import overload_words, verdict
+from simulator.results.verdict import overload_words
 
 
-def print_report(comparison: Comparison, console: Console) -> None:
-    """The comparison table, the setting above it, and below it what it says and what it assumes."""
+def print_report(comparison: Comparison, console: Console, notes: tuple[str, ...] = (), *, wide: bool = True) -> None:
+    """Everything: the table with all its columns (or that of the first screen), the setting above it, and below it what
+    it says and what it assumes. notes: the caller's.
+    """
     setting = comparison.setting
     load = f"concurrency {setting['concurrency']}" if setting["loop"] == "closed" else "open loop"
     console.print(
@@ -33,12 +37,16 @@ def print_report(comparison: Comparison, console: Console) -> None:
     console.print(Text(f"acceptance: {setting['acceptance']['text']}", style="dim"))
     for note in setting["trace_notes"]:
         console.print(Text(f"trace: {note}", style="dim"))
-    console.print(_table(comparison))
+    console.print(_table(comparison) if wide else screen_table(comparison))
     console.print(Text(_load_line(comparison)))
-    failed = max(result.figures["failed"] for result in comparison.results)
-    if failed:
-        console.print(Text(f"failed: {failed:,.0f} requests can never fit in {setting['kv_tokens']:,} KV tokens"))
-    said = [*map(overload_words, comparison.results), *comparison.warnings, _rates(comparison), verdict(comparison)]
+    said = [
+        failed_line(comparison),
+        *map(overload_words, comparison.results),
+        *comparison.warnings,
+        *notes,
+        rates_line(comparison),
+        answer(comparison),
+    ]
     said += [str(comparison.surcharge)] if comparison.surcharge is not None else []
     said += [] if comparison.sensitivity is None else comparison.sensitivity.lines()
     for sentence in filter(None, [*said, *flag_lines(setting)]):
@@ -55,8 +63,8 @@ def _table(comparison: Comparison) -> Table:
     table = Table(pad_edge=False)
     table.add_column("policy", overflow="fold")
     goodput = ("good/s", "within limits") if comparison.setting["goodput_slos_ms"] else ()
-    for name in ("done", "tok/s", *goodput, "vs first [95 %]", "accept", "TPOT ms", "p99", "TTFT ms"):
-        table.add_column(name, justify="right", no_wrap=name != "vs first [95 %]")
+    for name in ("done", "tok/s", *goodput, "gain [95 %]", "accept", "TPOT ms", "p99", "TTFT ms"):
+        table.add_column(name, justify="right", no_wrap=name != "gain [95 %]")
     for name in ("draft+verify ms", "tau", "verified/step", "waste"):
         table.add_column(name, justify="right")
     for result in comparison.results:
@@ -67,7 +75,7 @@ def _table(comparison: Comparison) -> Table:
             f"{figures['completed']:,.0f}",
             f"{figures[steady + 'output_throughput']:,.0f}",
             *kept,
-            "-" if result is comparison.results[0] else interval(result.difference[by.figure]),
+            "-" if result is comparison.results[0] else interval(comparison.gain(result)),
             f"{figures['accept_length']:.2f}",
             f"{figures[steady + 'mean_tpot_ms']:.2f}",
             f"{figures[steady + 'p99_tpot_ms']:.2f}",
@@ -77,7 +85,8 @@ def _table(comparison: Comparison) -> Table:
             f"{figures['verified_tokens_per_step']:.0f}",
             f"{100 * figures['wasted_share']:.0f} %",
         )
-    table.caption = f"vs first: relative difference of {by.words}{_covers(comparison.setting)}"
+    first = comparison.results[0].policy
+    table.caption = f"gain over {first} in {by.words}: above 0 is better{_covers(comparison.setting)}"
     return table
 
 
@@ -110,15 +119,6 @@ def _cached(comparison: Comparison) -> str:
         return ""
     shares = _range([100 * result.figures["cached_prompt_share"] for result in comparison.results], ".1f")
     return f"; {shares} % of the prompt tokens hit the prefix cache"
-
-
-def _rates(comparison: Comparison) -> str:
-    """The highest rates that keep the limits, where they were asked for."""
-    if comparison.sustainable is None:
-        return ""
-    limits = ", ".join(f"{key} {limit:g} ms" for key, limit in comparison.setting["goodput_slos_ms"].items())
-    rates = ", ".join(f"{policy} {rate:.3g}" for policy, rate in comparison.sustainable.items())
-    return f"highest requests/s at which {comparison.setting['find_rate']:.1%} meet {limits}: {rates}"
 
 
 def _range(values: list[float], form: str) -> str:
@@ -167,18 +167,21 @@ def json_lines(comparison: Comparison) -> bytes:
 
 def json_report(comparison: Comparison) -> bytes:
     """The whole comparison as one JSON object."""
-    return msgspec.json.encode(
-        {
-            "setting": comparison.setting,
-            "judged_by": comparison.judged.figure,
-            "verdict": verdict(comparison),
-            "surcharge": None if comparison.surcharge is None else asdict(comparison.surcharge),
-            "sensitivity": None if comparison.sensitivity is None else comparison.sensitivity.as_json(),
-            "warnings": [*filter(None, map(overload_words, comparison.results)), *comparison.warnings],
-            "assumptions": [assumption.as_json() for assumption in comparison.assumptions],
-            "results": [_record(result, comparison) for result in comparison.results],
-        }
-    )
+    return msgspec.json.encode(plain_report(comparison))
+
+
+def plain_report(comparison: Comparison) -> dict[str, Any]:
+    """The whole comparison in plain values."""
+    return {
+        "setting": comparison.setting,
+        "judged_by": comparison.judged.figure,
+        "verdict": answer(comparison),
+        "surcharge": None if comparison.surcharge is None else asdict(comparison.surcharge),
+        "sensitivity": None if comparison.sensitivity is None else comparison.sensitivity.as_json(),
+        "warnings": [*filter(None, map(overload_words, comparison.results)), *comparison.warnings],
+        "assumptions": [assumption.as_json() for assumption in comparison.assumptions],
+        "results": [_record(result, comparison) for result in comparison.results],
+    }
 
 
 def _record(result: PolicyResult, comparison: Comparison) -> dict[str, Any]:

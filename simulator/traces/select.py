@@ -52,6 +52,15 @@ def part_of(trace: Trace, number: int, parts: int) -> Trace:
     return replace(kept, arrival_s=kept.arrival_s - kept.arrival_s[0], notes=(*trace.notes, note))
 
 
+def requests_between(trace: Trace, begin: int, end: int) -> Trace:
+    """Return requests begin .. end - 1; the first of them arrives at 0."""
+    if (begin, end) == (0, len(trace)):
+        return trace
+    kept = _take(trace, slice(begin, end))
+    note = f"part: requests {begin} .. {begin + len(kept) - 1} of {len(trace)}"
+    return replace(kept, arrival_s=kept.arrival_s - kept.arrival_s[0], notes=(*trace.notes, note))
+
+
 def scale_rate(trace: Trace, factor: float) -> Trace:
     """Return the trace with its arrival rate multiplied by `factor`: every stamp is divided by it."""
     if not (factor > 0 and math.isfinite(factor)):

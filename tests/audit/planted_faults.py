@@ -21,21 +21,26 @@ from sglang_dspark.policies import (
     Unrestricted,
 )
 
+OWN = "sglang_dspark.policies.classes.stopping"
+"""Where a class must say that it comes from to get past the seal: the audit finds it then."""
+
 
 @dataclass(frozen=True)
 class ClaimingArgmaxLive(ArgmaxLive):
     """Global argmax on live survivals."""
 
+    __module__ = OWN
     name: ClassVar[str] = "planted-argmax-live"
-    lossless: ClassVar[bool] = True
+    lossless = True
 
 
 @dataclass(frozen=True)
 class DeepFirst(Unrestricted):
     """The first `count` candidates, ties won by the deeper position: a leak only where a confidence is exactly 1."""
 
+    __module__ = OWN
     name: ClassVar[str] = "planted-deep-first"
-    lossless: ClassVar[bool] = True
+    lossless = True
     count: int = 1
 
     def choose(self, past: Past, live: LiveBlock) -> np.ndarray:
@@ -48,8 +53,9 @@ class DeepFirst(Unrestricted):
 class UnAdmits(Unrestricted):
     """Early stop that takes its last admission back when the candidate it declined turns out to be poor."""
 
+    __module__ = OWN
     name: ClassVar[str] = "planted-un-admits"
-    lossless: ClassVar[bool] = True
+    lossless = True
 
     def choose(self, past: Past, live: LiveBlock) -> np.ndarray:
         requests, gamma = live.units.shape
@@ -64,8 +70,10 @@ class UnAdmits(Unrestricted):
 class LiveGuard(Policy):
     """Early stop where the live survivals predict a gain over verifying all, else verify all."""
 
+    __module__ = OWN
     name: ClassVar[str] = "planted-live-guard"
     kind: ClassVar[str] = "guard"
+    lossless = True
 
     def decide(self, past: Past, live: LiveBlock) -> Decision:
         def theta(decision: Decision) -> float:

@@ -16,6 +16,7 @@ from sglang_dspark.audit.live.prompts import Prompt  # noqa: E402
 from sglang_dspark.audit.live.sampling import Collected, collect  # noqa: E402
 from sglang_dspark.audit.live.settings import AuditSettings  # noqa: E402
 from sglang_dspark.errors import InputError  # noqa: E402
+from sglang_dspark.keys import Keys  # noqa: E402
 
 Answer = Callable[["httpx.Request"], "httpx.Response"]
 SETTINGS = AuditSettings(samples=100, concurrency=4, background=2, control=2, greedy_tokens=5)
@@ -129,7 +130,7 @@ def test_the_api_key_is_sent() -> None:
         return httpx.Response(200, json={"model_path": "m"})
 
     async def ask() -> None:
-        async with server(answer, api_key="secret") as client:
+        async with server(answer, keys=Keys("secret")) as client:
             await client.state()
 
     asyncio.run(ask())
@@ -152,7 +153,7 @@ OK_META = {"finish_reason": {"type": "length"}}
     [
         (raise_refused, "cannot be reached"),
         (raise_timeout, "did not answer in time"),
-        (lambda request: httpx.Response(401, text="bad key"), "answered 401: bad key"),
+        (lambda request: httpx.Response(401, text="bad key"), "answered 401: the API key was refused"),
         (lambda request: httpx.Response(503, text="queue full"), "answered 503"),
         (lambda request: httpx.Response(200, text="<html>"), "answered no JSON"),
         (lambda request: httpx.Response(200, json={"choices": []}), "lacks 'output_ids'"),

@@ -16,7 +16,7 @@ class FakeServer:
     def __init__(self, rates=None, dspark=True, busy=True):
         self.rates, self.dspark, self.busy = rates or {}, dspark, busy
         self.policy, self.switches, self.bodies, self.aborted, self.cleared = "argmax:lag=2", [], [], [], 0
-        self.info = self.ring = None
+        self.info = self.ring = self.refuses = None
         self.running, self.longest = 0, 4096
         self.lock = threading.Lock()
         self.counters = dict.fromkeys(
@@ -55,6 +55,10 @@ class FakeServer:
         self.http.shutdown()
         self.http.server_close()
 
+    def shown(self):
+        """As GET /dspark/policy: every switch holds from another step on."""
+        return {"policy": self.policy, "ranks": [{"policy": self.policy, "since_step": len(self.switches)}]}
+
     def step_seconds(self, requests, tokens):
         return 0.002 + 0.0005 * requests + 0.0001 * tokens
 
@@ -78,8 +82,10 @@ class FakeServer:
     def get(self, path):
         with self.lock:
             self.tick()
+            if path == self.refuses:
+                return 401, {"error": "Unauthorized"}
             if path == "/dspark/policy":
-                return (200, {"policy": self.policy}) if self.dspark else (404, {"detail": "Not Found"})
+                return (200, self.shown()) if self.dspark else (404, {"detail": "Not Found"})
             if path == "/v1/models":
                 return 200, {"data": [{"id": "m", "max_model_len": self.longest}]}
             if path != "/server_info":
@@ -117,7 +123,7 @@ class FakeServer:
                     return 400, {"error": "policy 'argmax-live' is not lossless"}
                 self.policy = body["policy"]
                 self.switches.append(self.policy)
-                return 200, {"policy": self.policy}
+                return 200, self.shown()
             if path == "/abort_request":
                 self.aborted.append(body["rid"])
                 return 200, None

@@ -10,6 +10,7 @@ from fake_server import FakeServer
 
 from sglang_dspark.cost import load_profile
 from sglang_dspark.errors import InputError
+from sglang_dspark.keys import Keys
 from sglang_dspark.live import profiling
 from sglang_dspark.live.client import Server
 from sglang_dspark.serving.plugin import auto_profile
@@ -42,7 +43,7 @@ def measured(tmp_path, monkeypatch):
     monkeypatch.setattr(profiling, "_SETTLE_S", 0.05)
 
     @contextmanager
-    def short_server(command, port):
+    def short_server(command, port, keys):
         started.append(command)
         yield Server(fake.url)
 
@@ -96,7 +97,7 @@ def test_several_nodes_and_a_server_that_measures_itself_are_refused(measured, m
 def test_a_server_that_ends_at_once_is_reported():
     command = ["/bin/sh", "-c", "echo no such model; exit 3"]
     with pytest.raises(InputError, match="ended with 3: no such model"):
-        with auto_profile._short_server(command, auto_profile._free_port()):
+        with auto_profile._short_server(command, auto_profile._free_port(), Keys()):
             raise AssertionError("it never came up")
 
 

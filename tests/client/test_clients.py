@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from fake_server import GAMMA, FakeServer
 from sglang_dspark.calibration.quality import quality
 from sglang_dspark.cost import load_profile
 from sglang_dspark.errors import InputError
+from sglang_dspark.keys import Keys
 from sglang_dspark.live import ab, profiling
 from sglang_dspark.live.ab import compare_live
 from sglang_dspark.live.client import Server, read_prompts, run_closed_loop
@@ -62,8 +64,72 @@ def test_an_idle_server_and_a_refused_policy_end_it(fake):
     with pytest.raises(InputError, match="400: policy 'argmax-live' is not lossless"):
         compare_live(Server(refusing.url), "fixed:k=4", "argmax-live", pairs=2, block_s=0.05)
     assert refusing.policy == "argmax:lag=2"
-    with pytest.raises(InputError, match="does not know it|404"):
+    with pytest.raises(InputError, match="404: this server runs without the DSpark flags"):
         compare_live(Server(fake(dspark=False).url), "fixed:k=4", "hull", pairs=2, block_s=0.05)
+
+
+@pytest.mark.parametrize("other", ["fixed:k=1", "hull"], ids=["another policy", "a second ab, the same policy"])
+def test_somebody_else_who_switches_is_noticed_and_kept(fake, other):
+    server = fake(rates={"fixed:k=4": 100.0, "hull": 125.0})
+
+    def sleep(seconds):
+        if len(server.switches) == 5:
+            server.post("/dspark/policy", {"policy": other})
+        time.sleep(seconds)
+
+    with pytest.raises(InputError, match=f"somebody else switched the server to {other} meanwhile"):
+        compare_live(Server(server.url), "fixed:k=4", "hull", pairs=6, block_s=0.1, sleep=sleep)
+    assert server.policy == other, "what somebody else switched on stays"
+
+
+@pytest.mark.parametrize("command", ["ab", "profile"])
+def test_a_command_that_is_told_to_end_puts_the_policy_back(fake, tmp_path, command):
+    """SIGTERM, as a service manager or a closing terminal sends it, while a measuring policy decides."""
+    server = fake()
+    arguments = {
+        "ab": ("--policy", "fixed:k=4", "--policy", "hull", "--block", 30),
+        "profile": ("--out", tmp_path / "p.json", "--batches", "2", "--contexts", "16", "--window", 30),
+    }[command]
+    program = [sys.executable, "-c", "from sglang_dspark.cli import main; main()", command, "--url", server.url]
+    process = subprocess.Popen([*program, *map(str, arguments)], stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 30
+    while server.policy == "argmax:lag=2" and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.7)
+    assert server.policy != "argmax:lag=2"
+    process.terminate()
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 128 + 15 and server.policy == "argmax:lag=2", said
+
+
+@pytest.mark.parametrize(
+    ("keys", "api", "admin"),
+    [
+        (Keys("a", "b"), "Bearer a", "Bearer b"),
+        (Keys("a"), "Bearer a", "Bearer a"),
+        (Keys(None, "b"), "Bearer b", "Bearer b"),
+        (Keys(), None, None),
+    ],
+)
+def test_each_route_gets_its_own_key(keys, api, admin):
+    assert keys.headers("/server_info").get("Authorization") == api == keys.headers("/generate").get("Authorization")
+    for path in ("/dspark/policy", "/set_internal_state", "/abort_request"):
+        assert keys.headers(path).get("Authorization") == admin
+
+
+def test_the_admin_key_comes_from_the_environment_unless_given(monkeypatch):
+    monkeypatch.setenv("SGLANG_ADMIN_API_KEY", "e")
+    assert (Keys.given(), Keys.given("a"), Keys.given("a", "b")) == (Keys(None, "e"), Keys("a", "e"), Keys("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("path", "said"), [("/dspark/policy", "the admin key was"), ("/server_info", "the API key was")]
+)
+def test_the_key_that_was_refused_is_named(fake, path, said):
+    server = fake()
+    server.refuses = path
+    with pytest.raises(InputError, match=f"401: {said} refused"):
+        Server(server.url).get(path)
 
 
 def test_ab_command(fake):

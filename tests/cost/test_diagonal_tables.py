@@ -13,7 +13,7 @@ from sglang_dspark.cost import SpsCostTable, StepCost, load_profile, model_from_
 from sglang_dspark.errors import InputError
 from sglang_dspark.policies import make_policy
 from sglang_dspark.serving.base.options import check_policy
-from simulator.simulate import prepare
+from simulator.inputs import Acceptance, prepare
 
 DIAG6 = {
     "sample_batch_tokens": [6, 12, 24, 48],
@@ -79,7 +79,7 @@ def diag6(tmp_path: Path) -> str:
     ("gamma", "policy"), [(None, "fixed:k=7"), (3, "fixed:k=3"), (7, "fixed:k=5"), (5, "fixed:k=4")]
 )
 def test_the_simulator_prices_one_gamma_and_names_it(diag6: str, gamma: int | None, policy: str) -> None:
-    setting = prepare("example", diag6, gamma=gamma)
+    setting = prepare("example", diag6, acceptance=Acceptance(gamma=gamma))
     with pytest.raises(InputError) as refused:
         setting.check(make_policy(policy))
     sentence = str(refused.value)
@@ -88,8 +88,8 @@ def test_the_simulator_prices_one_gamma_and_names_it(diag6: str, gamma: int | No
 
 
 def test_its_own_gamma_runs_and_force_takes_all(diag6: str) -> None:
-    prepare("example", diag6, gamma=5).check(make_policy("fixed:k=5"))
-    forced = prepare("example", load_profile(diag6, force_diagonal=True), gamma=3)
+    prepare("example", diag6, acceptance=Acceptance(gamma=5)).check(make_policy("fixed:k=5"))
+    forced = prepare("example", load_profile(diag6, force_diagonal=True), acceptance=Acceptance(gamma=3))
     forced.check(make_policy("fixed:k=2"))
     assert forced.cost.beyond_probes(9, 48) and not forced.cost.beyond_probes(8, 48), "eight whole blocks were measured"
 

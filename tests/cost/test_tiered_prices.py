@@ -19,7 +19,7 @@ from sglang_dspark.cost import (
     model_from_table,
 )
 from sglang_dspark.cost.model import CONTEXT_STEP
-from sglang_dspark.policies.contract import random_cost
+from sglang_dspark.policies.drawing import random_cost
 
 VERIFY = {1: 0.010, 4: 0.011, 8: 0.014, 16: 0.020}
 

@@ -12,7 +12,8 @@ pytest.importorskip("msgspec", reason="policies need msgspec")
 from dspark_kernels import admission, admission_reference  # noqa: E402
 
 from sglang_dspark.cost import StepPrices  # noqa: E402
-from sglang_dspark.policies import EarlyStop, Hull, LiveBlock, Lookahead, Past, allocate  # noqa: E402
+from sglang_dspark.policies import EarlyStop, Foresight, Hull, LiveBlock, Lookahead, Past, allocate, survival_units  # noqa: E402
+from sglang_dspark.policies.drawing import random_confidence  # noqa: E402
 
 FEW = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 CONFIDENCES = st.one_of(st.sampled_from([0.0, 0.25, 0.5, 0.875, 1.0]), st.floats(0, 1, width=32))
@@ -46,7 +47,7 @@ def blocks(request, monkeypatch, device):
     if request.param == "small blocks":
         if device.type == "cuda":
             pytest.skip("a GPU runs the large batches instead")
-        for name, entries in {"RANKED": 4, "COMPARED": 2, "CHUNK": 4, "ROWS": 2}.items():
+        for name, entries in {"RANKED": 4, "COMPARED": 2, "CHUNK": 4, "ROWS": 2, "TOPS": 2}.items():
             monkeypatch.setattr(admission, name, entries)
 
 
@@ -85,7 +86,7 @@ def test_hull_decides_as_the_policy(device, blocks, batch, fill, dips):
     live, floor, cap, table = batch
     policy = Hull(floor=floor, cap=cap, fill=fill, dips=dips)
     want = policy.decide(Past(*live.units.shape, table), live)
-    inverse, fill_to = policy.tables(table)
+    inverse, fill_to = policy.tables(Past(*live.units.shape, table))
     got = admission.admit(
         on(device, live.units),
         "early-stop",
@@ -104,11 +105,34 @@ def test_lookahead_decides_as_the_policy(device, blocks, batch):
     policy = Lookahead(floor=floor, cap=cap)
     past = Past(*live.units.shape, table)
     want = policy.decide(past, live)
-    tops = on(device, policy._tops(past))
+    tops = on(device, policy.tables(past))
     got = admission.admit(
         on(device, live.units), "lookahead", inverse=on(device, table.inverse), tops=tops, floor=floor, cap=cap
     )
     same(got, want.lengths, want.total)
+
+
+def foreseen(device, policy, past, seed):
+    """(what the past says of the tops, on the device; the past with lagged survivals)."""
+    rng = np.random.default_rng(seed)
+    shape = (past.num_requests, past.gamma)
+    lagged = survival_units(random_confidence(rng, *shape)), np.ones(shape[0], dtype=bool)
+    past = Past(*shape, past.prices, lambda lag: lagged)
+    beyond = policy.tables(past)
+    return dict(tops=on(device, beyond.tops), beyond=(on(device, beyond.summed), on(device, beyond.next))), past
+
+
+@given(batches(), st.integers(0, 2**32))
+@FEW
+def test_foresight_decides_as_the_policy(device, blocks, batch, seed):
+    live, floor, cap, table = batch
+    policy = Foresight(floor=floor, cap=cap)
+    tables, past = foreseen(device, policy, Past(*live.units.shape, table), seed)
+    want = policy.decide(past, live)
+    arguments = dict(inverse=on(device, table.inverse), floor=floor, cap=cap, **tables)
+    same(admission.admit(on(device, live.units), "foresight", **arguments), want.lengths, want.total)
+    reference = admission_reference.admit_reference(on(device, live.units), "foresight", **arguments)
+    same(reference, want.lengths, want.total)
 
 
 @given(batches(), st.sampled_from(["early-stop", "lookahead"]))
@@ -142,7 +166,7 @@ def test_large_batches_walk_over_several_chunks(device, num_requests, gamma, rul
     # A price this flat keeps the hull walking past the first chunk of ranks.
     stop, hull, half = EarlyStop().decide(past, live), Hull().decide(past, live), num_requests * gamma // 2
     assert hull.total > admission.CHUNK
-    inverse, fill_to = (on(device, array) for array in Hull().tables(table))
+    inverse, fill_to = (on(device, array) for array in Hull().tables(past))
     asked = {
         "early-stop": (dict(rule="early-stop", inverse=on(device, table.inverse)), stop.lengths, stop.total),
         "hull": (dict(rule="early-stop", inverse=inverse, fill_to=fill_to), hull.lengths, hull.total),

@@ -10,7 +10,7 @@ pytest.importorskip("triton", reason="needs torch and triton (extra `serve`)")
 from dspark_kernels.markov import sample_markov_block  # noqa: E402
 from dspark_kernels.markov_bounds import markov_bounds  # noqa: E402
 from dspark_kernels.markov_heads import MarkovHead  # noqa: E402
-from dspark_kernels.markov_reference import markov_reference  # noqa: E402
+from dspark_kernels.markov_reference import markov_reference, shortfall  # noqa: E402
 
 FEW = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 KINDS = ["vanilla", "gated", "rnn"]
@@ -217,6 +217,53 @@ def test_bad_input_is_refused(change, message):
     )
     with pytest.raises(ValueError, match=message):
         sample_markov_block(head, **{**options, **change})
+
+
+@pytest.mark.parametrize("table", [True, False])
+def test_bounds_follow_weights_that_change_in_place(device, table):
+    """Dropped before the change they decide nothing, refilled after it they hold for the new weights; both in place."""
+    torch.manual_seed(4)
+    head = make_head("vanilla", 300, 8, 6, torch.bfloat16, device, scale=0.1)
+    arguments, options = make_batch(head, 3, 3, 6, torch.bfloat16, device, [0.0, 1.0, 0.6])
+    bounds = markov_bounds(head, 32, table=table)
+    addresses = [tensor.data_ptr() for tensor in (bounds.radius, bounds.norm, bounds.center)]
+    bounds.drop()
+    head.w2.copy_(4 * torch.randn_like(head.w2))
+    head.w1[0].zero_()  # a latent of length 0 meets the infinite radius
+    full = sample_markov_block(*arguments, **options, keep="nothing")
+    dropped = sample_markov_block(*arguments, **options, keep="nothing", bounds=bounds, count_tiles=True)
+    assert torch.equal(full.tokens, dropped.tokens) and (dropped.tiles_read == 10).all()
+    bounds.refill(head)
+    for refilled in (bounds, markov_bounds(head, 32, table=table)):
+        assert torch.equal(
+            sample_markov_block(*arguments, **options, keep="nothing", bounds=refilled).tokens, full.tokens
+        )
+    assert addresses == [tensor.data_ptr() for tensor in (bounds.radius, bounds.norm, bounds.center)]
+
+
+def test_stale_bounds_bias_but_read_nothing_out_of_bounds(device):
+    """What a missed update would do: other tokens, and still tokens that exist."""
+    torch.manual_seed(4)
+    head = make_head("vanilla", 300, 8, 6, torch.bfloat16, device, scale=0.1)
+    arguments, options = make_batch(head, 3, 3, 6, torch.bfloat16, device, [0.0, 1.0, 0.6])
+    bounds = markov_bounds(head, 32)
+    bounds.table.fill_(float("-inf"))
+    stale = sample_markov_block(*arguments, **options, keep="nothing", bounds=bounds)
+    assert ((stale.tokens >= 0) & (stale.tokens < 300)).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_shortfall_names_a_wrong_token(device, kind):
+    torch.manual_seed(6)
+    head = make_head(kind, 60, 8, 6, torch.float32, device)
+    arguments, options = make_batch(head, 3, 3, 6, torch.float32, device, [0.0, 1.0, 0.6])
+    block = sample_markov_block(*arguments, **options, keep="logits")
+    gaps, logits = shortfall(*arguments, block.tokens, **options)
+    assert float(gaps.max()) < 1e-4 and gaps.shape == (3, 3)
+    torch.testing.assert_close(logits, block.step_logits, rtol=1e-4, atol=1e-4)
+    wrong = block.tokens.clone()
+    wrong[1, 1] = (wrong[1, 1] + 1) % 60
+    assert float(shortfall(*arguments, wrong, **options)[0][1, 1]) > 1e-3
 
 
 def test_bounds_refuse_a_table_that_cannot_hold():

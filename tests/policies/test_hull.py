@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sglang_dspark.cost import StepPrices
 from sglang_dspark.cost.prices import lower_hull
 from sglang_dspark.policies import SCALE, EarlyStop, Hull, LiveBlock, Past, survival_units
-from sglang_dspark.policies.contract import random_confidence, random_cost
+from sglang_dspark.policies.drawing import random_confidence, random_cost
 
 SEEDS = st.integers(0, 2**32 - 1)
 

@@ -13,7 +13,6 @@ from policy_strategies import policies
 
 from sglang_dspark.errors import InputError
 from sglang_dspark.policies import (
-    POLICIES,
     Argmax,
     Fixed,
     Guard,
@@ -31,15 +30,15 @@ from sglang_dspark.policies import (
 @given(policies())
 def test_string_form_round_trips(policy: Policy) -> None:
     text = policy_to_string(policy)
-    assert policy_from_string(text, POLICIES) == policy
-    assert policy_to_string(policy_from_string(text, POLICIES)) == text
+    assert policy_from_string(text) == policy
+    assert policy_to_string(policy_from_string(text)) == text
 
 
 @given(policies())
 def test_json_form_round_trips(policy: Policy) -> None:
     written = json.dumps(policy_to_json(policy))
-    assert policy_from_json(json.loads(written), POLICIES) == policy
-    assert policy_from_json(msgspec.json.decode(msgspec.json.encode(policy_to_json(policy))), POLICIES) == policy
+    assert policy_from_json(json.loads(written)) == policy
+    assert policy_from_json(msgspec.json.decode(msgspec.json.encode(policy_to_json(policy)))) == policy
 
 
 @given(policies())
@@ -47,7 +46,7 @@ def test_json_form_round_trips(policy: Policy) -> None:
 def test_policies_are_values(policy: Policy) -> None:
     """Hashable and picklable: they key caches and go to worker processes."""
     assert pickle.loads(pickle.dumps(policy)) == policy
-    assert len({policy, policy_from_string(policy_to_string(policy), POLICIES)}) == 1
+    assert len({policy, policy_from_string(policy_to_string(policy))}) == 1
 
 
 def test_a_file_holds_a_policy(tmp_path) -> None:
@@ -118,7 +117,7 @@ def test_bad_text_names_policy_parameter_and_range(text: str, words: str) -> Non
 )
 def test_bad_json_is_refused(data: object, words: str) -> None:
     with pytest.raises(InputError, match=None) as error:
-        policy_from_json(data, POLICIES)
+        policy_from_json(data)
     assert words in str(error.value)
 
 
@@ -132,7 +131,7 @@ def test_nesting_is_bounded() -> None:
     for _ in range(8):
         data = {"policy": "guard", "inner": data}
     with pytest.raises(InputError, match="nests deeper than 4"):
-        policy_from_json(data, POLICIES)
+        policy_from_json(data)
 
 
 @pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b"[" * 5000, b""])
@@ -161,3 +160,19 @@ def test_parameters_beyond_the_block_are_refused_for_it(text: str) -> None:
     with pytest.raises(InputError, match=r"expected 0\.\.2"):
         make_policy(text).check(2)
     make_policy(text).check(8)
+
+
+def test_a_file_may_say_what_it_was_tuned_for(tmp_path) -> None:
+    """`meta` stands beside the policy, as an object, and nowhere inside it."""
+    from sglang_dspark.policies import Hull
+    from sglang_dspark.policies.parse import load_policy_meta
+
+    path = tmp_path / "policy.json"
+    path.write_text('{"policy": "hull", "cap": 5, "meta": {"gamma": 5}}')
+    assert make_policy(str(path)) == Hull(cap=5) and load_policy_meta(path) == {"gamma": 5}
+    path.write_text('{"policy": "hull", "meta": 3}')
+    with pytest.raises(InputError, match="meta is refused, expected an object"):
+        load_policy_meta(path)
+    path.write_text('{"policy": "guard", "inner": {"policy": "hull", "meta": {}}}')
+    with pytest.raises(InputError, match="no parameter 'meta'"):
+        make_policy(str(path))

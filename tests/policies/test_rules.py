@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -16,6 +18,7 @@ from sglang_dspark.policies import (
     Goodput,
     Guard,
     Hull,
+    KnownBlock,
     LiveBlock,
     Lookahead,
     NoDraft,
@@ -28,14 +31,15 @@ from sglang_dspark.policies import (
     Tetris,
     Threshold,
 )
-from sglang_dspark.policies.contract import Case, random_case
+from sglang_dspark.policies.drawing import Case, random_case
 
 SEEDS = st.integers(0, 2**32 - 1)
 
 
 def draw_case(policy: Policy, seed: int, requests: int | None = None, gamma: int | None = None) -> Case:
     rng = np.random.default_rng(seed)
-    return random_case(policy, rng, requests or int(rng.integers(1, 12)), gamma or int(rng.integers(1, 8)))
+    case = random_case(policy, rng, requests or int(rng.integers(1, 12)), gamma or int(rng.integers(1, 8)))
+    return dataclasses.replace(case, caps=None)
 
 
 def taus(units: np.ndarray) -> np.ndarray:
@@ -79,7 +83,7 @@ def test_oracle_verifies_no_token_that_fails(seed: int) -> None:
     requests, gamma = case.confidence.shape
     depth = rng.integers(0, gamma + 1, size=requests)
     past = case.past(Oracle())
-    decision = Oracle().decide(past, LiveBlock.of(case.confidence, depth))
+    decision = Oracle().decide(past, KnownBlock(case.units, case.confidence, 0, depth))
     assert (decision.lengths <= depth).all()
     theta = (requests + np.arange(depth.sum() + 1)) * past.prices.inverse[: depth.sum() + 1]
     assert theta[decision.total] == pytest.approx(theta.max())
@@ -186,7 +190,7 @@ def test_guard_goes_by_what_the_lagged_block_predicts(seed: int, min_gain: float
 def test_guard_never_reads_the_live_block_to_choose(seed: int) -> None:
     policy = Guard(inner=Hull(), baseline=Fixed(k=1), min_gain=0.0, lag=1)
     case = draw_case(policy, seed)
-    branch, _ = policy.branch(case.past(policy))
+    branch = policy.parts[policy.choose(case.past(policy))]
     for other in range(3):
         live = draw_case(policy, seed + other + 1, *case.confidence.shape).live()
         expected = branch.decide(case.past(policy), live)

@@ -16,7 +16,7 @@ import pytest
 
 from sglang_dspark.cost import SpsAdditiveCostTable, SpsCostTable, model_from_table
 from sglang_dspark.policies import SCALE, Argmax, Past, survival_units
-from sglang_dspark.policies.contract import random_confidence
+from sglang_dspark.policies.drawing import random_confidence
 
 LEAST_OURS = 16.5 / SCALE
 """SGLang leaves out survivals below 1e-6 (16.78 units); rounded to units that is below 16.5."""

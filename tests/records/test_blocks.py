@@ -56,7 +56,7 @@ def test_full_blocks_of_fixed_count_beside_a_coin(tmp_path):
 def test_hidden_tails_are_drawn_from_confidences_when_asked(tmp_path):
     steps = list(synthetic_steps("fixed:k=2", steps=3000, slots=4))
     records = recorded(tmp_path, steps)
-    with pytest.raises(InputError, match="censored"):
+    with pytest.raises(InputError, match="simulate --complete.*dspark policy fixed:k=5"):
         uncensored_blocks(records)
     blocks = uncensored_blocks(records, complete=True)
     accepted = np.concatenate([step.accepted for step in steps])

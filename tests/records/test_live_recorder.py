@@ -9,9 +9,13 @@ import pytest
 from sglang_dspark.cost import load_profile
 from sglang_dspark.policies import Argmax, LiveBlock, Past, SurvivalRing
 from sglang_dspark.records import RecordSet
+from sglang_dspark.records import StepRecord as WrittenStep
 from sglang_dspark.records.blocks import uncensored_blocks
 from sglang_dspark.records.replay import replay
+from sglang_dspark.serving.base.faults import Faults
 from sglang_dspark.serving.base.steps import BatchView, SamplingView, StepDecision, StepRecord
+from sglang_dspark.serving.feedback.observers import Observers
+from sglang_dspark.serving.recording import step_fields
 from sglang_dspark.serving.recording.recorder import start
 
 GAMMA = 4
@@ -173,14 +177,60 @@ def test_an_eager_batch_is_no_decision(tmp_path):
 
 def test_nothing_is_raised_into_the_engine(tmp_path, caplog):
     engine, recorder = started(tmp_path)
+    faults = Faults()
+    observers = Observers(faults, recorder)
     record = engine.step([request("a")])
     record.confidence = None
     for _ in range(3):
-        recorder.on_step(record)
-        recorder.on_prefill([object()], 1)
-        recorder.on_finished("never seen", True)
+        observers.on_step(record)
+        observers.on_prefill([object()], 1)
+        observers.on_finished("never seen", True)
     recorder.writer.close()
-    assert sum("the recorder failed" in message for message in caplog.messages) == 1
+    assert sum("observer Recorder failed" in message for message in caplog.messages) == 1
+    [fault] = faults.as_list()
+    assert fault["what"] == "observer Recorder" and fault["count"] == 6
+
+
+def test_sglangs_own_requests_are_left_out(tmp_path):
+    """Its start-up request and health checks: nobody's load, and an idle gap before the first real one."""
+    engine, recorder = started(tmp_path)
+    first, health, user = request("x"), request("HEALTH_CHECK_1"), request("a")
+    first.sampling_params.custom_params = {"dspark_sent_by_server": True}
+    for req in (first, health):
+        recorder.on_prefill([req], 10)
+        recorder.on_step(engine.step([req]))
+        req.finished_reason = SimpleNamespace()
+        recorder.on_finished(req.rid, True)
+    recorder.on_prefill([user], 10)
+    recorder.on_step(engine.step([user, health]))
+    user.finished_reason = SimpleNamespace()
+    recorder.on_prefill([], 0)
+    recorder.writer.close()
+    records = RecordSet(tmp_path)
+    assert [step.rids for _, step in records.steps()] == [["a", "HEALTH_CHECK_1"]]
+    assert [done.rid for done in records.requests()] == ["a"]
+
+
+def test_the_groups_name_every_field_of_a_step_once(tmp_path):
+    engine, _ = started(tmp_path)
+    record, run = engine.step([request("a")]), step_fields.Circumstances("compact", "overlap", 0, 0.0, 0.0)
+    rows = step_fields.Rows(*np.zeros((3, 1)))
+    groups = (
+        step_fields.batch_fields(record, run, rows),
+        step_fields.decision_fields(record, run, step_fields.Believed(), ""),
+        step_fields.outcome_fields(record, run),
+        step_fields.time_fields(record, []),
+    )
+    names = [name for group in groups for name in group]
+    assert sorted(names) == sorted(WrittenStep.__struct_fields__)
+
+
+def test_the_server_can_say_how_recording_goes(tmp_path):
+    engine, recorder = started(tmp_path / "records")
+    recorder.on_step(engine.step([request("a")]))
+    assert recorder.writer.flush()
+    state = recorder.state()
+    assert state["written"] == 2 and state["bytes"] > 0 and not state["stalled"] and state["problem"] == ""
 
 
 @pytest.mark.parametrize("mode", ["compact", "cap-accept"])

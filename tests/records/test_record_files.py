@@ -2,17 +2,31 @@
 
 import random
 import subprocess
+import sys
+import textwrap
+import zlib
 
 import msgspec
 import numpy as np
 import pytest
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from synthetic_records import header_of, synthetic_request, synthetic_steps
 
 from sglang_dspark.errors import InputError
-from sglang_dspark.records import Gap, Header, Lagged, RecordSet, RecordWriter, StepRecord, WriterLimits, read_records
+from sglang_dspark.records import (
+    Gap,
+    Header,
+    Lagged,
+    RecordSet,
+    RecordWriter,
+    StepRecord,
+    WriterLimits,
+    codec,
+    read_records,
+)
 from sglang_dspark.records.codec import MAGIC, encode_record
 
 SMALL = WriterLimits(block_bytes=4096, file_bytes=8_000, poll_s=0.005)
@@ -212,3 +226,52 @@ def test_unknown_fields_are_ignored(tmp_path):
     writer._queue.append(msgspec.msgpack.encode({**plain, "added_later": 1}))
     writer.close()
     assert next(RecordSet(tmp_path).requests()).rid == "r0"
+
+
+def crafted(plain_bytes, packed, said=None):
+    """A file with one block whose head says `plain_bytes`."""
+    head = codec._HEAD.pack(
+        codec._SKIPPABLE, codec.HEAD_BYTES - 8, codec._MARKER, len(packed), plain_bytes, zlib.crc32(packed)
+    )
+    return head + codec._CHECK.pack(zlib.crc32(head)) + packed
+
+
+def nothing_but(byte, count):
+    return zstandard.ZstdCompressor().compress(byte * count)
+
+
+EMPTY_LISTS = b"\xdd" + (1 << 30).to_bytes(4, "big") + b"\x90" * 1000
+CRAFTED = {
+    "a frame of 2 GB in a block of 1 KB": (crafted(1024, nothing_but(b"\0", 2_000_000_000)), "2000000000 bytes"),
+    "a head of 2 GB": (crafted(2_000_000_000, nothing_but(b"\0", 1000)), "expected at most"),
+    "a billion records": (
+        crafted(len(EMPTY_LISTS), zstandard.ZstdCompressor().compress(EMPTY_LISTS)),
+        "no list of at most",
+    ),
+    "lists in lists": (
+        crafted(100_005, zstandard.ZstdCompressor().compress(b"\xdd\0\0\0\1" + b"\x91" * 100_000)),
+        "cannot be decoded",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CRAFTED)
+def test_a_crafted_file_is_refused_in_one_sentence_and_small_memory(tmp_path, name):
+    data, reason = CRAFTED[name]
+    assert len(data) < 200_000
+    (tmp_path / "run-00000.dspark").write_bytes(data)
+    code = f"""
+        import resource
+        from sglang_dspark.errors import InputError
+        from sglang_dspark.records import RecordSet
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        try:
+            RecordSet({str(tmp_path)!r}).header()
+        except InputError as error:
+            print(error)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
+    sentence, grown = done.stdout.splitlines()
+    assert "no readable record" in sentence and reason in sentence, sentence
+    assert int(grown) < 50_000, f"{grown} KiB"

@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from synthetic_records import header_of, synthetic_request, synthetic_steps
 
 from sglang_dspark.errors import InputError
 from sglang_dspark.records import RecordSet, RecordWriter, WriterLimits, files
+from sglang_dspark.records.codec import MAX_BLOCK
 
 HERE = Path(__file__).parent
 QUICK = WriterLimits(flush_s=0.02, poll_s=0.005)
@@ -175,6 +177,50 @@ def test_a_removed_file_is_not_written_on(tmp_path):
     writer.put(steps[1])
     writer.close()
     assert [step.step for _, step in RecordSet(tmp_path).steps()] == [1]
+
+
+def test_a_deleted_folder_is_made_again(tmp_path):
+    folder = tmp_path / "records"
+    writer = RecordWriter(folder, header_of("argmax:lag=2", 5), QUICK)
+    steps = list(synthetic_steps(steps=2))
+    writer.put(steps[0])
+    assert writer.flush()
+    shutil.rmtree(folder)
+    writer.put(steps[1])
+    assert writer.flush() and writer.stats.problem == ""
+    writer.close()
+    assert [step.step for _, step in RecordSet(folder).steps()] == [1]
+
+
+def test_records_are_their_owners_alone(tmp_path):
+    folder = tmp_path / "a" / "records"
+    writer = RecordWriter(folder, header_of("fixed", 7), QUICK)
+    for step in synthetic_steps(steps=2):
+        writer.put(step)
+    writer.close()
+    [path] = folder.iterdir()
+    assert (path.stat().st_mode & 0o777, folder.stat().st_mode & 0o777) == (0o600, 0o700)
+
+
+def test_the_limit_holds_for_the_folder_whatever_run_wrote_it(tmp_path):
+    (tmp_path / "notes.txt").write_text("not ours")
+    limits = WriterLimits(block_bytes=4096, file_bytes=20_000, total_bytes=60_000, poll_s=0.001)
+    for _ in range(3):  # a server that is restarted
+        writer = RecordWriter(tmp_path, header_of("argmax:lag=2", 5), limits)
+        for step in synthetic_steps(steps=300):
+            writer.put(step)
+        writer.close()
+    records = RecordSet(tmp_path)
+    assert sum(path.stat().st_size for path in records.paths) < 70_000 and (tmp_path / "notes.txt").exists()
+    assert len(records.scan().runs) < 3
+
+
+def test_a_record_that_no_reader_would_take_is_dropped(tmp_path):
+    writer = RecordWriter(tmp_path, header_of("argmax:lag=2", 5), QUICK)
+    step = next(iter(synthetic_steps(steps=1)))
+    assert not writer.put(msgspec.structs.replace(step, override="x" * MAX_BLOCK))
+    assert writer.put(step) and writer.close().dropped == 1
+    assert RecordSet(tmp_path).scan().steps == 1
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path):

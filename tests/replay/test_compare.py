@@ -130,7 +130,7 @@ def test_unlike_loads_and_censored_records_are_refused(loads, tmp_path):
     with pytest.raises(InputError, match="no load of at least 4 requests"):
         predict(records, records, concurrency=7)
     Load(tmp_path, "fixed:k=1").closed(3).close()
-    with pytest.raises(InputError, match="censored"):
+    with pytest.raises(InputError, match="the policy trimmed them"):
         predict(RecordSet(tmp_path), records)
 
 
@@ -197,3 +197,10 @@ def test_loads_under_several_policies_are_chosen_from(loads):
     assert whole.policy == "fixed:k=4" and whole.repetitions == 3
     # Its own blocks all stand at their anchors, and the same policy meets them again.
     assert abs(whole.figures["accept_length"].error) < 0.01
+
+
+def test_records_of_which_nothing_can_be_read_are_refused(tmp_path):
+    (tmp_path / "run-00000.dspark").write_bytes(b"nothing of ours" * 100)
+    program = [sys.executable, "-c", "from sglang_dspark.cli import main; main()", "compare", str(tmp_path)]
+    done = subprocess.run(program, capture_output=True, text=True)
+    assert done.returncode == 2 and "no readable record" in done.stderr and "offset 0" in done.stderr

@@ -14,9 +14,9 @@ from sglang_dspark.policies import make_policy
 from sglang_dspark.records import RecordSet, RequestRecord
 from sglang_dspark.records.blocks import uncensored_blocks
 from sglang_dspark.records.episodes import find_episodes
-from simulator import EngineSettings, simulate
+from simulator import EngineSettings, inputs, simulate
 from simulator.engine.recorded_load import load_records, recorded_settings, recorded_trace
-from simulator.simulate import prepare
+from simulator.inputs import Acceptance, Engine, prepare
 from simulator.traces import Trace
 
 MIDDLE = 6
@@ -63,7 +63,11 @@ def test_policies_meet_the_recorded_blocks(folders: dict[str, Path]) -> None:
     """A policy that verifies all meets mostly the blocks that were recorded; one that trims commits less a step."""
     costs = folders["varied"]
     result = simulate(
-        folders["middle"], costs, ["fixed:k=4", "fixed:k=1", "argmax:lag=2"], concurrency=6, replications=2, jobs=1
+        inputs.Load(folders["middle"], concurrency=6),
+        costs,
+        ["fixed:k=4", "fixed:k=1", "argmax:lag=2"],
+        replications=2,
+        jobs=1,
     )
     lengths = [one.figures["accept_length"] for one in result.results]
     blocks = uncensored_blocks(RecordSet(folders["middle"]))
@@ -75,9 +79,11 @@ def test_policies_meet_the_recorded_blocks(folders: dict[str, Path]) -> None:
 
 def test_trimmed_blocks_serve_shorter_windows_only(folders: dict[str, Path]) -> None:
     profile = folders["varied"]
-    with pytest.raises(InputError, match="censored"):
+    with pytest.raises(InputError, match="the policy trimmed them"):
         simulate(folders["short"], profile, ["fixed:k=4"], jobs=1)
-    result = simulate(folders["short"], profile, ["fixed:k=2", "fixed:k=1"], gamma=2, replications=1, jobs=1)
+    result = simulate(
+        folders["short"], profile, ["fixed:k=2", "fixed:k=1"], acceptance=Acceptance(gamma=2), replications=1, jobs=1
+    )
     depth = uncensored_blocks(RecordSet(folders["short"]), window=2).depth
     assert depth.max() == 2
     assert result.results[0].figures["accept_length"] == pytest.approx(1 + depth.mean(), rel=0.05)
@@ -90,14 +96,14 @@ def test_trimmed_blocks_serve_shorter_windows_only(folders: dict[str, Path]) -> 
 def test_full_blocks_that_a_policy_chose_beside_trimmed_ones_are_no_sample(tmp_path: Path) -> None:
     """They are the blocks with high confidences: simulated from them alone, everything would look accepted."""
     Load(tmp_path, "threshold:t=0.6", seed=8).closed(1, requests=20).close()
-    with pytest.raises(InputError, match="censored"):
+    with pytest.raises(InputError, match="the policy trimmed them"):
         load_records(tmp_path)
     assert len(load_records(tmp_path, complete=True).blocks) > len(uncensored_blocks(RecordSet(tmp_path)))
 
 
 def test_a_window_belongs_to_the_records(folders: dict[str, Path]) -> None:
     with pytest.raises(InputError, match="gamma=3 is refused, these records were loaded with 4 positions"):
-        simulate(load_records(folders["middle"]), str(folders["others"]), ["fixed:k=3"], gamma=3)
+        simulate(load_records(folders["middle"]), str(folders["others"]), ["fixed:k=3"], acceptance=Acceptance(gamma=3))
 
 
 def test_settings_are_read_as_sglang_means_them() -> None:
@@ -173,7 +179,7 @@ def test_recorded_costs_run_on_the_recorded_servers_graphs(folders: dict[str, Pa
     """It captured none on its CPU: nothing is padded; another server's graphs are simulated on request."""
     own = prepare(load_records(folders["middle"]), str(folders["varied"]))
     assert own.graphs == "profile" and own.server(make_policy("fixed:k=4")).batches is None
-    asked = prepare(load_records(folders["middle"]), str(folders["varied"]), graphs="sglang")
+    asked = prepare(load_records(folders["middle"]), Engine(str(folders["varied"]), graphs="sglang"))
     assert asked.server(make_policy("fixed:k=4")).batches is not None
 
 

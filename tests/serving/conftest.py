@@ -45,13 +45,14 @@ def reference(demo_pair: Path):
 
 @pytest.fixture(scope="session")
 def server(demo_pair: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
-    """One synchronous server, on which every lossless policy can be switched on; tests leave any policy behind."""
+    """One recorded server, on which every lossless policy can be switched on; tests leave any policy behind."""
     from live_server import LiveServer, write_profile
 
     folder = tmp_path_factory.mktemp("server")
     profile = write_profile(folder / "made.json")
-    flags = ("--speculative-dspark-profile", str(profile), "--speculative-dspark-schedule", "synchronous")
+    flags = ("--speculative-dspark-profile", str(profile), "--speculative-dspark-record", str(folder / "records"))
     # A tiny model left alone with a grammar fills its answer with the white space that JSON allows.
     more = ("--enable-metrics", "--constrained-json-disable-any-whitespace")
     with LiveServer(demo_pair, folder / "server.log", *flags, *more) as running:
+        running.records = folder / "records"
         yield running

@@ -33,6 +33,7 @@ class LiveServer:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.env = {**os.environ, "TOKENIZERS_PARALLELISM": "false", **(env or {})}
+        self.records: Path | None = None
         self.http = httpx.Client(base_url=self.url, timeout=300, limits=httpx.Limits(max_connections=1024))
 
     def command(self) -> list[str]:

@@ -11,21 +11,28 @@ torch = pytest.importorskip("torch", reason="needs the extra `serve`")
 pytest.importorskip("sglang", reason="needs the extra `serve`")
 
 from dspark_kernels.choose import Choice  # noqa: E402
+from dspark_kernels.markov_bounds import markov_bounds  # noqa: E402
 from dspark_kernels.rejection_reference import DraftLaw, Sampling, verify_reference  # noqa: E402
 from sglang.srt.models import dspark  # noqa: E402
 from sglang.srt.speculative.dspark_components import dspark_draft, dspark_draft_sampler, dspark_verify  # noqa: E402
 from sglang.srt.speculative.dspark_components.dspark_draft import DraftBlockResult, DraftNoise  # noqa: E402
 from sglang.srt.speculative.ragged_verify import RaggedVerifyLayout  # noqa: E402
 
+from sglang_dspark.cost import load_profile  # noqa: E402
+from sglang_dspark.policies import EarlyStop, Foresight, Hull, Lookahead, Past, Plan  # noqa: E402
 from sglang_dspark.serving.base import admission, contract  # noqa: E402
-from sglang_dspark.serving.gpu.device_kernels import choice  # noqa: E402
-from sglang_dspark.serving.gpu.device_kernels.choice import OPERATIONS, install, measure  # noqa: E402
+from sglang_dspark.serving.base.faults import Faults  # noqa: E402
+from sglang_dspark.serving.gpu.device_kernels import cases, choice, operations  # noqa: E402
+from sglang_dspark.serving.gpu.device_kernels.choice import OPERATIONS, Installed, agreed, attempt  # noqa: E402
+from sglang_dspark.serving.gpu.device_kernels.guarded import Guarded  # noqa: E402
+from sglang_dspark.serving.gpu.device_kernels.live import LiveDecisions  # noqa: E402
 from sglang_dspark.serving.gpu.device_kernels.operations import (  # noqa: E402
     ConfidenceOperation,
     MarkovOperation,
     RejectionOperation,
     markov_head_of,
 )
+from tests.kernels.kernel_compile import compiled_ahead  # noqa: E402
 
 VOCAB, RANK, WIDTH, GAMMA, ROWS = 60, 8, 12, 3, 4
 NO_SYNC = SimpleNamespace(sync=lambda site, value: value)
@@ -193,48 +200,223 @@ def test_confidence_equals_upstreams():
         torch.testing.assert_close(mine, other)
 
 
-def test_without_a_gpu_nothing_is_measured(monkeypatch):
-    monkeypatch.setattr(choice, "get_parallel", lambda: SimpleNamespace(tp_size=1))
-    choices = measure(fake_worker(), "auto")
+@pytest.fixture
+def alone(monkeypatch):
+    """One rank."""
+    monkeypatch.setattr(cases, "get_parallel", lambda: SimpleNamespace(tp_size=1))
+
+
+def choices_of(trials):
+    return {trial.case.name: trial.choice for trial in trials}
+
+
+def test_min_p_is_left_out_as_upstream_leaves_it_out():
+    """Which kernels a measurement chose must not decide the law: SGLang's sampled accept knows no min_p."""
+    given = accept_arguments([1.0] * ROWS, [1 << 30] * ROWS)
+    plain = RejectionOperation.of(None, 5, torch.device("cpu"))(**given)
+    given["sampling_info"].need_min_p_sampling, given["sampling_info"].min_ps = True, torch.full((ROWS,), 0.9)
+    filtered = RejectionOperation.of(None, 5, torch.device("cpu"))(**given)
+    assert all(torch.equal(one, other) for one, other in zip(plain, filtered, strict=True))
+
+
+def test_without_a_gpu_nothing_is_measured(alone):
+    choices = choices_of(attempt(fake_worker(), "auto", Faults()))
     assert set(choices) == set(OPERATIONS)
     assert all(each.kernels == "upstream" and "no CUDA device" in each.reason for each in choices.values())
 
 
 def test_refusals_are_reasons(monkeypatch):
-    monkeypatch.setattr(choice, "get_parallel", lambda: SimpleNamespace(tp_size=2))
-    choices = measure(fake_worker(compact=False), "ours")
+    monkeypatch.setattr(cases, "get_parallel", lambda: SimpleNamespace(tp_size=2))
+    faults = Faults()
+    choices = choices_of(attempt(fake_worker(compact=False), "ours", faults))
     assert choices["markov"].kernels == choices["rejection"].kernels == "upstream"
     assert "tensor-parallel" in choices["markov"].reason and "cap-accept" in choices["rejection"].reason
-    assert choices["confidence"].kernels == choices["admission"].kernels == "ours"
+    assert choices["confidence"].kernels == choices["admission"].kernels == "ours" and not faults.as_list()
 
 
-def test_install_replaces_what_upstream_calls_and_undoes_it():
+@pytest.mark.parametrize("kind", ["vanilla", "gated", "rnn"])
+@pytest.mark.parametrize("greedy_draft", [False, True])
+def test_every_operation_passes_its_check(alone, kind, greedy_draft):
+    worker, faults = fake_worker(kind), Faults()
+    worker._greedy_draft = greedy_draft
+    choices = choices_of(attempt(worker, "ours", faults))
+    assert all(each.kernels == "ours" for each in choices.values()), choices
+    assert not faults.as_list()
+
+
+WRONG = {
+    "markov": ("sample_markov_block", lambda block: block._replace(tokens=(block.tokens + 1) % VOCAB)),
+    "rejection": ("verify", lambda found: found._replace(bonus=(found.bonus + 1) % VOCAB)),
+    "confidence": ("confidence_survival", lambda found: found._replace(confidence=found.confidence * 0.9)),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+@pytest.mark.parametrize("how", ["raises", "lies"])
+def test_an_operation_that_fails_at_start_is_upstreams(alone, monkeypatch, name, how):
+    function, change = WRONG[name]
+    right = getattr(operations, function)
+
+    def wrong(*arguments, **named):
+        if how == "raises":
+            raise RuntimeError("no kernel image is available")
+        return change(right(*arguments, **named))
+
+    monkeypatch.setattr(operations, function, wrong)
+    faults = Faults()
+    choices = choices_of(attempt(fake_worker(), "ours", faults))
+    assert choices.pop(name).kernels == "upstream"
+    assert all(each.kernels == "ours" for each in choices.values())
+    [fault] = faults.as_list()
+    assert fault["what"] == f"kernel {name}"
+    assert ("no kernel image" if how == "raises" else "differs from its reference") in fault["first"]
+
+
+def test_an_admission_that_differs_is_found(alone, monkeypatch):
+    monkeypatch.setattr(cases, "admit_plan", lambda confidence, plan: torch.full((confidence.shape[0],), 1))
+    assert choices_of(attempt(fake_worker(), "ours", Faults()))["admission"].kernels == "upstream"
+
+
+def test_only_what_was_built_runs_on_the_device(alone, monkeypatch):
+    operation = cases.AdmissionCase(fake_worker()).build()
+    confidence = torch.rand(4, GAMMA)
+    monkeypatch.setattr(cases, "admit_plan", lambda *arguments: "the kernel")
+    assert operation(confidence, Plan(3, 0, GAMMA)) == "the kernel"
+    for plan in (Plan(3, 1, GAMMA), Plan(3, 0, GAMMA - 1)):
+        assert operation(confidence, plan).tolist()
+
+
+@pytest.mark.parametrize(
+    ("free", "rows", "reason"), [(1 << 40, 8, None), (120_000, 6, None), (80_000, 4, None), (70_000, 0, "too little")]
+)
+def test_trials_fit_the_free_memory(alone, monkeypatch, free, rows, reason):
+    monkeypatch.setattr(choice, "free_bytes", lambda device: free)
     worker = fake_worker()
-    names = [
+    worker.model_runner.max_running_requests = 32
+    assert choice.trial_rows(cases.RejectionCase(worker)) == rows
+    found = choices_of(attempt(worker, "ours", Faults()))["rejection"]
+    assert found.kernels == ("upstream" if reason else "ours")
+    assert reason is None or reason in found.reason
+
+
+def test_bounds_that_do_not_fit_are_not_made(alone, monkeypatch):
+    monkeypatch.setattr(choice, "free_bytes", lambda device: 600)
+    found = choices_of(attempt(fake_worker(), "ours", Faults()))["markov"]
+    assert found.kernels == "upstream" and "free" in found.reason
+
+
+@pytest.mark.parametrize("kind", [cases.MarkovCase, cases.RejectionCase, cases.ConfidenceCase, cases.AdmissionCase])
+def test_nothing_is_compiled_for_a_batch_that_comes_later(alone, tmp_path, kind):
+    """What `warm` builds is all that Triton asks for at any other batch size; compiled for Hopper, without a GPU."""
+    worker = fake_worker()
+    case = kind(worker)
+    operation = case.build()
+    with compiled_ahead(90, tmp_path) as found:
+        case.warm(operation)
+        warmed = {name: {id(kernel) for kernel in kernels} for name, kernels in found.items()}
+        kept = list(found.values())
+        found.clear()
+        for rows in (1, 2, 4, 5, 7, 8, 15, 16, 17, 24, 32, 48, 100):
+            operation(**case.arguments(rows))
+        if kind is cases.RejectionCase:
+            for top_k in (False, True):
+                operation(**case.arguments(5, top_k=top_k, top_p=not top_k))
+        assert warmed and found and kept
+        for name, kernels in found.items():
+            assert {id(kernel) for kernel in kernels} <= warmed[name], f"{name} is compiled while requests run"
+
+
+def test_no_live_rule_is_compiled_while_requests_run(tmp_path):
+    cost = load_profile("vllm-b300-dsv4-flash")
+    live = LiveDecisions(torch.device("cpu"), "ours")
+
+    def decided(policy, requests):
+        past = Past(requests, 7, cost.prices(requests, 7, 100.0 * requests))
+        live._admission.decide(policy, past, torch.rand(requests, 7))
+
+    with compiled_ahead(90, tmp_path) as found:
+        for policy in (EarlyStop(), Hull(), Lookahead(), Foresight()):
+            for requests in cases.WARMED_ROWS:
+                decided(policy, requests)
+        warmed = {name: {id(kernel) for kernel in kernels} for name, kernels in found.items()}
+        kept = list(found.values())
+        found.clear()
+        for policy in (EarlyStop(), Hull(), Hull(fill=False), Hull(dips=False), Lookahead(), Foresight()):
+            for requests in (1, 2, 4, 9, 15, 16, 17, 31, 32, 48, 64, 96, 128):
+                decided(policy, requests)
+        assert kept
+        for name, kernels in found.items():
+            assert {id(kernel) for kernel in kernels} <= warmed[name], f"{name} is compiled while requests run"
+
+
+def test_all_ranks_take_what_every_rank_can(alone):
+    trials = attempt(fake_worker(), "ours", Faults())
+    other = choices_of(trials) | {"confidence": Choice("confidence", "upstream", "it failed at start")}
+    chosen = {trial.case.name: trial for trial in agreed(trials, [choices_of(trials), other])}
+    assert chosen["confidence"].choice.reason == "it failed at start" and chosen["confidence"].ours is None
+    assert chosen["markov"].ours is not None
+
+
+def places(worker):
+    return [
         (dspark_draft, "draft_markov_block"),
         (dspark_draft_sampler, "draft_markov_block"),
         (dspark_verify, "accept_draft_tokens"),
         (admission, "allocate_on_device"),
     ]
-    before = [getattr(owner, name) for owner, name in names]
+
+
+def test_installed_replaces_what_upstream_calls_and_undoes_it(alone):
+    worker, faults = fake_worker(), Faults()
+    before = [getattr(owner, name) for owner, name in places(worker)]
     upstreams = worker.draft_model.compute_confidence
-    with install(worker, {name: Choice(name, "ours", "asked for") for name in OPERATIONS}):
-        assert all(getattr(owner, name) is not old for (owner, name), old in zip(names, before, strict=True))
-        assert isinstance(worker.draft_model.compute_confidence, ConfidenceOperation)
-    assert [getattr(owner, name) for owner, name in names] == before
+    installed = Installed(worker, attempt(worker, "ours", faults), faults)
+    assert installed
+    assert all(getattr(owner, name) is not old for (owner, name), old in zip(places(worker), before, strict=True))
+    assert worker.draft_model.compute_confidence is not upstreams
+    installed.close()
+    assert not installed and [getattr(owner, name) for owner, name in places(worker)] == before
     assert worker.draft_model.compute_confidence is upstreams
-    with install(worker, {name: Choice(name, "upstream", "asked for") for name in OPERATIONS}):
-        assert [getattr(owner, name) for owner, name in names] == before
+    assert not Installed(worker, attempt(worker, "upstream", faults), faults)
+    assert [getattr(owner, name) for owner, name in places(worker)] == before
 
 
-@pytest.mark.parametrize(
-    "calls", [choice._markov_calls, choice._rejection_calls, choice._confidence_calls, choice._admission_calls]
-)
-def test_the_calls_that_are_measured_run(calls):
-    ours, upstream = calls(fake_worker())
-    ours()
-    if calls is not choice._rejection_calls:  # upstream's sampled accept has no form without Triton
-        upstream()
+def test_a_kernel_that_raises_gives_way_to_upstreams():
+    faults, calls = Faults(), []
+
+    def ours(value, *, twice):
+        calls.append(value)
+        if value == 2:
+            raise ValueError("a shape that nobody thought of\nand a second line")
+        return "ours"
+
+    guarded = Guarded("markov", ours, lambda value, *, twice: "upstream's", faults)
+    assert [guarded(value, twice=True) for value in (1, 2, 3)] == ["ours", "upstream's", "upstream's"]
+    assert calls == [1, 2] and guarded.given_up
+    first = "ValueError: a shape that nobody thought of and a second line"
+    assert faults.as_list() == [{"what": "kernel markov", "count": 1, "first": first}]
+
+
+def test_weights_that_change_in_place_leave_nothing_stale(alone, monkeypatch):
+    """What SGLang's weight updates do to the draft, with our screening on."""
+    worker, faults = fake_worker(), Faults()
+    installed = Installed(worker, attempt(worker, "ours", faults), faults)
+    try:
+        operation = installed._ours["markov"]
+        stale = operation.bounds.table.clone()
+        installed.weights_change()
+        assert torch.isinf(operation.bounds.table).all()
+        worker.draft_model.markov_head.markov_w2.weight.data.normal_()
+        installed.weights_changed()
+        assert torch.equal(operation.bounds.table, markov_bounds(operation.head).table)
+        assert not torch.equal(operation.bounds.table, stale) and not faults.as_list()
+        installed.weights_change()
+        monkeypatch.setattr(operations, "markov_head_of", lambda module: None)
+        installed.weights_changed()
+        assert torch.isinf(operation.bounds.table).all(), "what cannot be computed again decides nothing"
+        assert [fault["what"] for fault in faults.as_list()] == ["kernel markov bounds"]
+    finally:
+        installed.close()
 
 
 def test_upstream_is_what_was_replaced():

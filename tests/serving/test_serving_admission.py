@@ -7,10 +7,18 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch", reason="admission on a device is torch code")
 
-from sglang_dspark.policies import Plan, allocate, survival_units  # noqa: E402
-from sglang_dspark.serving.base.admission import allocate_on_device, planned_lengths, survival_units_on_device  # noqa: E402
+from sglang_dspark.policies import LiveBlock, Past, Plan, allocate, survival_units  # noqa: E402
+from sglang_dspark.policies.classes import of_plan  # noqa: E402
+from sglang_dspark.serving.base.admission import (  # noqa: E402
+    allocate_on_device,
+    corrected_on_device,
+    planned_lengths,
+    survival_units_on_device,
+)
+from sglang_dspark.serving.base.options import NoPrices  # noqa: E402
 
-CONFIDENCES = st.one_of(st.sampled_from([0.0, 1.0, 0.5, np.float32(1 - 2**-24)]), st.floats(0, 1, width=32))
+SPECIAL = [0.0, 1.0, 0.5, np.float32(1 - 2**-24), np.nan, np.inf, -1.0]
+CONFIDENCES = st.one_of(st.sampled_from(SPECIAL), st.floats(0, 1, width=32))
 
 
 @settings(max_examples=150, deadline=None)
@@ -21,11 +29,16 @@ def test_same_bits_as_numpy(data: st.DataObject) -> None:
     confidence = np.array(values, dtype=np.float32).reshape(num_requests, gamma)
     floor = data.draw(st.integers(0, gamma))
     cap = data.draw(st.integers(floor, gamma))
-    plan = Plan(data.draw(st.integers(num_requests * floor, num_requests * cap)), floor, cap)
-    expected = allocate(survival_units(confidence), plan.budget, floor, cap)
+    limits = st.lists(st.integers(0, gamma), min_size=num_requests, max_size=num_requests)
+    caps = data.draw(st.one_of(st.none(), limits.map(lambda values: np.array(values, dtype=np.int64))))
+    least, most = Past(num_requests, gamma, NoPrices(), caps=caps).totals(floor, cap)
+    correction = data.draw(st.sampled_from([None, (1.3, -0.7), (0.2, 4.0), (5.0, -4.0)]))
+    plan = Plan(data.draw(st.integers(least, most)), floor, cap, caps, None, correction)
+    expected = of_plan(plan, LiveBlock.of(confidence)).lengths
+    assert int(expected.sum()) == plan.budget and (caps is None or (expected <= caps).all())
     tensor = torch.from_numpy(confidence)
     assert np.array_equal(survival_units_on_device(tensor).numpy(), survival_units(confidence))
-    assert np.array_equal(allocate_on_device(tensor, plan).numpy(), expected)
+    assert np.array_equal(allocate_on_device(corrected_on_device(tensor, correction), plan).numpy(), expected)
     assert np.array_equal(planned_lengths(tensor, plan).numpy(), expected)
 
 

@@ -10,8 +10,9 @@ torch = pytest.importorskip("torch", reason="ranks agree over torch.distributed"
 
 from serving_support import flat_cost  # noqa: E402
 
-from sglang_dspark.policies import make_policy  # noqa: E402
+from sglang_dspark.policies import Plan, make_policy  # noqa: E402
 from sglang_dspark.serving.base.options import Resolved  # noqa: E402
+from sglang_dspark.serving.base.steps import StepDecision  # noqa: E402
 from sglang_dspark.serving.loop.agreement import Agreement  # noqa: E402
 from sglang_dspark.serving.loop.engine import PolicyEngine  # noqa: E402
 
@@ -129,3 +130,22 @@ def test_a_single_rank_keeps_its_decision() -> None:
     decision = object()
     assert agreement.decides and agreement.share(0, 3, decision) is decision  # type: ignore[arg-type]
     assert agreement.gather(np.int64(3)) == [3] and agreement.from_first("x") == "x"
+
+
+def test_a_plan_and_its_caps_travel(monkeypatch) -> None:
+    """What rank 0 writes is what another rank reads, with and without caps of requests."""
+    sent: list[torch.Tensor] = []
+
+    def broadcast(tensor, src, group) -> None:
+        tensor.copy_(sent[-1]) if sent and rank.decides is False else sent.append(tensor.clone())
+
+    monkeypatch.setattr(torch.distributed, "broadcast", broadcast)
+    for caps in (None, np.array([0, 5, 2], dtype=np.int64)):
+        sent.clear()
+        correction = None if caps is None else (0.75, -1.5)
+        decision = StepDecision("policy", 7, Plan(7, 0, 5, caps, None, correction))
+        for rank in (Agreement(object(), 0, 0), Agreement(object(), 0, 1)):
+            read = rank.share(4, 3, decision if rank.decides else None)
+        assert read.plan is not None and (read.total, read.plan.budget, read.plan.cap) == (7, 7, 5)
+        assert read.plan.correction == correction
+        assert (read.plan.caps is None) if caps is None else np.array_equal(read.plan.caps, caps)

@@ -22,6 +22,6 @@ def test_a_difference_is_named() -> None:
 def test_ragged_backends_exist() -> None:
     from sglang.srt.layers.attention.attention_registry import ATTENTION_BACKENDS
 
-    from sglang_dspark.serving.plugin.startup import RAGGED_BACKENDS
+    from sglang_dspark.serving.plugin.taking_part import RAGGED_BACKENDS
 
     assert set(RAGGED_BACKENDS) <= set(ATTENTION_BACKENDS)

@@ -9,9 +9,18 @@ torch = pytest.importorskip("torch", reason="the engine hands tensors on")
 
 from serving_support import flat_cost  # noqa: E402
 
-from sglang_dspark.policies import make_policy, survival_units  # noqa: E402
+from sglang_dspark.errors import InputError  # noqa: E402
+from sglang_dspark.policies import (  # noqa: E402
+    LiveBlock,
+    Past,
+    carry_as_json,
+    carry_from_json,
+    make_policy,
+    survival_units,
+)
 from sglang_dspark.serving.base.options import Resolved  # noqa: E402
 from sglang_dspark.serving.base.steps import StepRecord  # noqa: E402
+from sglang_dspark.serving.gpu.device_kernels.live import LiveDecisions  # noqa: E402
 from sglang_dspark.serving.loop.agreement import Agreement  # noqa: E402
 from sglang_dspark.serving.loop.engine import PolicyEngine  # noqa: E402
 
@@ -144,7 +153,7 @@ def test_a_switch_takes_effect_with_the_next_step() -> None:
     assert [record.lengths.tolist() for record in seen.records] == [[1, 1], [3, 3]]
     assert [record.policy for record in seen.records] == ["fixed:k=1", "fixed:k=3"]
     assert ("switch", "fixed:k=3", 1) in seen.events
-    assert engine.state()["ranks"] == [{"policy": "fixed:k=3", "since_step": 1}]
+    assert engine.state()["ranks"] == [{"policy": "fixed:k=3", "since_step": 1, "faults": []}]
 
 
 def test_captured_sizes_replace_the_profiles() -> None:
@@ -162,3 +171,189 @@ def test_learning_follows_the_outcomes_in_order() -> None:
     for accepted in ([3, 3], [0, 0], [0, 0]):
         step(engine, torch.full((2, GAMMA), 0.5), accepted)
     assert engine.decider.live.carry != before
+
+
+class Raises(Seen):
+    """An observer that fails at everything."""
+
+    def on_step(self, record: StepRecord) -> None:
+        raise ZeroDivisionError("division by zero")
+
+    def on_prefill(self, rids: list[str], num_tokens: int) -> None:
+        raise KeyError("gone")
+
+
+def test_an_observer_that_raises_misses_its_event_alone(caplog) -> None:
+    engine, seen = make_engine("fixed:k=1")
+    engine.add_observer(Raises())
+    behind = Seen()
+    engine.add_observer(behind)
+    engine.note_prefill(["r0"], 5)
+    for _ in range(4):
+        step(engine, torch.full((2, GAMMA), 0.5), [0, 0])
+    engine.settle()
+    assert len(seen.records) == len(behind.records) == engine.counters.decode_steps == 4
+    assert behind.events == [("prefill", ["r0"], 5)]
+    [fault] = engine.state()["ranks"][0]["faults"]
+    assert fault == {"what": "observer Raises", "count": 5, "first": "KeyError: 'gone'"}
+    assert sum("observer Raises failed" in message for message in caplog.messages) == 1
+
+
+def test_a_publish_that_is_lost_costs_its_step_and_no_other(monkeypatch) -> None:
+    """Copies that cannot be made or read: decisions go on, and what arrives later still meets its own record."""
+    from sglang_dspark.serving.feedback.copies import StepCopy
+
+    fetch = StepCopy.fetch
+    engine, seen = make_engine("argmax:lag=2")
+    for number in range(8):
+        if number == 2:
+            monkeypatch.setattr(StepCopy, "fetch", lambda copy: 1 // 0)
+        decision = step(engine, torch.full((2, GAMMA), 0.1 + 0.05 * number), [0, 0])
+        if number == 2:
+            assert decision.reason == "late" and decision.total is None
+        monkeypatch.setattr(StepCopy, "fetch", fetch)
+    engine.settle()
+    assert [record.step for record in seen.records] == [1, 2, 3, 4, 5, 6, 7]
+    for record in seen.records:
+        assert record.confidence[0, 0] == pytest.approx(0.1 + 0.05 * record.step)
+    assert [fault["what"] for fault in engine.faults.as_list()] == ["publishes"]
+
+
+def test_a_step_that_cannot_be_described_is_decided_all_the_same(monkeypatch) -> None:
+    engine, seen = make_engine("fixed:k=2")
+    monkeypatch.setattr(engine.reader, "sampling", lambda reqs, rids: 1 // 0)
+    assert step(engine, torch.full((2, GAMMA), 0.5), [0, 0]).total == 4
+    monkeypatch.undo()
+    step(engine, torch.full((2, GAMMA), 0.5), [0, 0])
+    engine.settle()
+    assert [record.step for record in seen.records] == [1]
+    assert [fault["what"] for fault in engine.faults.as_list()] == ["step record"]
+
+
+def test_whatever_else_raises_on_the_way_verifies_everything(monkeypatch) -> None:
+    engine, _ = make_engine("fixed:k=2")
+    monkeypatch.setattr(engine.decider, "before_draft", lambda view, late: 1 // 0)
+    decision = step(engine, torch.full((2, GAMMA), 0.5), [0, 0])
+    assert (decision.reason, decision.total) == ("fault", None) and engine.lengths(torch.zeros(2, GAMMA)) is None
+    monkeypatch.undo()
+    assert step(engine, torch.full((2, GAMMA), 0.5), [0, 0]).total == 4
+    assert engine.faults.as_list()[0]["first"].startswith("ZeroDivisionError")
+
+
+def test_a_live_decision_of_a_step_that_failed_is_not_used_again() -> None:
+    engine, _ = make_engine("threshold:t=0.5", "synchronous")
+    batch = fake_batch(2)
+    engine.enter(batch, 1)
+    engine.decide(torch.full((2, GAMMA), 0.9))  # and then nothing is published
+    assert step(engine, torch.full((3, GAMMA), 0.9), [1, 1, 1]).lengths.tolist() == [3, 3, 3]
+
+
+def test_a_shadow_that_raises_is_no_shadow(monkeypatch) -> None:
+    engine, seen = make_engine("fixed:k=1", shadow="hull")
+    step(engine, torch.full((2, GAMMA), 0.5), [0, 0])
+    engine._records[0] = (engine._records[0][0], lambda confidence: 1 // 0)
+    step(engine, torch.full((2, GAMMA), 0.5), [0, 0])
+    engine.settle()
+    assert [record.shadow is None for record in seen.records] == [True, False]
+    assert [fault["what"] for fault in engine.faults.as_list()] == ["shadow policy"]
+
+
+def test_a_live_kernel_that_raises_leaves_the_same_decision_to_the_host(monkeypatch) -> None:
+    engine, _ = make_engine("hull", "synchronous")
+    engine.live_decisions = LiveDecisions(torch.device("cpu"), "ours", engine.faults)
+    engine.prepare_live_decisions(8)
+    assert "asked for" in engine.kernels["live early stop, filled, 2 requests or more"]
+    confidence = torch.rand(3, GAMMA, generator=torch.Generator().manual_seed(1))
+    here = step(engine, confidence, [0, 0, 0]).lengths.tolist()
+    monkeypatch.setattr(engine.live_decisions._admission, "decide", lambda *arguments: 1 // 0)
+    assert step(engine, confidence, [0, 0, 0]).lengths.tolist() == here
+    step(engine, confidence, [0, 0, 0])
+    [fault] = engine.faults.as_list()
+    assert fault["what"] == "kernel live admission" and fault["count"] == 1
+
+
+def test_a_live_kernel_that_differs_is_never_used(monkeypatch) -> None:
+    from sglang_dspark.policies import Decision
+
+    engine, _ = make_engine("hull", "synchronous")
+    engine.live_decisions = LiveDecisions(torch.device("cpu"), "ours", engine.faults)
+    monkeypatch.setattr(
+        engine.live_decisions._admission, "decide", lambda policy, past, c: Decision(np.zeros(past.num_requests), 0)
+    )
+    engine.prepare_live_decisions(4)
+    assert not engine.live_decisions.choices
+    assert "expected" in engine.faults.as_list()[0]["first"]
+
+
+def test_a_broken_policy_is_refused_where_it_is_switched_on(monkeypatch) -> None:
+    pytest.importorskip("sglang", reason="needs the extra `serve`")
+    from sglang.srt.managers.scheduler_components.internal_state import UpdateRejected
+
+    from sglang_dspark.policies import Fixed
+    from sglang_dspark.serving.control.switch import KEY, SwitchHandler
+
+    engine, _ = make_engine("fixed:k=1")
+    handler = SwitchHandler(engine)
+    monkeypatch.setattr(Fixed, "start", lambda self, gamma: 1 // 0)
+    with pytest.raises(UpdateRejected, match="ZeroDivisionError"):
+        handler.validate(KEY + "fixed:k=2", 1)
+    monkeypatch.undo()
+    with pytest.raises(UpdateRejected) as rejected:
+        handler.validate(KEY + "no\nsuch\x1b[31m", 1)
+    assert "\n" not in str(rejected.value) and "\x1b" not in str(rejected.value)
+    handler.validate(KEY + "fixed:k=2", 1)
+    handler.validate(KEY + "fixed:k=2", 0)
+    with pytest.raises(UpdateRejected, match="another policy as well"):
+        handler.validate(KEY + "fixed:k=3", 1)
+    assert engine.decider.live.text == "fixed:k=1", "nothing is applied before everything is accepted"
+    handler.apply(KEY + "fixed:k=2", 1)
+    assert engine.decider.live.text == "fixed:k=2"
+
+
+POLICIES = ("fixed:k=2", "hull", "argmax:lag=2", "threshold:t=0.4", "foresight", "self-tuning", "hull:calibrate=online")
+
+
+@pytest.mark.parametrize("begins", ["overlapped", "synchronous"])
+def test_any_policy_follows_any_other_and_every_decision_is_decided_again(begins: str) -> None:
+    """Started either way: each step is decided under the schedule that its policy needs, from what that may see."""
+    engine, seen = make_engine("hull" if begins == "synchronous" else "fixed:k=2", begins)
+    generator = torch.Generator().manual_seed(3)
+    order = [POLICIES[i % len(POLICIES)] for i in range(3 * len(POLICIES))]
+    for text in order:
+        engine.switch(make_policy(text))
+        for _ in range(3):
+            confidence = torch.rand(3, GAMMA, generator=generator)
+            step(engine, confidence, [0, 1, 0])
+    engine.settle()
+    assert [record.step for record in seen.records] == list(range(3 * len(order)))
+    published = [survival_units(record.confidence) for record in seen.records]
+    for record, text in zip(seen.records, [text for text in order for _ in range(3)], strict=True):
+        policy = make_policy(record.policy)
+        live = policy.live
+        assert record.schedule == ("synchronous" if live else "overlapped"), (text, record.policy)
+        assert record.decision.reason == "policy" and (record.decision.plan is None) == live
+        for lag, (units, there) in record.lagged.items():
+            assert there.all() == (record.step >= lag)
+            if record.step >= lag:
+                assert np.array_equal(units, published[record.step - lag])
+        past = Past(3, GAMMA, flat_cost().prices(3, GAMMA, 50.0), lambda lag, r=record: r.lagged[lag], record.carry)
+        past = past.carrying(carry_from_json(carry_as_json(record.carry)))
+        again = policy.decide(past, LiveBlock.of(record.confidence))
+        assert np.array_equal(again.lengths, record.lengths), record.policy
+    assert {record.policy for record in seen.records} >= {"hull", "foresight:lag=2", "hull:calibrate=online"}
+
+
+def test_self_tuning_keeps_the_schedule_in_force() -> None:
+    engine, _ = make_engine("fixed:k=2")
+    engine.switch(make_policy("self-tuning"))
+    assert (engine.decider.schedule, engine.decider.live.text) == ("overlapped", "self-tuning:rule=argmax")
+    engine.switch(make_policy("hull"))
+    engine.switch(make_policy("self-tuning"))
+    assert (engine.decider.schedule, engine.decider.live.text) == ("synchronous", "self-tuning:rule=foresight")
+
+
+def test_a_shadow_that_the_other_schedule_cannot_show_its_past_refuses_the_switch() -> None:
+    engine, _ = make_engine("hull", "synchronous", shadow="argmax:lag=1")
+    with pytest.raises(InputError, match="lag=1 is not on the host before an overlapped step"):
+        engine.switch(make_policy("argmax:lag=2"))
+    assert engine.decider.live.text == "hull" and engine.decider.schedule == "synchronous"

@@ -38,7 +38,7 @@ def test_the_start_line_says_what_runs(server) -> None:
         "argmax",
         "class budget",
         "lossless",
-        "synchronous",
+        "overlapped",
         "mode compact",
         "profile made",
         "made for a test",

@@ -5,7 +5,14 @@ from serving_support import flat_cost
 
 from sglang_dspark.errors import InputError
 from sglang_dspark.policies import POLICIES, make_policy
-from sglang_dspark.serving.base.options import Resolved, ServingOptions, check_policy, needs_prices, resolve
+from sglang_dspark.serving.base.options import (
+    Resolved,
+    ServingOptions,
+    check_policy,
+    needs_prices,
+    record_limit,
+    resolve,
+)
 
 
 def test_no_flag_is_not_active() -> None:
@@ -42,6 +49,28 @@ def test_every_lossless_policy_is_accepted_by_one_schedule(name: str) -> None:
 def test_refusals_name_what_to_do(options: ServingOptions, message: str) -> None:
     with pytest.raises(InputError, match=message):
         resolve(options, gamma=7)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [(None, 10**10), ("10GB", 10**10), ("1.5TB", 1_500_000_000_000), (" 500mb", 5 * 10**8)]
+)
+def test_record_limits_are_sizes(text: str | None, size: int) -> None:
+    assert record_limit(ServingOptions(record="x", record_limit=text)) == size
+
+
+@pytest.mark.parametrize("text", ["", "10", "GB", "-1GB", "nanGB", "1e400GB", "9MB", "10GiB"])
+def test_other_record_limits_are_refused(text: str) -> None:
+    if text:
+        with pytest.raises(InputError, match="expected a size from 10MB"):
+            resolve(ServingOptions(policy="fixed:k=3", record="x", record_limit=text))
+    with pytest.raises(InputError, match="record-limit needs --speculative-dspark-record"):
+        resolve(ServingOptions(policy="fixed:k=3", record_limit="1GB"))
+
+
+def test_a_refusal_is_one_printable_line() -> None:
+    with pytest.raises(InputError) as refused:
+        resolve(ServingOptions(policy="no\x1b[31m\nsuch\x00 policy"))
+    assert str(refused.value).isprintable() and "no [31m such policy" in str(refused.value)
 
 
 ESTIMATE = "estimate-h100-qwen3-8b-bf16"
@@ -84,7 +113,7 @@ def test_a_diagonal_table_prices_nothing_else() -> None:
 
 @pytest.mark.parametrize("name", sorted(set(POLICIES) - {"oracle"}))
 def test_who_needs_prices(name: str) -> None:
-    expected = name in {"early-stop", "hull", "lookahead", "argmax", "argmax-live", "goodput", "guard"}
+    expected = name not in {"none", "fixed", "schedule", "tetris", "threshold"}
     assert needs_prices(make_policy(name)) is expected
 
 

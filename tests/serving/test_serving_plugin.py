@@ -15,12 +15,13 @@ import pytest
 
 pytest.importorskip("sglang", reason="needs the extra `serve`")
 
-from sglang_dspark.serving.base import start_line  # noqa: E402
+from sglang_dspark.errors import InputError  # noqa: E402
+from sglang_dspark.serving.base import hardware, start_line  # noqa: E402
 from sglang_dspark.serving.base.options import ATTRIBUTE, ServingOptions, options_of  # noqa: E402
-from sglang_dspark.serving.plugin import flags, startup  # noqa: E402
+from sglang_dspark.serving.plugin import flags, startup, taking_part  # noqa: E402
 from sglang_dspark.serving.recording import arrivals  # noqa: E402
 
-FLAGS = ("policy", "profile", "shadow-policy", "schedule", "allow-foreign-profile", "explore")
+FLAGS = ("policy", "profile", "shadow-policy", "schedule", "allow-foreign-profile", "explore", "if-possible")
 
 
 def record(**fields: object) -> SimpleNamespace:
@@ -109,8 +110,6 @@ def test_another_sglang_is_refused(monkeypatch, capsys) -> None:
 
 
 def test_drafts_and_calibrations_that_do_not_fit(tmp_path: Path) -> None:
-    from sglang_dspark.errors import InputError
-
     (tmp_path / "config.json").write_text(json.dumps({"enable_confidence_head": False}))
     with pytest.raises(InputError, match="no confidence head"):
         startup.check_draft(str(tmp_path), None, 7)
@@ -121,29 +120,201 @@ def test_drafts_and_calibrations_that_do_not_fit(tmp_path: Path) -> None:
     startup.check_draft(None, str(calibration), 5)
 
 
+CARDS = [
+    "NVIDIA H100 80GB HBM3",
+    "NVIDIA H100 PCIe",
+    "NVIDIA H100 NVL",
+    "NVIDIA H200",
+    "NVIDIA H200 NVL",
+    "NVIDIA A100-SXM4-40GB",
+    "NVIDIA A100-SXM4-80GB",
+    "NVIDIA A100 80GB PCIe",
+    "NVIDIA B200",
+    "NVIDIA B300 SXM6 AC",
+    "NVIDIA GB10",
+    "NVIDIA GB200",
+    "NVIDIA L4",
+    "NVIDIA L40S",
+    "NVIDIA GeForce RTX 4090",
+    "NVIDIA GeForce RTX 4090 D",
+    "NVIDIA GeForce RTX 4090 Laptop GPU",
+    "NVIDIA GeForce RTX 5090",
+    "NVIDIA RTX 6000 Ada Generation",
+    "NVIDIA RTX A6000",
+    "NVIDIA RTX PRO 6000 Blackwell Workstation Edition",
+    "NVIDIA RTX PRO 6000 Blackwell Server Edition",
+    "NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition",
+    "Tesla V100-SXM2-16GB",
+    "AMD Instinct MI300X",
+    "cpu (x86_64)",
+]
+
+
+def test_every_card_equals_itself_and_no_other() -> None:
+    for one in CARDS:
+        for other in CARDS:
+            assert hardware.same_hardware(one, other) is (one == other), (one, other)
+
+
 @pytest.mark.parametrize(
     ("recorded", "here", "same"),
     [
-        ("4x NVIDIA B300", "NVIDIA B300 SXM6 AC", True),
-        ("NVIDIA H100 80GB HBM3", "NVIDIA H100 80GB HBM3", True),
+        ("4x NVIDIA B300 (TP4)", "NVIDIA B300 SXM6 AC", True),
+        ("NVIDIA H100", "NVIDIA H100 PCIe", True),
+        ("H100 SXM5", "NVIDIA H100 80GB HBM3", True),
+        ("H100 SXM5", "NVIDIA H100 PCIe", False),
+        ("RTX 4090", "NVIDIA GeForce RTX 4090", True),
+        ("RTX PRO 6000", "NVIDIA RTX PRO 6000 Blackwell Server Edition", True),
+        ("RTX PRO 6000", "NVIDIA RTX 6000 Ada Generation", False),
+        ("RTX 6000 Ada", "NVIDIA RTX 6000 Ada Generation", True),
         ("4x NVIDIA B300", "NVIDIA H100 80GB HBM3", False),
         ("NVIDIA GB10", "cpu (x86_64)", False),
         ("cpu", "cpu (aarch64)", True),
     ],
 )
-def test_hardware_is_compared_by_model(recorded: str, here: str, same: bool) -> None:
-    assert start_line.same_hardware(recorded, here) is same
+def test_hardware_is_compared_by_card(recorded: str, here: str, same: bool) -> None:
+    assert hardware.same_hardware(recorded, here) is same
+    assert hardware.same_hardware(here, recorded) is same
+
+
+class Nvml(SimpleNamespace):
+    """NVML of a machine with some cards."""
+
+    def __init__(self, *names: str) -> None:
+        super().__init__(
+            nvmlInit=lambda: None,
+            nvmlShutdown=lambda: None,
+            nvmlDeviceGetCount=lambda: len(names),
+            nvmlDeviceGetHandleByIndex=lambda index: index,
+            nvmlDeviceGetHandleByUUID=lambda uuid: {"GPU-b": 1}[uuid],
+            nvmlDeviceGetName=lambda handle: names[handle],
+        )
+
+
+@pytest.mark.parametrize(
+    ("visible", "first", "order", "name"),
+    [
+        (None, 0, "PCI_BUS_ID", "NVIDIA H100 PCIe"),
+        (None, 1, "PCI_BUS_ID", "NVIDIA L4"),
+        ("1", 0, "PCI_BUS_ID", "NVIDIA L4"),
+        ("1,0", 1, "PCI_BUS_ID", "NVIDIA H100 PCIe"),
+        ("GPU-b", 0, None, "NVIDIA L4"),
+        ("1", 0, None, None),
+        ("", 0, "PCI_BUS_ID", None),
+        ("MIG-x", 0, "PCI_BUS_ID", None),
+    ],
+)
+def test_the_launcher_names_the_card_without_touching_cuda(monkeypatch, visible, first, order, name) -> None:
+    import torch
+
+    monkeypatch.setitem(sys.modules, "pynvml", Nvml("NVIDIA H100 PCIe", "NVIDIA L4"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: 1 // 0)
+    for variable, value in (("CUDA_VISIBLE_DEVICES", visible), ("CUDA_DEVICE_ORDER", order)):
+        monkeypatch.delenv(variable, raising=False)
+        if value is not None:
+            monkeypatch.setenv(variable, value)
+    assert hardware.launcher_hardware(first) == name
+
+
+NOT_SERVED = [
+    ({"attn_dp_size": 2}, "data-parallel attention"),
+    ({"enable_dp_attention": True}, "data-parallel attention"),
+    ({"pp_size": 2}, "pipeline parallelism"),
+    ({"disaggregation_mode": "prefill"}, "a prefill server"),
+    ({"enable_lora": True}, "LoRA"),
+    ({"lora_paths": ["a=b"]}, "LoRA"),
+]
+
+
+@pytest.mark.parametrize(("fields", "reason"), NOT_SERVED)
+def test_flags_without_effect_are_refused_or_left_alone(fields, reason, capsys, caplog) -> None:
+    """Before anything is touched: the mode stays as it is, and SGLang's own worker serves as without our flags."""
+    with pytest.raises(SystemExit):
+        startup.prepare(record(**fields), ServingOptions(policy="fixed:k=2"))
+    message = capsys.readouterr().err
+    assert reason in message and "--speculative-dspark-if-possible" in message and message.count("\n") == 1
+    assert startup.MODE_VARIABLE not in os.environ
+    parser = argparse.ArgumentParser()
+    flags.add_flags(None, parser)
+    asked = ["--speculative-dspark-policy", "hull", "--speculative-dspark-if-possible"]
+    kept = flags.read_flags(lambda cls, args: record(**fields), SimpleNamespace, parser.parse_args(asked))
+    assert not options_of(kept).active and startup.MODE_VARIABLE not in os.environ
+    assert reason in caplog.text
+
+
+@pytest.mark.parametrize("fields", [{"disaggregation_mode": "decode"}, {"pp_size": 1, "attn_dp_size": 1}])
+def test_a_decode_server_takes_part(fields) -> None:
+    assert startup.prepare(record(**fields), ServingOptions(policy="fixed:k=2"))
+    assert os.environ[startup.MODE_VARIABLE] == startup.COMPACT
+
+
+def model(**fields: object) -> SimpleNamespace:
+    from sglang.srt.configs.model_config import AttentionArch
+
+    given = {"attention_arch": AttentionArch.MHA, "hf_text_config": SimpleNamespace(layer_types=None), **fields}
+    return SimpleNamespace(**given)
+
+
+def mla() -> SimpleNamespace:
+    from sglang.srt.configs.model_config import AttentionArch
+
+    windows = SimpleNamespace(layer_types=["sliding_attention"])
+    return model(attention_arch=AttentionArch.MLA, hf_text_config=windows)
+
+
+def test_the_mode_follows_the_backend_that_verifies() -> None:
+    split = SimpleNamespace(attention_backend=None, prefill_attention_backend="triton", decode_attention_backend="fa3")
+    assert taking_part.verifying_backend(split) == "triton"
+    split.speculative_attention_mode = "decode"
+    assert taking_part.verifying_backend(split) == "fa3"
+
+
+@pytest.mark.parametrize(
+    ("backend", "fields", "target", "reason"),
+    [
+        ("fa3", {}, model(), None),
+        ("flashinfer", {}, model(), None),
+        ("triton", {}, model(), "backend triton"),
+        ("flashinfer", {}, model(hf_text_config=SimpleNamespace(layer_types=["sliding_attention"])), "sliding-window"),
+        ("flashinfer", {}, model(is_hybrid_swa=True, sliding_window_size=128), "sliding-window"),
+        ("flashinfer", {"kv_cache_dtype": "nvfp4"}, model(), "kv-cache-dtype nvfp4"),
+        ("flashinfer", {"kv_cache_dtype": "nvfp4"}, mla(), None),
+        ("fa3", {"enable_two_batch_overlap": True}, model(), "--enable-two-batch-overlap"),
+        ("fa3", {"disable_cuda_graph_padding": True}, model(), "--disable-cuda-graph-padding"),
+        (None, {}, model(), None),
+    ],
+)
+def test_compact_only_where_it_works(backend, fields, target, reason) -> None:
+    found = taking_part.why_not_compact(SimpleNamespace(**{"kv_cache_dtype": "auto", **fields}), backend, target)
+    assert found is None if reason is None else reason in found
+
+
+@pytest.mark.parametrize(("given", "backend"), [(None, "triton"), (None, "fa3"), ("compact", "triton")])
+def test_a_mode_that_works_or_one_sentence(monkeypatch, given, backend, capsys) -> None:
+    from sglang.srt.arg_groups import model_override_base, overrides
+
+    if given is not None:
+        monkeypatch.setenv(startup.MODE_VARIABLE, given)
+    fields = {"attention_backend": backend, "prefill_attention_backend": None, "decode_attention_backend": None}
+    server = record(**fields, kv_cache_dtype="auto")
+    startup.prepare(server, ServingOptions(policy="fixed:k=2"))
+    monkeypatch.setattr(overrides, "resolved_view", lambda args: args)
+    monkeypatch.setattr(model_override_base, "model_config_of", lambda args: model())
+    if given is None:
+        startup._choose_mode(server)
+        assert os.environ[startup.MODE_VARIABLE] == ("compact" if backend == "fa3" else "cap-accept")
+    else:
+        with pytest.raises(InputError, match="backend triton.*set cap-accept"):
+            startup._choose_mode(server)
 
 
 def test_a_foreign_profile_needs_permission(monkeypatch) -> None:
     from serving_support import flat_cost
 
-    from sglang_dspark.errors import InputError
-
     cost = flat_cost()
     cost.meta["hardware"] = "4x NVIDIA B300"
     monkeypatch.setattr(start_line, "hardware_name", lambda: "cpu (x86_64)")
-    here = start_line.hardware_name()
+    here = "cpu (x86_64)"
     with pytest.raises(InputError, match="recorded on 4x NVIDIA B300"):
         start_line.check_hardware(cost, ServingOptions(profile="x"), here)
     start_line.check_hardware(cost, ServingOptions(profile="x", allow_foreign_profile=True), here)

@@ -37,20 +37,25 @@ def test_forty_requests(server, prompts, reference, policy: str) -> None:
     assert "different" not in verdicts and verdicts.count("tie") <= 1, verdicts
 
 
-def test_two_prompts_are_audited(server, demo_pair: Path, prompts, tmp_path: Path) -> None:
-    """A policy that cuts blocks by this step's confidences passes; the bias that this could see is stated."""
-    server.switch("hull")
-    files = tmp_path / "prompts.jsonl"
+def audited(server, pair: Path, prompts, folder: Path, *more: str) -> dict:
+    """The report of a short live audit on two prompts; it fails where the audit finds a bias."""
+    files = folder / "prompts.jsonl"
     files.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in (prompts[0], prompts[100])))
     program = [sys.executable, "-c", "from sglang_dspark.cli import main; main()", "audit", "live", "--json"]
     done = subprocess.run(
         [
-            *(*program, "--url", server.url, "--target", str(demo_pair / "target"), "--prompts", str(files)),
-            *("--samples", "250", "--background", "2", "--concurrency", "6", "--detect", "0.3"),
+            *(*program, "--url", server.url, "--target", str(pair / "target"), "--prompts", str(files)),
+            *("--samples", "250", "--background", "2", "--concurrency", "6", "--detect", "0.3", *more),
         ],
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    report = json.loads(done.stdout)
+    return json.loads(done.stdout)
+
+
+def test_two_prompts_are_audited(server, demo_pair: Path, prompts, tmp_path: Path) -> None:
+    """A policy that cuts blocks by this step's confidences passes; the bias that this could see is stated."""
+    server.switch("hull")
+    report = audited(server, demo_pair, prompts, tmp_path)
     assert report["verdict"] == "lossless" and report["cut_share"] >= 0.3

@@ -193,10 +193,15 @@ def settings_to_try(draw: st.DrawFn) -> Setting:
     )
 
 
+OWN = "sglang_dspark.policies.classes.stopping"
+"""Where a class must say that it comes from to be let look on what is sealed."""
+
+
 @dataclass(frozen=True)
 class Spy(BudgetRule):
     """Budget `k` tokens a request, and remembers what it was shown. Compare by `id`: memory is no parameter."""
 
+    __module__ = OWN
     name: ClassVar[str] = "spy"
     learns: ClassVar[bool] = True
     k: int = 3
@@ -219,7 +224,7 @@ class Spy(BudgetRule):
         return past.num_requests * self.k
 
     def decide(self, past: Past, live: LiveBlock) -> Any:
-        self.blocks.append(LiveBlock(live.units.copy(), None, np.array(live.depth)))
+        self.blocks.append(LiveBlock(live.units.copy()))
         return super().decide(past, live)
 
     def learn(self, carry: Any, outcome: Outcome) -> Any:
@@ -232,6 +237,7 @@ class Spy(BudgetRule):
 class FewOrMany(LengthRule):
     """Verifies a different number of tokens at every request, to reach other anchors than `fixed` does."""
 
+    __module__ = OWN
     name: ClassVar[str] = "few-or-many"
     reads_confidence: ClassVar[bool] = False
 
@@ -241,5 +247,5 @@ class FewOrMany(LengthRule):
     def admits(self, past: Past, position: int, confidence: np.ndarray) -> bool:
         return False
 
-    def lengths(self, past: Past, live: LiveBlock) -> Ints:
+    def lengths(self, past: Past, tables: Any, live: LiveBlock) -> Ints:
         return np.arange(past.num_requests, dtype=np.int64) % (past.gamma + 1)

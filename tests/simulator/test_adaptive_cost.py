@@ -10,6 +10,7 @@ from sglang_dspark.cost import load_profile
 from sglang_dspark.policies import make_policy
 from simulator import simulate
 from simulator.engine.model import EngineModel
+from simulator.inputs import Load
 from simulator.results.run import run_once
 from simulator.results.surcharge import dearer
 from simulator.traces import example_trace, first_requests
@@ -34,12 +35,12 @@ def test_only_policies_that_read_confidences_pay() -> None:
 
 def test_the_surcharge_that_is_printed_makes_both_even() -> None:
     trace = first_requests(example_trace(), 300)
-    first = simulate(trace, PROFILE, ["fixed:k=7", "hull"], concurrency=40, replications=1, jobs=1)
+    first = simulate(Load(trace, concurrency=40), PROFILE, ["fixed:k=7", "hull"], replications=1, jobs=1)
     found = first.surcharge
     assert found is not None and found.flips_s is not None and found.assumed_s == 0
     assert f"{1e3 * found.flips_s:.3g} ms a step" in str(found)
     cost = load_profile(PROFILE).with_terms(adaptive_s=found.flips_s)
-    again = simulate(trace, cost, ["fixed:k=7", "hull"], concurrency=40, replications=1, jobs=1)
+    again = simulate(Load(trace, concurrency=40), cost, ["fixed:k=7", "hull"], replications=1, jobs=1)
     assert abs(again.results[1].difference["steady_output_throughput"].mean) < 0.004
     assert abs(first.results[1].difference["steady_output_throughput"].mean) > 0.01
 
@@ -47,9 +48,9 @@ def test_the_surcharge_that_is_printed_makes_both_even() -> None:
 def test_no_surcharge_where_adaptive_policies_are_behind_or_alone() -> None:
     trace = trace_of([(5, 60)] * 60)
     free = flat_cost(0.0, 0.01, 0.01)  # every token for nothing: verifying all cannot be beaten
-    behind = simulate(trace, free, ["fixed:k=7", "threshold:t=0.9"], concurrency=4, replications=1, jobs=1)
+    behind = simulate(Load(trace, concurrency=4), free, ["fixed:k=7", "threshold:t=0.9"], replications=1, jobs=1)
     assert behind.surcharge is not None and behind.surcharge.flips_s is None
-    alone = simulate(trace, free, ["hull", "threshold:t=0.9"], concurrency=4, replications=1, jobs=1)
+    alone = simulate(Load(trace, concurrency=4), free, ["hull", "threshold:t=0.9"], replications=1, jobs=1)
     assert alone.surcharge is None
 
 

@@ -104,7 +104,7 @@ def test_the_report_s_error_is_the_measured_one(calibration: str) -> None:
 def test_it_is_always_printed(capsys: pytest.CaptureFixture[str], text: str | None, says: str) -> None:
     base = ("--trace", "example", "--profile", PROFILE, *QUICK, "--policy", "hull")
     flags = () if text is None else ("--confidence", text)
-    assert says in " ".join(call(capsys, *base, *flags).out.split())
+    assert says in " ".join(call(capsys, *base, *flags, "--wide").out.split())
     stated = {each["key"]: each for each in call(capsys, *base, *flags, "--json").report["assumptions"]}
     assert 0 < stated["confidence_error"]["value"] < 0.5
 

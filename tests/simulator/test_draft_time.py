@@ -15,6 +15,7 @@ from simulator import simulate
 from simulator.blocks.draft_time import drafted_positions, stated_draft_time, with_drafter
 from simulator.blocks.drafters import DRAFTERS, choose_drafter, find_drafter
 from simulator.engine.run import Setting
+from simulator.inputs import Acceptance
 from simulator.results.run import run_once
 
 DRAFT_S = 0.002
@@ -149,6 +150,8 @@ def test_the_rule_is_stated_where_it_is_used() -> None:
     assert "drafts a position in 0.2 of the time of the profile's block" in eagle.text
     (heads,) = stated_draft_time(told(20e-6), find_drafter("dspark:glm-5.2"))
     assert "for gamma 7 and +9 heads of 20 us" in heads.text
-    result = simulate(trace_of([(5, 9)]), profile, ["fixed:k=3"], drafter="eagle3", replications=1, jobs=1)
+    result = simulate(
+        trace_of([(5, 9)]), profile, ["fixed:k=3"], acceptance=Acceptance(drafter="eagle3"), replications=1, jobs=1
+    )
     assert eagle.text in {each.text for each in result.assumptions}
     assert np.isclose(result.results[0].figures["draft_ms_per_step"], 0.6e3 * profile.draft_s(1), rtol=0.1)

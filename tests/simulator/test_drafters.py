@@ -16,6 +16,7 @@ from simulator.blocks.acceptance import BlockTable, StatisticalAcceptance
 from simulator.blocks.drafters import ALIASES, DRAFTERS, PUBLISHED, find_drafter
 from simulator.blocks.published import falling_differences
 from simulator.blocks.survival import accept_length, survivals
+from simulator.inputs import Acceptance
 from simulator.results.whose import same_model
 
 # DSpark paper, Table 1: mean accepted length (bonus included) of three data sets a domain (math, code, chat).
@@ -101,6 +102,10 @@ def test_every_drafter_is_a_drafter(name: str) -> None:
     if name in PUBLISHED:
         assert drafter.name == name and drafter.origin.model and drafter.origin.source and drafter.origin.licence
         assert drafter.origin.data and drafter.origin.temperature
+    if name == "none":
+        with pytest.raises(InputError, match="it drafts nothing"):
+            find_drafter(name, 1)
+        return
     cut = find_drafter(name, 1)
     assert cut.gamma == 1 and cut.origin == drafter.origin
 
@@ -139,18 +144,17 @@ def test_another_model_s_acceptance_is_a_warning() -> None:
     (warning,) = [each for each in flash.warnings if "acceptance" in each]
     assert "that of Qwen3-4B (dspark:qwen3-4b)" in warning and "DeepSeek-V4-Flash-0731" in warning
     assert warning.count("\n") == 0 and "--drafter dspark:deepseek-v4-flash" in warning
-    for change in ({"drafter": "dspark:deepseek-v4-flash"}, {"acceptance": "0.6,0.5,0.4"}):
-        found = simulate(trace, PROFILE, policies, replications=1, jobs=1, **change)
+    for change in (Acceptance("dspark:deepseek-v4-flash"), Acceptance(own="0.6,0.5,0.4")):
+        found = simulate(trace, PROFILE, policies, acceptance=change, replications=1, jobs=1)
         assert not any("acceptance" in each for each in found.warnings), change
-    for change in ({"policies": ["none"]}, {"profile": flat_cost()}):  # nothing drafts; a profile of no model
-        call_with = {"profile": PROFILE, "policies": policies, **change}
-        found = simulate(trace, call_with["profile"], call_with["policies"], replications=1, jobs=1)
-        assert not any("acceptance" in each for each in found.warnings), change
+    for profile, chosen in ((PROFILE, ["none"]), (flat_cost(), policies)):  # nothing drafts; a profile of no model
+        found = simulate(trace, profile, chosen, replications=1, jobs=1)
+        assert not any("acceptance" in each for each in found.warnings), chosen
 
 
 def test_the_report_says_whose_acceptance_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     base = ("--trace", "example", "--profile", PROFILE, *QUICK, "--policy", "fixed:k=3")
-    table = " ".join(call(capsys, *base, "--drafter", "dspark:deepseek-v4-flash").out.split())
+    table = " ".join(call(capsys, *base, "--wide", "--drafter", "dspark:deepseek-v4-flash").out.split())
     assert "acceptance: DeepSeek-V4-Flash-0731 with DSpark; bug report, workload unstated" in table
     assert "vllm-ascend/issues/13640" in table
     stated = call(capsys, *base, "--json").report["setting"]["acceptance"]
@@ -163,7 +167,14 @@ def test_the_report_says_whose_acceptance_it_is(capsys: pytest.CaptureFixture[st
 
 def test_a_trace_with_domains_runs_with_a_drafter_of_one() -> None:
     """The example's requests are math, code and chat; GLM's acceptance knows one workload and 16 positions."""
-    result = simulate("example", PROFILE, ["fixed:k=16", "hull"], drafter="dspark:glm-5.2", replications=1, jobs=1)
+    result = simulate(
+        "example",
+        PROFILE,
+        ["fixed:k=16", "hull"],
+        acceptance=Acceptance(drafter="dspark:glm-5.2"),
+        replications=1,
+        jobs=1,
+    )
     assert result.setting["gamma"] == 16
     assert result.results[0].figures["accept_length"] == pytest.approx(4.35, rel=0.05)
     assert any("every request is accepted as" in each.text for each in result.assumptions)

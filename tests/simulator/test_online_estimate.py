@@ -17,12 +17,12 @@ from simulator import Confidence
 from simulator.blocks.drafters import find_drafter
 from simulator.blocks.online import PRIOR, PRIOR_WEIGHT, WINDOW, OnlineEstimate
 from simulator.engine.batch import DecodeBatch
-from simulator.engine.decoding import Decoder
+from simulator.engine.decoding import Decoder, Step
 from simulator.engine.run import Setting
 
 
-def live(depth: list[int], gamma: int = 3) -> LiveBlock:
-    return LiveBlock(np.zeros((len(depth), gamma), dtype=np.int64), None, np.array(depth))
+def live(requests: int, gamma: int = 3) -> LiveBlock:
+    return LiveBlock(np.zeros((requests, gamma), dtype=np.int64))
 
 
 def test_the_estimate_by_hand() -> None:
@@ -33,9 +33,9 @@ def test_the_estimate_by_hand() -> None:
     tried_and_accepted = ((3, 2), (2, 1), (1, 1))
     expected = [(PRIOR * PRIOR_WEIGHT + hit) / (PRIOR_WEIGHT + tried) for tried, hit in tried_and_accepted]
     assert estimate.conditional == pytest.approx(expected)
-    report = estimate.report(live([0, 0]))
+    report = estimate.report(live(2))
     assert report.confidence is not None and (report.confidence == estimate.conditional).all()
-    assert (report.units == survival_units(report.confidence)).all() and report.depth is not None
+    assert (report.units == survival_units(report.confidence)).all()
 
 
 def test_it_comes_to_the_truth_and_forgets() -> None:
@@ -76,15 +76,20 @@ class Witness:
         self.depths: list[np.ndarray] = []
         decide = Decoder._decide
 
-        def noting(decoder: Decoder, batch: DecodeBatch, blocks: LiveBlock, *rest: Any, **named: Any) -> Decision:
-            assert blocks.depth is not None
+        begin = Decoder.begin
+
+        def bending(decoder: Decoder, batch: DecodeBatch, *rest: Any, **named: Any) -> Step:
             if bend_at is not None and len(self.shown) >= bend_at:
-                blocks.depth[:] = 0
+                batch.blocks.depth[:] = 0
+            self.depths.append(batch.blocks.depth.take(batch.row[: batch.size]))
+            return begin(decoder, batch, *rest, **named)
+
+        def noting(decoder: Decoder, batch: DecodeBatch, blocks: LiveBlock, *rest: Any, **named: Any) -> Decision:
             self.shown.append(blocks.units.copy())
-            self.depths.append(blocks.depth.copy())
             return decide(decoder, batch, blocks, *rest, **named)
 
         with patch.context() as inside:
+            inside.setattr(Decoder, "begin", bending)
             inside.setattr(Decoder, "_decide", noting)
             finished(setting, make_policy(policy))
 

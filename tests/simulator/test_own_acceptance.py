@@ -25,6 +25,7 @@ from simulator.blocks.drafters import choose_drafter
 from simulator.blocks.histogram import histogram_acceptance, histograms_of
 from simulator.blocks.own import own_drafter
 from simulator.blocks.survival import accept_length, checked_conditionals, conditionals, shifted_to_length, survivals
+from simulator.inputs import Acceptance, Load
 
 POSITIONS = st.lists(st.floats(0, 1), min_size=1, max_size=16)
 BASE = ("--trace", "example", "--profile", PROFILE, *QUICK, "--policy", "fixed:k=1")
@@ -93,14 +94,19 @@ def test_a_file_of_any_domains_serves_a_trace_that_names_them(tmp_path: Path) ->
     trace = trace_of([(5, 40)] * 6)
     mixed = {
         domain: simulate(
-            trace, PROFILE, ["fixed:k=2"], acceptance=path, domain_mix={domain: 1.0}, replications=1, jobs=1
+            Load(trace, domain_mix={domain: 1.0}),
+            PROFILE,
+            ["fixed:k=2"],
+            acceptance=Acceptance(own=path),
+            replications=1,
+            jobs=1,
         ).results[0]
         for domain in ("sure", "never")
     }
     assert mixed["sure"].figures["accept_length"] == pytest.approx(3, abs=0.2)
     assert mixed["never"].figures["accept_length"] == 1.0
     with pytest.raises(InputError, match="domain_mix=.*expected shares of sure, never"):
-        simulate(trace, PROFILE, ["fixed:k=2"], acceptance=path, domain_mix={"math": 1.0})
+        simulate(Load(trace, domain_mix={"math": 1.0}), PROFILE, ["fixed:k=2"], acceptance=Acceptance(own=path))
 
 
 def test_gamma_16_and_every_kind_of_policy_at_it() -> None:

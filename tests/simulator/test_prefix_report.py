@@ -9,6 +9,7 @@ import pytest
 from command_line import PROFILE, call
 
 from simulator import EngineSettings, simulate
+from simulator.inputs import Engine, Load
 from simulator.traces import load_trace
 
 MOONCAKE = Path(__file__).parents[3] / "shared" / "data" / "mooncake" / "synthetic_trace.jsonl"
@@ -34,13 +35,13 @@ def flat(text: str) -> str:
 def test_the_table_says_what_could_hit_and_what_hit(
     capsys: pytest.CaptureFixture[str], shared: str, loop: tuple[str, ...]
 ) -> None:
-    said = flat(call(capsys, "--trace", shared, *RUN, *loop).out)
+    said = flat(call(capsys, "--trace", shared, *RUN, *loop, "--wide").out)
     assert "blocks of 512 tokens: 48.3% of the prompt tokens could hit a prefix cache without bounds" in said
     assert "; 48.3 % of the prompt tokens hit the prefix cache" in said
     assert "prefix cache LRU, requests first come first served" in said
     assert "assumed: answers stay in the prefix cache until evicted, but no later prompt is known to hold one" in said
     assert "share no prefix" not in said
-    said = flat(call(capsys, "--trace", shared, *RUN, *loop, "--no-prefix-cache").out)
+    said = flat(call(capsys, "--trace", shared, *RUN, *loop, "--no-prefix-cache", "--wide").out)
     assert "48.3% of the prompt tokens could hit" in said and "prefix cache off" in said
     assert "hit the prefix cache" not in said and "share no prefix" not in said
 
@@ -56,7 +57,7 @@ def test_json_has_the_keys_of_bench_serving(capsys: pytest.CaptureFixture[str], 
             "cache_hit_rate_pct": 48.33,
         }
     assert report["setting"]["caches_prefixes"] and report["setting"]["prefix_cache"]
-    result, _ = call(capsys, "--trace", shared, *RUN, "--json", "--no-prefix-cache").report["results"]
+    result, *_ = call(capsys, "--trace", shared, *RUN, "--json", "--no-prefix-cache").report["results"]
     assert "cache_report" not in result and "cached_prompt_tokens" not in result
 
 
@@ -85,7 +86,9 @@ def test_prefixes_of_the_mooncake_trace_are_worth_throughput() -> None:
     trace, results = load_trace(MOONCAKE, limit=600), []
     for cache in (True, False):
         engine = EngineSettings(prefix_cache=cache, kv_tokens=20_000_000)
-        run = simulate(trace, PROFILE, ["fixed:k=7"], concurrency=32, replications=1, jobs=1, engine=engine)
+        run = simulate(
+            Load(trace, concurrency=32), Engine(PROFILE, settings=engine), ["fixed:k=7"], replications=1, jobs=1
+        )
         results.append(run.results[0].figures)
     hit, cold = results
     share = hit["cached_prompt_share"]

@@ -21,9 +21,9 @@ from sglang_dspark.policies import make_policy
 from simulator import EngineSettings, simulate
 from simulator.engine.run import assemble
 from simulator.engine.server import Server
+from simulator.inputs import Engine, Load, prepare
 from simulator.results.run import run_once
 from simulator.results.servers import queueing
-from simulator.simulate import prepare
 from simulator.traces import example_trace, first_requests
 
 FIXED, HULL, NONE = map(make_policy, ("fixed:k=7", "hull", "none"))
@@ -35,7 +35,8 @@ SPEC_48 = (*range(1, 9), *range(10, 33, 2), 40, 44, 48)
 def server_of(cost: StepCost = QWEN, policy=FIXED, concurrency: int | None = None, graphs=None, **engine) -> Server:
     machine = {name: engine.pop(name) for name in ("gpu_memory_gib", "tp") if name in engine}
     setting = prepare(
-        trace_of([(9, 9)] * 4), cost, concurrency=concurrency, graphs=graphs, engine=EngineSettings(**engine), **machine
+        Load(trace_of([(9, 9)] * 4), concurrency=concurrency),
+        Engine(cost, graphs=graphs, settings=EngineSettings(**engine), **machine),
     )
     return setting.server(policy)
 
@@ -124,7 +125,7 @@ def test_a_whole_block_always_fits_up_to_the_largest_captured_batch(
 
 
 def test_engine_and_policies_are_on_the_same_graphs() -> None:
-    setting = prepare(first_requests(example_trace(), 60), B300, concurrency=9)
+    setting = prepare(Load(first_requests(example_trace(), 60), concurrency=9), B300)
     model = assemble(setting, HULL).model
     assert model.belief is model.cost and model.cost.last_captured == 2048
     # Nine requests draft in the graph of ten, and whole blocks of nine verify in its 80 tokens.
@@ -132,7 +133,7 @@ def test_engine_and_policies_are_on_the_same_graphs() -> None:
     at_ten = 1e3 * (B300.draft_s(10), float(B300.verify_s(10, 80)))[1]
     assert figures["draft_ms_per_step"] <= 1e3 * B300.draft_s(10) + 1e-9
     assert figures["verify_ms_per_step"] <= at_ten + 1e-9
-    own = prepare(first_requests(example_trace(), 60), B300, concurrency=9, graphs="profile")
+    own = prepare(Load(first_requests(example_trace(), 60), concurrency=9), Engine(B300, graphs="profile"))
     assert run_once(own, FIXED)[0]["draft_ms_per_step"] < figures["draft_ms_per_step"]
 
 
@@ -143,7 +144,9 @@ def many(count: int = 700) -> list[tuple[int, int]]:
 @pytest.mark.parametrize(("cost", "in_flight"), [(B300, 40), (B300, 100), (B300, 200), (QWEN, 64), (QWEN, 200)])
 def test_what_is_in_flight_runs(cost: StepCost, in_flight: int) -> None:
     """No further flag: neither 48 nor the profile's 192 whole blocks are a wall."""
-    setting = prepare(trace_of(many()), cost.with_terms(prefill_base_s=0.0, prefill_token_s=0.0), concurrency=in_flight)
+    setting = prepare(
+        Load(trace_of(many()), concurrency=in_flight), cost.with_terms(prefill_base_s=0.0, prefill_token_s=0.0)
+    )
     largest = 0
 
     def watch(run, step) -> None:
@@ -159,7 +162,11 @@ def test_at_192_sglang_has_graphs_where_vllm_has_none() -> None:
     gain = {}
     for graphs in ("sglang", "profile"):
         found = simulate(
-            trace, PROFILE, ["fixed:k=7", "argmax:lag=2"], concurrency=192, graphs=graphs, replications=1, jobs=1
+            Load(trace, concurrency=192),
+            Engine(PROFILE, graphs=graphs),
+            ["fixed:k=7", "argmax:lag=2"],
+            replications=1,
+            jobs=1,
         )
         gain[graphs] = found.results[1].difference["output_throughput"].mean
     assert -0.05 < gain["sglang"] < 0.15 and gain["profile"] > 0.6
@@ -182,7 +189,9 @@ def test_prompts_beside_running_requests_wait_for_several_free_slots(limit: int,
 
 
 def test_a_given_limit_queues_loudly() -> None:
-    setting = prepare(trace_of(many(100)), QWEN, concurrency=64, engine=EngineSettings(max_running_requests=48))
+    setting = prepare(
+        Load(trace_of(many(100)), concurrency=64), Engine(QWEN, settings=EngineSettings(max_running_requests=48))
+    )
     (line,) = queueing(setting, [FIXED])
     assert line == (
         "WARNING: 64 requests are in flight but only 48 run, the others queue: max running requests is 48 a replica, "
@@ -207,7 +216,7 @@ def test_the_report_says_it(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
     base = ("--trace", "example", "--limit", "80", "--replications", "1", "--jobs", "1", "--concurrency", "64")
     both = ("--policy", "fixed:k=7", "--policy", "none")
     profile = written(tmp_path, model="Qwen3-8B", gpu_memory_gib=79.6)
-    out = " ".join(call(capsys, *base, *both, "--profile", profile).out.split())
+    out = " ".join(call(capsys, *base, *both, "--wide", "--profile", profile).out.split())
     assert "server flag: --max-running-requests 64 (DSPARK: 64 requests are in flight, SGLang's own limit is 48)" in out
     assert "engine (DSPARK): max running requests 64, chunked prefill 8192" in out
     assert "engine (policy none): max running requests 2048" in out
@@ -215,7 +224,9 @@ def test_the_report_says_it(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
     assert "(profile), TP unknown, taken as 1)" in out
     assert "raised to the requests in flight; 48 is SGLang's for DSPARK" in out
     assert "as bench_serving sends it" in out and "draft_kv_share = 0" in out
-    loud = call(capsys, *base, "--policy", "fixed:k=7", "--profile", profile, "--max-running-requests", "48").out
+    loud = call(
+        capsys, *base, "--only", "--policy", "fixed:k=7", "--profile", profile, "--max-running-requests", "48"
+    ).out
     assert "WARNING: 64 requests are in flight but only 48 run" in " ".join(loud.split()) and "server flag" not in loud
     setting = call(capsys, *base, *both, "--profile", profile, "--json").report["setting"]
     assert setting["server_flags"] == {"DSPARK": "--max-running-requests 64"} and setting["graphs"] == "sglang"
@@ -252,9 +263,9 @@ def test_admission_estimates_at_most_4096_tokens_of_a_request() -> None:
 
 def test_max_tokens_replaces_the_traces_and_is_no_less_than_an_answer() -> None:
     trace = replace(trace_of([(10, 10), (10, 30)]), max_tokens=np.array([50, 60]))
-    setting = prepare(trace, B300, max_tokens=40)
+    setting = prepare(Load(trace, max_tokens=40), B300)
     assert setting.trace.max_tokens is not None and setting.trace.max_tokens.tolist() == [40, 40]
     with pytest.raises(InputError, match="max_tokens is 29, expected at least the 30 tokens of the longest answer"):
-        prepare(trace, B300, max_tokens=29)
+        prepare(Load(trace, max_tokens=29), B300)
     told = simulate(trace, B300, [FIXED], replications=1, jobs=1)
     assert "max_tokens" not in {one.key for one in told.assumptions}

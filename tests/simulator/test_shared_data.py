@@ -11,6 +11,7 @@ import pytest
 
 from simulator import EngineSettings, simulate
 from simulator.blocks.drafters import DOMAINS, DRAFTERS
+from simulator.inputs import Acceptance, Engine, Load
 from simulator.results.report import json_lines
 from simulator.traces import load_trace
 
@@ -50,14 +51,12 @@ def test_simulated_accepted_lengths_are_those_of_table_1(domain: str) -> None:
     for drafter in ("dspark", "dflash", "eagle3"):
         published = np.mean([float(rows[drafter][name]) for name in DATA_SETS[domain]])
         comparison = simulate(
-            trace,
+            Load(trace, concurrency=64, domain_mix={domain: 1.0}),
             "vllm-b300-dsv4-flash",
             ["fixed:k=7"],
-            drafter=drafter,
-            concurrency=64,
+            acceptance=Acceptance(drafter=drafter),
             replications=1,
             jobs=1,
-            domain_mix={domain: 1.0},
         )
         assert comparison.results[0].figures["accept_length"] == pytest.approx(published, rel=0.05), drafter
 
@@ -68,10 +67,9 @@ def test_a_part_of_the_azure_trace_in_open_and_closed_loop() -> None:
     for concurrency in (None, 32):
         runs = [
             simulate(
-                trace,
+                Load(trace, concurrency=concurrency),
                 "vllm-b300-dsv4-flash",
                 ["hull", "argmax:lag=2"],
-                concurrency=concurrency,
                 replications=1,
                 jobs=jobs,
             )
@@ -89,11 +87,9 @@ def test_early_stop_loses_to_hull_and_argmax_at_concurrency_128() -> None:
     """As the policies' own arithmetic predicts on this staircase: early stop halts at the first graph tier."""
     trace = load_trace(AZURE, limit=4000)
     result = simulate(
-        trace,
-        "vllm-b300-dsv4-flash",
+        Load(trace, concurrency=128),
+        Engine("vllm-b300-dsv4-flash", settings=EngineSettings(max_running_requests=128)),
         ["early-stop", "hull", "argmax:lag=2"],
-        concurrency=128,
-        engine=EngineSettings(max_running_requests=128),
         replications=2,
         jobs=2,
     )

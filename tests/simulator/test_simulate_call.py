@@ -21,6 +21,7 @@ import simulator
 from sglang_dspark.errors import InputError
 from sglang_dspark.policies import BudgetRule, Past, make_policy
 from simulator import EngineSettings, simulate
+from simulator.inputs import Engine, Load
 from simulator.results.paired import paired
 from simulator.results.report import json_lines
 from simulator.results.run import run_once
@@ -73,15 +74,15 @@ def trace() -> simulator.Trace:
 
 @pytest.fixture(scope="module")
 def comparison(trace: simulator.Trace) -> simulator.Comparison:
-    return simulate(trace, PROFILE, POLICIES, replications=3, jobs=1, concurrency=8)
+    return simulate(Load(trace, concurrency=8), PROFILE, POLICIES, replications=3, jobs=1)
 
 
 def test_two_calls_give_the_same_bytes_whatever_the_processes(
     trace: simulator.Trace, comparison: simulator.Comparison
 ) -> None:
-    again = simulate(trace, PROFILE, POLICIES, replications=3, jobs=2, concurrency=8)
+    again = simulate(Load(trace, concurrency=8), PROFILE, POLICIES, replications=3, jobs=2)
     assert json_lines(again) == json_lines(comparison)
-    alone = simulate(trace, PROFILE, POLICIES[1:2], replications=3, jobs=1, concurrency=8)
+    alone = simulate(Load(trace, concurrency=8), PROFILE, POLICIES[1:2], replications=3, jobs=1)
     assert alone.results[0].replications == comparison.results[1].replications, "a policy's runs know no others"
 
 
@@ -181,15 +182,18 @@ def test_a_script_without_a_main_guard_may_call_it(tmp_path: Path) -> None:
     ("change", "says"),
     [
         ({"policies": []}, "no policy is given"),
-        ({"concurrency": 0}, "concurrency=0"),
+        ({"load": Load(first_requests(example_trace(), 9), concurrency=0)}, "concurrency=0"),
         ({"replications": 0}, "replications=0"),
         ({"jobs": 0}, "jobs=0"),
         ({"jobs": -1}, "jobs=-1"),
-        ({"policies": ["hull"], "engine": EngineSettings(schedule="overlapped")}, "expected schedule"),
+        (
+            {"policies": ["hull"], "engine": Engine(PROFILE, settings=EngineSettings(schedule="overlapped"))},
+            "expected schedule",
+        ),
     ],
 )
 def test_calls_that_make_no_sense_are_refused(trace: simulator.Trace, change: dict[str, Any], says: str) -> None:
-    arguments: dict[str, Any] = {"trace": trace, "profile": PROFILE, "policies": ["none"], "jobs": 1, **change}
+    arguments: dict[str, Any] = {"load": trace, "engine": PROFILE, "policies": ["none"], "jobs": 1, **change}
     with pytest.raises(InputError, match=says):
         simulate(**arguments)
 

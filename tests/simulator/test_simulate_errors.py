@@ -87,7 +87,7 @@ VALUES = {
     "jobs": (("--jobs", "0"), "jobs=0 is refused, expected 1..1024"),
     "limit": (("--limit", "0"), "limit"),
     "rate": (("--request-rate", "0"), "request_rate is 0.0, expected a number above 0"),
-    "rate nan": (("--request-rate", "nan"), "request_rate is nan"),
+    "rate nan": (("--request-rate", "nan"), "--request-rate nan is refused"),
     "scale": (("--rate-scale", "-2"), "rate_scale is -2.0"),
     "window": (("--start", "5", "--end", "4"), "4"),
     "empty window": (("--start", "1e9"), "request"),

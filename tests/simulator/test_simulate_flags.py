@@ -12,7 +12,7 @@ from command_line import PROFILE, QUICK, Answer, assert_one_line_error, call
 
 from simulator import cli
 
-BASE = ("--trace", "example", "--profile", PROFILE, "--json", *QUICK, "--policy", "argmax:lag=2")
+BASE = ("--trace", "example", "--profile", PROFILE, "--json", *QUICK, "--only", "--policy", "argmax:lag=2")
 CLOSED = ("--concurrency", "8")
 AZURE = "TIMESTAMP,ContextTokens,GeneratedTokens\n" + "".join(
     f"2023-11-16 18:15:{number % 60:02d}.0000000,{50 + number},{20 + number % 7}\n" for number in range(40)
@@ -75,6 +75,15 @@ ELSEWHERE = {
     "timeline": "test_timeline_is_written",
     "json": "test_json_or_a_table",
     "complete": "test_complete_is_for_records",
+    "only": "test_policies_alone_or_beside_the_baselines",
+    "wide": "test_json_or_a_table",
+    "verbose": "test_json_or_a_table",
+    "plot": "test_a_picture_is_drawn",
+    "resume": "test_an_interrupted_sweep_goes_on",
+    "random_input_len": "test_a_load_without_a_trace",
+    "random_output_len": "test_a_load_without_a_trace",
+    "random_range_ratio": "test_a_load_without_a_trace",
+    "version": "test_the_version_is_said",
 }
 
 
@@ -103,7 +112,8 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def parameters() -> set[str]:
     command = typer.main.get_command(cli.app)
-    return {parameter.name or "" for parameter in command.params}
+    shell = {"install_completion", "show_completion"}  # typer's own
+    return {parameter.name or "" for parameter in command.params} - shell
 
 
 def test_every_flag_is_looked_at() -> None:
@@ -234,7 +244,7 @@ def test_timeline_is_written(capsys: pytest.CaptureFixture[str], written: dict[s
 
 
 def test_json_or_a_table(capsys: pytest.CaptureFixture[str], written: dict[str, Path]) -> None:
-    table = call(capsys, *[text for text in BASE if text != "--json"])
+    table = call(capsys, *[text for text in BASE if text != "--json"], "--wide")
     assert table.status == 0 and "argmax:lag=2" in table.out and "TPOT" in table.out
     assert "assumed: prefill_base_s" in table.out and "max running requests 256" in table.out
     with pytest.raises(json.JSONDecodeError):
@@ -242,14 +252,14 @@ def test_json_or_a_table(capsys: pytest.CaptureFixture[str], written: dict[str, 
 
 
 def test_kv_memory_is_stated_once_and_failures_are_told(capsys: pytest.CaptureFixture[str]) -> None:
-    table = call(capsys, *[text for text in BASE if text != "--json"], "--kv-tokens", "400")
+    table = call(capsys, *[text for text in BASE if text != "--json"], "--wide", "--kv-tokens", "400")
     assert "requests can never fit in 400 KV tokens" in table.out
     assert "KV 400 tokens" in table.out and "assumed: kv_tokens" not in table.out
 
 
 def test_defaults_fit_a_smaller_block(capsys: pytest.CaptureFixture[str], written: dict[str, Path]) -> None:
     answer = call(capsys, "--trace", "example", "--profile", PROFILE, "--json", *QUICK, "--gamma", "3")
-    assert [result["policy"] for result in answer.report["results"]][0] == "fixed:k=3"
+    assert [result["policy"] for result in answer.report["results"]][1:] == ["fixed:k=3", "hull", "argmax:lag=2"]
 
 
 def test_complete_is_for_records(capsys: pytest.CaptureFixture[str]) -> None:
@@ -269,3 +279,70 @@ def test_sensitivity_varies_one_assumption_at_a_time(
     names = [one["what"] for one in found["varied"]]
     assert len(set(names)) == len(names) >= 8 and any("prefill" in name for name in names)
     assert_one_line_error(run(capsys, written, "--policy", "hull", "--sensitivity"), "add another --policy")
+
+
+SMALL = ("--profile", PROFILE, "--limit", "60", "--jobs", "1", "--replications", "2", "--json")
+
+
+def test_policies_alone_or_beside_the_baselines(capsys: pytest.CaptureFixture[str]) -> None:
+    base = ("--trace", "example", *SMALL, "--concurrency", "4", "--policy", "hull")
+    beside = [one["policy"] for one in call(capsys, *base).report["results"]]
+    assert beside[0] == "none" and beside[1].startswith("fixed:k=") and beside[2:] == ["hull"]
+    assert [one["policy"] for one in call(capsys, *base, "--only").report["results"]] == ["hull"]
+    alone = call(capsys, "--trace", "example", *SMALL, "--only")
+    assert_one_line_error(alone, "--only does nothing without --policy")
+
+
+def test_a_picture_is_drawn(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    base = ("--trace", "example", *SMALL, "--policy", "hull")
+    for loads, name in (("4", "one.svg"), ("4,8", "sweep.png")):
+        assert call(capsys, *base, "--concurrency", loads, "--plot", str(tmp_path / name)).status == 0
+        assert (tmp_path / name).stat().st_size > 2000
+    assert_one_line_error(call(capsys, *base, "--plot", str(tmp_path / "x.gif")), "ends in .svg or .png")
+
+
+def test_a_load_without_a_trace(capsys: pytest.CaptureFixture[str]) -> None:
+    lengths = ("--random-input-len", "100", "--random-output-len", "40")
+    base = (*lengths, *SMALL, "--only", "--policy", "fixed:k=3", "--concurrency", "4")
+    (even,) = call(capsys, *base).report["results"]
+    assert (even["total_input_tokens"], even["total_output_tokens"]) == (6000, 2400)
+    (varied,) = call(capsys, *base, "--random-range-ratio", "0.5").report["results"]
+    assert 3000 < varied["total_input_tokens"] < 6000 and 1200 < varied["total_output_tokens"] < 2400
+    assert_one_line_error(call(capsys, *SMALL), "no load is given, expected --trace FILE")
+    assert_one_line_error(call(capsys, *base, "--trace", "example"), "does nothing with --trace")
+    assert_one_line_error(call(capsys, *lengths, *SMALL), "has no stamps for an open loop")
+
+
+def test_the_version_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(capsys, "--version").out.startswith("sglang-dspark ")
+
+
+def test_an_interrupted_sweep_goes_on(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was finished is kept, a line that was cut off is not; the end is that of a sweep without a break."""
+    from simulator import parallel
+
+    base = ("--trace", "example", *SMALL, "--policy", "hull", "--concurrency", "4,8")
+    whole, kept = call(capsys, *base), tmp_path / "runs"
+    real, calls = parallel.run_once, []
+
+    def counted(*arguments, **more):
+        if len(calls) == 15:
+            raise KeyboardInterrupt
+        calls.append(1)
+        return real(*arguments, **more)
+
+    monkeypatch.setattr(parallel, "run_once", counted)
+    interrupted = call(capsys, *base, "--resume", str(kept))
+    assert interrupted.status == 130 and interrupted.out == ""
+    with kept.open("a") as file:
+        file.write('{"key": "cut o')
+    before = kept.read_text().count("figures")
+    monkeypatch.setattr(parallel, "run_once", real)
+    assert 8 <= before <= 15 and call(capsys, *base, "--resume", str(kept)).out == whole.out
+    kept.write_text('{"format": "sglang-dspark-runs", "version": 99}\n')
+    assert_one_line_error(call(capsys, *base, "--resume", str(kept)), "holds runs of version 99, expected 1")
+    kept.write_text("a,b\n")
+    assert_one_line_error(call(capsys, *base, "--resume", str(kept)), "does not hold kept runs")

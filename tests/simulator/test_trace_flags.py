@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from command_line import PROFILE, QUICK, assert_one_line_error, call
 
-from simulator import options
+from simulator.flags.load import LoadFlags
 from simulator.traces import Trace, example_trace, first_requests, load_trace
 
 VIDUR = "arrived_at,num_prefill_tokens,num_decode_tokens\n"
@@ -50,7 +50,7 @@ def test_span_and_rate_are_printed_for_every_trace(capsys, file) -> None:
     assert notes(capsys, "--trace", file(SECONDS), "--time-unit", "s", "--rate-scale", "2")[-1].endswith(
         "8.00 requests/s"
     )
-    answer = call(capsys, *OPEN, "--trace", file(SECONDS), "--time-unit", "s")
+    answer = call(capsys, *OPEN, "--wide", "--trace", file(SECONDS), "--time-unit", "s")
     assert "trace: 40 requests over 9.75 s: 4.00 requests/s" in answer.out
 
 
@@ -104,33 +104,12 @@ def test_lengths_alone_run_in_a_closed_loop_and_at_a_rate(capsys, file) -> None:
 def test_the_command_takes_the_part_before_it_looks_at_the_clock(file) -> None:
     path = file(TICKS)
     part = {"start_s": 2.0, "end_s": 9.0, "limit": 20, "rate_scale": 2.0}
-    load = options.load(
-        path,
-        3,
-        None,
-        complete=False,
-        format=None,
-        time_unit=None,
-        jitter=None,
-        block_tokens=None,
-        drafter=None,
-        **part,
-    )
+    flags = {"start": 2.0, "end": 9.0, "limit": 20, "rate_scale": 2.0}
+    load = LoadFlags(path, **flags).requests(3, None)
     assert isinstance(load, Trace)
     assert load.arrival_s.tolist() == load_trace(path, seed=3, **part).arrival_s.tolist()
     assert load.notes == load_trace(path, seed=3, **part).notes
-    example = options.load(
-        "example",
-        3,
-        None,
-        complete=False,
-        format=None,
-        time_unit=None,
-        jitter=None,
-        block_tokens=None,
-        drafter=None,
-        **part,
-    )
+    example = LoadFlags("example", **flags).requests(3, None)
     assert isinstance(example, Trace) and [note.split(":")[0] for note in example.notes[-3:]] == [
         "window",
         "limit",

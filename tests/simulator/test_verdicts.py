@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from sglang_dspark.cost import load_profile
 from sglang_dspark.errors import InputError
 from sglang_dspark.records.steady import steady_window
 from simulator import Comparison, EngineSettings, Trace, simulate
+from simulator.inputs import Engine, Load
 from simulator.results.goodput import SLO_KEYS, parse_slos
 from simulator.results.paired import interval, paired
 from simulator.results.verdict import overload_words, too_short, verdict
@@ -33,14 +35,14 @@ def equal_requests(count: int, every_s: float = 0.0) -> Trace:
 
 
 def test_a_short_closed_loop_has_no_verdict() -> None:
-    short = simulate(equal_requests(40), flat_cost(), ["fixed:k=7", "fixed:k=1"], concurrency=10, **ONE)
+    short = simulate(Load(equal_requests(40), concurrency=10), flat_cost(), ["fixed:k=7", "fixed:k=1"], **ONE)
     sent = int(short.results[0].figures["steady_requests"])
     assert (
         sent < 50
         and f"{sent} requests" in verdict(short)
         and "expected at least 50 (5 x 10 in flight)" in verdict(short)
     )
-    long = simulate(equal_requests(80), flat_cost(), ["fixed:k=7", "fixed:k=1"], concurrency=10, **ONE)
+    long = simulate(Load(equal_requests(80), concurrency=10), flat_cost(), ["fixed:k=7", "fixed:k=1"], **ONE)
     assert too_short(long) == "" and verdict(long).startswith("best steady output throughput: fixed:k=7")
 
 
@@ -67,7 +69,7 @@ def test_the_steady_window_is_full_from_end_to_end(requests: list[tuple[float, f
 def test_long_requests_count_in_steady_latency() -> None:
     """Whoever is sent inside the window counts, though it finishes after it."""
     lengths = [(5, 10)] * 30 + [(5, 2000)] + [(5, 10)] * 30
-    figures = simulate(trace_of(lengths), flat_cost(), ["none"], concurrency=2, **ONE).results[0].figures
+    figures = simulate(Load(trace_of(lengths), concurrency=2), flat_cost(), ["none"], **ONE).results[0].figures
     assert figures["duration"] > 20 > 10 > figures["steady_window_s"]
     short, long = 0.1, 20.0
     expected = (long + (figures["steady_requests"] - 1) * short) / figures["steady_requests"]
@@ -77,11 +79,10 @@ def test_long_requests_count_in_steady_latency() -> None:
 # --- open loop -------------------------------------------------------------------------------------------------------
 
 
-def overloaded(every_s: float, **more: object) -> Comparison:
+def overloaded(every_s: float, **more: Any) -> Comparison:
     settings = EngineSettings(max_running_requests=4)
-    return simulate(
-        equal_requests(400, every_s), flat_cost(), ["fixed:k=0", "fixed:k=7"], engine=settings, **ONE, **more
-    )
+    load = Load(equal_requests(400, every_s), **more)
+    return simulate(load, Engine(flat_cost(), settings=settings), ["fixed:k=0", "fixed:k=7"], **ONE)
 
 
 def test_overload_is_said_and_no_latency_judges() -> None:
@@ -100,7 +101,7 @@ def test_a_burst_at_the_end_is_held_against_what_is_served_of_it() -> None:
     arrivals = [float(number) for number in range(75)] + [75 + number / 400 for number in range(400)]
     trace = trace_of([(5, 50)] * 475, arrivals)
     settings = EngineSettings(max_running_requests=4)
-    figures = simulate(trace, flat_cost(), ["fixed:k=0"], engine=settings, **ONE).results[0].figures
+    figures = simulate(trace, Engine(flat_cost(), settings=settings), ["fixed:k=0"], **ONE).results[0].figures
     assert figures["sustained_request_rate"] == pytest.approx(8, rel=0.1)
     assert figures["overload"] == pytest.approx(400 / 8, rel=0.15)
 
@@ -109,7 +110,7 @@ def test_a_decode_server_can_be_overloaded_too() -> None:
     """First tokens come from elsewhere in time; what waits is the decode."""
     settings = EngineSettings(max_running_requests=4, prefill_elsewhere_s=0.02)
     trace = equal_requests(400, 1 / 80)
-    figures = simulate(trace, flat_cost(), ["fixed:k=0"], engine=settings, **ONE).results[0].figures
+    figures = simulate(trace, Engine(flat_cost(), settings=settings), ["fixed:k=0"], **ONE).results[0].figures
     assert figures["overload"] == pytest.approx(80 / 8, rel=0.1)
 
 
@@ -118,7 +119,7 @@ def test_refused_requests_are_not_offered() -> None:
     lengths = [(5, 50) if number % 4 == 0 else (5000, 50) for number in range(400)]
     trace = trace_of(lengths, [number / 8 for number in range(400)])
     settings = EngineSettings(max_running_requests=4, kv_tokens=2000)
-    figures = simulate(trace, flat_cost(), ["fixed:k=0"], engine=settings, **ONE).results[0].figures
+    figures = simulate(trace, Engine(flat_cost(), settings=settings), ["fixed:k=0"], **ONE).results[0].figures
     assert figures["failed"] == 300 and figures["overload"] == 0
     assert figures["offered_request_rate"] == pytest.approx(2, rel=0.02)
 
@@ -143,7 +144,11 @@ def test_overload_of_some_runs_is_said_of_those() -> None:
     trace = trace_of([(5, 50)] * 400, arrivals)
     settings = EngineSettings(max_running_requests=4)
     comparison = simulate(
-        trace, flat_cost(), ["fixed:k=0", "fixed:k=1"], engine=settings, windows=2, replications=2, jobs=1
+        Load(trace, windows=2),
+        Engine(flat_cost(), settings=settings),
+        ["fixed:k=0", "fixed:k=1"],
+        replications=2,
+        jobs=1,
     )
     said = overload_words(comparison.results[0])
     factor = comparison.results[0].replications[1]["overload"]
@@ -166,7 +171,10 @@ def test_limits_that_all_keep_judge_nothing() -> None:
 
 def test_goodput_of_a_closed_loop_is_that_of_its_steady_window() -> None:
     comparison = simulate(
-        equal_requests(80), flat_cost(), ["fixed:k=7", "fixed:k=0"], concurrency=8, goodput={"tpot": 1e6}, **ONE
+        Load(equal_requests(80), concurrency=8, goodput={"tpot": 1000000.0}),
+        flat_cost(),
+        ["fixed:k=7", "fixed:k=0"],
+        **ONE,
     )
     figures = comparison.results[0].figures
     assert comparison.judged.figure == "steady_request_goodput"
@@ -204,7 +212,7 @@ def test_limits_that_make_no_sense(words: list[str], says: str) -> None:
 
 
 def test_goodput_as_bench_serving_nests_it(capsys: pytest.CaptureFixture[str]) -> None:
-    quick = ("--limit", "40", "--replications", "1", "--jobs", "1", "--policy", "hull", "--json")
+    quick = ("--limit", "40", "--replications", "1", "--jobs", "1", "--policy", "hull", "--only", "--json")
     answer = call(capsys, "--trace", "example", "--profile", PROFILE, *quick, "--goodput", "ttft:30 tpot:3")
     (result,) = json.loads(answer.out)["results"]
     assert result["goodput_slos_ms"] == {"ttft": 30, "tpot": 3}
@@ -217,7 +225,7 @@ def test_the_highest_rate(capsys: pytest.CaptureFixture[str], tmp_path: Path) ->
     path = tmp_path / "trace.csv"
     rows = "".join(f"{0.25 * number},5,50\n" for number in range(400))
     path.write_text("arrived_at,num_prefill_tokens,num_decode_tokens\n" + rows)
-    common = ("--profile", PROFILE, "--replications", "1", "--jobs", "1", "--policy", "fixed:k=0", "--json")
+    common = ("--profile", PROFILE, "--replications", "1", "--jobs", "1", "--policy", "fixed:k=0", "--only", "--json")
     limits = ("--goodput", "e2el:600", "--max-running-requests", "4")
     answer = call(capsys, "--trace", str(path), *common, *limits, "--find-rate", "0.9")
     (result,) = json.loads(answer.out)["results"]
@@ -277,7 +285,7 @@ def test_windows_partition_the_trace() -> None:
 
 
 def test_every_window_is_served(capsys: pytest.CaptureFixture[str]) -> None:
-    result = simulate(first_requests(example_trace(), 90), PROFILE, ["none"], windows=3, replications=3, jobs=1)
+    result = simulate(Load(first_requests(example_trace(), 90), windows=3), PROFILE, ["none"], replications=3, jobs=1)
     assert [run["completed"] for run in result.results[0].replications] == [30, 30, 30]
     assert result.setting["windows"] == 3
 
@@ -287,21 +295,23 @@ def test_every_window_is_served(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_steps_beyond_the_probes_are_said() -> None:
     """Measured to 48 tokens and 8 requests: at 48 in flight every full step lies beyond."""
-    comparison = simulate("example", TABLES / "fine48.json", ["fixed:k=7"], concurrency=48, **ONE)
+    comparison = simulate(Load("example", concurrency=48), TABLES / "fine48.json", ["fixed:k=7"], **ONE)
     assert comparison.results[0].figures["beyond_probes_share"] > 0.7
     (warning,) = comparison.warnings
     assert "beyond the probes of profile" in warning and "48 tokens" in warning and "8 requests" in warning
-    inside = simulate(first_requests(example_trace(), 40), TABLES / "fine48.json", ["fixed:k=2"], concurrency=4, **ONE)
+    inside = simulate(
+        Load(first_requests(example_trace(), 40), concurrency=4), TABLES / "fine48.json", ["fixed:k=2"], **ONE
+    )
     assert inside.warnings == () and inside.results[0].figures["beyond_probes_share"] == 0
 
 
 def test_a_gain_that_hangs_on_one_probe_is_a_warning() -> None:
     """128 tokens three times as fast as 16: no server is like that, and the gain is gone without it."""
     trace = first_requests(example_trace(), 150)
-    comparison = simulate(trace, TABLES / "noisy.json", ["fixed:k=7", "hull"], concurrency=32, **ONE)
+    comparison = simulate(Load(trace, concurrency=32), TABLES / "noisy.json", ["fixed:k=7", "hull"], **ONE)
     assert abs(comparison.results[1].difference["steady_output_throughput"].mean) > 0.02
     assert any("hangs on one probe" in warning for warning in comparison.warnings)
-    few = simulate(trace, TABLES / "noisy.json", ["fixed:k=7", "hull"], concurrency=8, **ONE)
+    few = simulate(Load(trace, concurrency=8), TABLES / "noisy.json", ["fixed:k=7", "hull"], **ONE)
     assert any("hangs on one probe" in warning for warning in few.warnings), "another probe at another load"
-    sound = simulate(trace, load_profile(PROFILE), ["fixed:k=0", "hull"], concurrency=32, **ONE)
+    sound = simulate(Load(trace, concurrency=32), load_profile(PROFILE), ["fixed:k=0", "hull"], **ONE)
     assert not any("hangs" in warning for warning in sound.warnings)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sglang_dspark.errors import InputError
-from simulator import simulate
+from simulator import Load, simulate
 from simulator.traces import Trace, load_trace, trace_facts, write_trace
 
 CASES = Path(__file__).parent / "cases"
@@ -21,7 +21,8 @@ def load_of(trace: Trace) -> tuple:
 
 
 def mean_ttft_ms(trace: Trace, **options) -> float:
-    runs = simulate(trace, "vllm-b300-dsv4-flash", ["fixed:k=7"], replications=1, jobs=1, **options)
+    load = Load(trace, **options)
+    runs = simulate(load, "vllm-b300-dsv4-flash", ["fixed:k=7"], replications=1, jobs=1)
     return runs.results[0].figures["mean_ttft_ms"]
 
 

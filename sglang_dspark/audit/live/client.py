@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 
 from sglang_dspark.errors import InputError
+from sglang_dspark.keys import Keys, refused
 
 TOP_LOGPROBS = 32
 
@@ -61,17 +62,16 @@ class Server:
     def __init__(
         self,
         url: str,
-        api_key: str | None = None,
+        keys: Keys | None = None,
         timeout_s: float = 600.0,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         if not url.startswith(("http://", "https://")):
             raise InputError(f"--url {url} is refused, expected http://HOST:PORT or https://HOST:PORT")
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-        self.url = url.rstrip("/")
+        self.url, self._keys = url.rstrip("/"), keys or Keys()
         self._http = httpx.AsyncClient(
-            base_url=self.url, headers=headers, timeout=timeout_s, limits=limits, transport=transport, trust_env=False
+            base_url=self.url, timeout=timeout_s, limits=limits, transport=transport, trust_env=False
         )
 
     async def __aenter__(self) -> Server:
@@ -104,11 +104,13 @@ class Server:
 
     async def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         try:
-            response = await self._http.request(method, path, json=body)
+            response = await self._http.request(method, path, json=body, headers=self._keys.headers(path))
         except httpx.TimeoutException as error:
             raise InputError(f"{self.url}{path} did not answer in time ({type(error).__name__})") from error
         except httpx.HTTPError as error:
             raise InputError(f"{self.url}{path} cannot be reached: {error or type(error).__name__}") from error
+        if response.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+            raise InputError(f"{self.url}{path} answered {response.status_code}: {refused(path)}")
         if response.status_code != httpx.codes.OK:
             raise InputError(f"{self.url}{path} answered {response.status_code}: {response.text[:300].strip()}")
         if path == "/abort_request":

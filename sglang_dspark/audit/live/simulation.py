@@ -28,7 +28,7 @@ from sglang_dspark.cost import StepCost
 from sglang_dspark.demo.draft import KeyValue, target_features
 from sglang_dspark.demo.pair import Pair
 from sglang_dspark.demo.reference import DraftBlock, draft_block, token_law
-from sglang_dspark.policies import LiveBlock, Outcome, Past, Policy, SurvivalRing
+from sglang_dspark.policies import LiveBlock, Outcome, Past, Policy, SurvivalRing, learned
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -180,7 +180,7 @@ class SimulatedBatch:
             self._commit(request, verified, committed[lane])
         if self._policy.learns:
             outcome = Outcome(live.units, lengths, np.asarray(committed, dtype=np.int64))
-            self._carry = self._policy.learn(self._carry, outcome)
+            self._carry, _ = learned(self._policy, self._carry, outcome)
         return live.units
 
     def _past(self) -> Past:

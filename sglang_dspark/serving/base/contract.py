@@ -17,6 +17,7 @@ _WORKER = f"{_DSPARK}.dspark_worker_v2.DSparkWorkerV2"
 _PLANNER = f"{_DSPARK}.dspark_planner.DSparkVerifyPlanner"
 _OBSERVERS = f"{_DSPARK}.dspark_observability.DsparkStepObservers"
 _STATE = "sglang.srt.managers.scheduler_components.internal_state.SchedulerInternalStateController"
+_WEIGHTS = "sglang.srt.managers.scheduler_components.weight_updater.SchedulerWeightUpdaterManager"
 _KERNELS = "sglang.kernels.ops.speculative"
 _ATTENTION = "sglang.srt.layers.attention.torch_native_backend.TorchNativeAttnBackend"
 
@@ -29,6 +30,7 @@ WORKER_CALLS = {
     f"{_WORKER}.forward_batch_generation": "self, batch, on_publish, grammar_barrier, *pp_proxy_tensors",
     f"{_WORKER}._forward_decode": "self, batch, on_publish, grammar_barrier, coordination_plan",
     f"{_WORKER}.note_request_finished": "self, *rid, *natural_stop",
+    f"{_WORKER}.weight_update_runners": "self",
     f"{_PLANNER}.__init__": (
         "self, *draft_model, *gamma, *model_runner, *device, *tp_rank, *verify_num_draft_tokens, *tp_sync"
     ),
@@ -61,6 +63,9 @@ HOOKED_CALLS = {
     "sglang.srt.arg_groups.speculative_hook._handle_dspark": "server_args",
     "sglang.srt.speculative.spec_info.SpeculativeAlgorithm.create_worker": "self, server_args",
     "sglang.srt.managers.tokenizer_manager.TokenizerManager._validate_one_request": "self, obj, input_ids",
+    "sglang.srt.managers.tokenizer_manager.TokenizerManager.update_weights_from_disk": "self, obj, request",
+    f"{_WEIGHTS}.begin_weight_update": "self, recv_req",
+    f"{_WEIGHTS}.end_weight_update": "self, recv_req",
     "sglang.srt.observability.req_time_stats.APIServerReqTimeStats.__getstate__": "self",
     "sglang.srt.observability.req_time_stats.DPControllerReqTimeStats.__getstate__": "self",
     f"{_STATE}.__init__": "self, scheduler, record_step_time",

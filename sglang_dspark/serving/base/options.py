@@ -9,7 +9,7 @@ import numpy as np
 
 from sglang_dspark.cost import StepCost, load_profile
 from sglang_dspark.errors import InputError
-from sglang_dspark.policies import LiveBlock, Past, Policy, make_policy
+from sglang_dspark.policies import LiveBlock, NotAFault, Past, Policy, Unrestricted, make_policy
 
 Schedule = Literal["overlapped", "synchronous"]
 Kernels = Literal["auto", "ours", "upstream"]
@@ -31,7 +31,9 @@ class ServingOptions:
 
     policy, shadow: policy text or JSON file. profile: name or file. schedule: when the decision is made.
     explore: chance that a step verifies everything, drawn before the step. record: folder for records of every step
-    and request; record_text: with prompts and outputs. kernels: whose GPU kernels run.
+    and request; record_text: with prompts and outputs; record_limit: what the
+    folder may hold. kernels: whose GPU kernels run. if_possible: serve with SGLang's
+    own planner where the flags can have no effect.
     """
 
     policy: str | None = None
@@ -43,12 +45,14 @@ class ServingOptions:
     explore: float = 0.0
     record: str | None = None
     record_text: bool = False
+    record_limit: str | None = None
     kernels: Kernels = "auto"
+    if_possible: bool = False
 
     @property
     def active(self) -> bool:
         """Whether any flag was used; with none of them SGLang's own worker stays."""
-        return self != ServingOptions()
+        return self != ServingOptions(if_possible=self.if_possible)
 
 
 def options_of(server_args: Any) -> ServingOptions:
@@ -56,15 +60,49 @@ def options_of(server_args: Any) -> ServingOptions:
     return getattr(server_args, ATTRIBUTE, None) or ServingOptions()
 
 
+DEFAULT_RECORD_LIMIT = "10GB"
+
+_UNITS = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+_LEAST_RECORDS = 10**7
+
+
+def record_limit(options: ServingOptions) -> int:
+    """Bytes of records that the folder may hold; InputError for another text than 500MB, 10GB or 1.5TB."""
+    text = (options.record_limit or DEFAULT_RECORD_LIMIT).strip().lower()
+    try:
+        found = int(float(text[:-2]) * _UNITS[text[-2:]])
+    except (KeyError, ValueError, OverflowError):
+        found = -1
+    if found < _LEAST_RECORDS:
+        raise InputError(
+            f"--speculative-dspark-record-limit {options.record_limit} is refused, expected a size from 10MB, such as "
+            f"{DEFAULT_RECORD_LIMIT}"
+        )
+    return found
+
+
 @dataclass(frozen=True)
 class Resolved:
-    """Options that were checked: everything the worker needs, ready to use."""
+    """Options that were checked: everything the worker needs, ready to use. schedule: what it starts with; asked: what
+    the flag says, None without it."""
 
     policy: Policy
     shadow: Policy | None
     cost: StepCost | None
     schedule: Schedule
     explore: float
+    asked: Schedule | None = None
+
+    def schedule_of(self, policy: Policy, present: Schedule | None = None) -> Schedule:
+        """The schedule under which `policy` decides on this server.
+
+        What was asked for at the start, where the policy can; else what it needs. One that decides under either by
+        another rule keeps the `present` one.
+        """
+        if policy.live or 0 < policy.min_lag < OVERLAPPED_LAG:
+            return "synchronous"
+        either = policy.for_schedule(True) != policy.for_schedule(False)
+        return self.asked or (present if either and present is not None else "overlapped")
 
 
 def resolve(options: ServingOptions, gamma: int | None = None, sps_table: str | None = None) -> Resolved:
@@ -84,8 +122,10 @@ def resolve(options: ServingOptions, gamma: int | None = None, sps_table: str | 
         )
     if not 0.0 <= options.explore <= 1.0:
         raise InputError(f"--speculative-dspark-explore {options.explore} is refused, expected a chance in 0..1")
-    if options.record_text and options.record is None:
-        raise InputError("--speculative-dspark-record-text needs --speculative-dspark-record DIR")
+    for flag, given in (("text", options.record_text), ("limit", options.record_limit is not None)):
+        if given and options.record is None:
+            raise InputError(f"--speculative-dspark-record-{flag} needs --speculative-dspark-record DIR")
+    record_limit(options)
     policy = make_policy(options.policy or DEFAULT_POLICY)
     schedule = options.schedule or ("synchronous" if policy.live else "overlapped")
     check_policy(policy, schedule, cost, gamma)
@@ -93,7 +133,7 @@ def resolve(options: ServingOptions, gamma: int | None = None, sps_table: str | 
     if options.shadow is not None:
         shadow = make_policy(options.shadow)
         check_shadow(shadow, schedule, cost, gamma)
-    return Resolved(policy, shadow, cost, schedule, options.explore)
+    return Resolved(policy, shadow, cost, schedule, options.explore, options.schedule)
 
 
 def _check_estimate(cost: StepCost | None, options: ServingOptions) -> None:
@@ -128,7 +168,7 @@ def check_policy(policy: Policy, schedule: Schedule, cost: StepCost | None, gamm
 
 def check_shadow(policy: Policy, schedule: Schedule, cost: StepCost | None, gamma: int | None) -> None:
     """Like `check_policy`, but a shadow changes nothing and may therefore be biased."""
-    if policy.name == "oracle" or not policy.drafts:
+    if _knows_depth(policy) or not policy.drafts:
         raise InputError(f"shadow policy '{policy.name}' is refused: only the simulator can tell what it would do")
     _check_common(policy, schedule, cost, gamma)
 
@@ -157,22 +197,30 @@ def _check_diagonal(policy: Policy, cost: StepCost, gamma: int | None) -> None:
 
 
 class NoPrices:
-    """Stands for the prices of a server without a profile: any use of them is an error."""
+    """Stands for the prices of a server without a profile: any use of them is an error, by default the rule's."""
+
+    def __init__(self, error: type[Exception] = LookupError) -> None:
+        self._error = error
 
     def __getattr__(self, name: str) -> Any:
-        raise PriceNeeded(name)
+        raise self._error(f"{name} of a server without a profile")
 
 
-class PriceNeeded(RuntimeError):
+class PriceNeeded(NotAFault, RuntimeError):
     """A policy looked at prices where there are none."""
 
 
 def needs_prices(policy: Policy) -> bool:
     """Whether the policy looks at step times at all, found out by running it once without any."""
-    past = Past(1, 64, NoPrices(), carry=policy.start(64))  # type: ignore[arg-type]
-    depth = np.zeros(1, dtype=np.int64)
+    past = Past(1, 64, NoPrices(PriceNeeded), carry=policy.start(64))  # type: ignore[arg-type]
+    if _knows_depth(policy):
+        return True
     try:
-        policy.decide(past, LiveBlock.of(np.full((1, 64), 0.5, dtype=np.float32), depth))
+        policy.decide(past, LiveBlock.of(np.full((1, 64), 0.5, dtype=np.float32)))
     except PriceNeeded:
         return True
     return False
+
+
+def _knows_depth(policy: Policy) -> bool:
+    return isinstance(policy, Unrestricted) and policy.knows_depth

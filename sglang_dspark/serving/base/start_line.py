@@ -2,51 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from sglang_dspark.cost import StepCost, provenance
 from sglang_dspark.cost.graphs import Machine, captured_batches, listed_batches
 from sglang_dspark.errors import InputError
 from sglang_dspark.policies import policy_to_string
+from sglang_dspark.serving.base.hardware import hardware_name, same_hardware
 from sglang_dspark.serving.base.options import Resolved, ServingOptions
-
-_MODEL_WORD = re.compile(r"[A-Za-z]+\d+\w*|cpu|CPU")
-
-
-def hardware_name() -> str:
-    """This process's device in words, as profiles should name it in `meta.hardware`."""
-    import platform
-
-    import torch
-
-    if torch.cuda.is_available():
-        return str(torch.cuda.get_device_name())
-    return f"cpu ({platform.machine()})"
-
-
-def same_hardware(recorded: str, here: str) -> bool:
-    """Whether two device names share a model word such as H100, B300 or cpu."""
-
-    def words(text: str) -> set[str]:
-        return {word.lower() for word in _MODEL_WORD.findall(text)} - {"x86", "x86_64", "aarch64", "hbm3", "hbm3e"}
-
-    return bool(words(recorded) & words(here))
-
-
-def launcher_hardware() -> str | None:
-    """The same in the launching process, which must not open a CUDA context; None where that cannot be told."""
-    import torch
-
-    if not torch.cuda.is_available():
-        return hardware_name()
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        return str(pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(0)))
-    except Exception:  # no NVML here: the worker, which owns the device, checks again
-        return None
 
 
 def is_foreign(cost: StepCost | None, here: str) -> bool:

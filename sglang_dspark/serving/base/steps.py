@@ -18,18 +18,24 @@ from numpy.typing import NDArray
 from sglang_dspark.policies import Plan
 from sglang_dspark.policies.arithmetic import Ints
 
-Reason = Literal["policy", "late", "explore", "forced"]
-REASONS: tuple[Reason, ...] = ("policy", "late", "explore", "forced")
+Reason = Literal["policy", "late", "explore", "forced", "fault"]
+SERVERS_OWN = "dspark_sent_by_server"
+"""Set in the `custom_params` of SGLang's start-up request, so that the recorder leaves it out."""
+
+REASONS: tuple[Reason, ...] = ("policy", "late", "explore", "forced", "fault")
+"""fault: something of ours that is no policy raised on the way to the decision, and everything was verified."""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchView:
-    """The decode batch as a decision sees it. slots, generation: [R] int64 request slots and their owners."""
+    """The decode batch as a decision sees it. slots, generation: [R] int64 request slots and their owners. caps: [R]
+    int64, what each request lets the server verify, or None where none of them said anything."""
 
     slots: Ints
     generation: Ints
     context_tokens: int = 0
     waiting: int = 0
+    caps: Ints | None = None
 
     @property
     def num_requests(self) -> int:
@@ -41,7 +47,8 @@ class StepDecision:
     """What one step verifies.
 
     total: admitted draft tokens K, or None for "none, verify-all". plan: K, floor and cap fixed before the draft; the
-    live admission order then says which. lengths: [R] decided from this step's survivals. With neither, all.
+    live admission order then says which. lengths: [R] decided from this step's survivals. With neither, all. fault:
+    what the rule raised, where this is what was decided instead.
     """
 
     reason: Reason
@@ -49,6 +56,7 @@ class StepDecision:
     plan: Plan | None = None
     lengths: Ints | None = None
     predicted_s: float | None = None
+    fault: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +77,10 @@ class StepRecord:
     decided; executed_tier: padded tokens of the graph that ran (0: eager). confidence: [R, gamma] float32 of this
     step's draft. lengths: verified draft tokens. accepted: accepted ones. uncapped: accepted depth of the whole
     block, -1 where the cut hides it. step_s: until the next decode step began, None when something else ran between.
-    draft_s, verify_s: measured parts. prefill_before: a prefill ran since the previous decode step.
+    draft_s, verify_s: measured parts. prefill_before: a prefill ran since the previous decode step. invalid:
+    confidences that were no probabilities; `confidence` has 0 there.
     policy, carry, since_step: the policy as text, what it carried into the decision, and since when it decides.
+    schedule: when this step was decided.
     """
 
     step: int
@@ -86,11 +96,13 @@ class StepRecord:
     decision: StepDecision
     lagged: dict[int, tuple[Ints, NDArray[np.bool_]]]
     prefill_before: bool
+    schedule: str = "overlapped"
     executed_tier: int = 0
     step_s: float | None = None
     draft_s: float | None = None
     verify_s: float | None = None
     shadow: StepDecision | None = None
+    invalid: int = 0
     confidence: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), np.float32))
     lengths: Ints = field(default_factory=lambda: np.empty(0, np.int64))
     accepted: Ints = field(default_factory=lambda: np.empty(0, np.int64))

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from sglang_dspark.errors import InputError
-from sglang_dspark.policies import POLICIES, Policy, policy_from_json, policy_to_json, policy_to_string
+from sglang_dspark.policies import Policy, policy_from_json, policy_to_json, policy_to_string
 from sglang_dspark.serving.base.options import Resolved, check_policy
+from sglang_dspark.serving.control import requests
 from sglang_dspark.serving.control.switch import KEY
 
 PATH = "/dspark/policy"
 
 _served: tuple[Resolved, int] | None = None
+_switching = asyncio.Lock()
 
 
 def serve(resolved: Resolved, gamma: int) -> None:
@@ -23,23 +26,9 @@ def serve(resolved: Resolved, gamma: int) -> None:
     first = _served is None
     _served = (resolved, gamma)
     if first:
-        refuse_empty_prompts()
+        requests.guard()
         http_server.app.get(PATH)(auth_level(AuthLevel.ADMIN_OPTIONAL)(get_policy))
         http_server.app.post(PATH)(auth_level(AuthLevel.ADMIN_OPTIONAL)(post_policy))
-
-
-def refuse_empty_prompts() -> None:
-    """Answer 400 to a text that tokenizes to nothing: SGLang 0.5.23 checks given ids only, and its scheduler dies."""
-    from sglang.srt.managers.tokenizer_manager import TokenizerManager
-
-    validate = TokenizerManager._validate_one_request
-
-    def checked(manager: Any, request: Any, input_ids: list[int] | None) -> None:
-        if input_ids is not None and len(input_ids) == 0 and getattr(request, "input_embeds", None) is None:
-            raise ValueError("The prompt has no tokens, expected at least one.")
-        validate(manager, request, input_ids)
-
-    TokenizerManager._validate_one_request = checked
 
 
 def _manager() -> Any:
@@ -65,16 +54,19 @@ async def post_policy(body: dict[str, Any]) -> Any:
         text = policy_to_string(_checked(body))
     except InputError as error:
         return JSONResponse({"error": str(error)}, status_code=400)
-    manager = _manager()
-    # Every replica is asked before any of them switches; a replica answers for all ranks of its group.
-    for ask_only in (0, 1):
-        votes = await manager.set_internal_state(SetInternalStateReq(server_args={KEY + text: ask_only}))
-        if not all(votes):
-            message = (
-                f"policy '{text}' was refused by {votes.count(False)} of {len(votes)} replicas, see the server's log"
-            )
-            return JSONResponse({"error": message}, status_code=400)
-    return await get_policy()
+    if _switching.locked():
+        message = f"policy '{text}' was refused: another switch is under way, ask again when it is done"
+        return JSONResponse({"error": message}, status_code=400)
+    async with _switching:
+        manager = _manager()
+        # Every replica is asked before any of them switches; a replica answers for all ranks of its group.
+        for ask_only in (0, 1):
+            votes = await manager.set_internal_state(SetInternalStateReq(server_args={KEY + text: ask_only}))
+            if not all(votes):
+                refused = f"{votes.count(False)} of {len(votes)} replicas"
+                message = f"policy '{text}' was refused by {refused}, see the server's log"
+                return JSONResponse({"error": message}, status_code=400)
+        return await get_policy()
 
 
 def _checked(body: dict[str, Any]) -> Policy:
@@ -85,9 +77,9 @@ def _checked(body: dict[str, Any]) -> Policy:
     given = body.get("policy")
     if not isinstance(given, str | dict) or set(body) != {"policy"}:
         raise InputError('expected a body such as {"policy": "hull:fill=true"}')
-    policy = policy_from_json(given, POLICIES)
+    policy = policy_from_json(given)
     resolved, gamma = _served
-    check_policy(policy, resolved.schedule, resolved.cost, gamma)
+    check_policy(policy, resolved.schedule_of(policy, resolved.schedule), resolved.cost, gamma)
     return policy
 
 
@@ -102,5 +94,9 @@ def _answer(states: list[dict[str, Any]]) -> dict[str, Any]:
         for rank, view in enumerate(state["ranks"])
     ]
     kept = ("policy", "class", "lossless", "since_step", "schedule", "mode", "gamma", "profile", "shadow", "explore")
-    policy = policy_from_json(first["policy"], POLICIES)
-    return {key: first[key] for key in kept} | {"parameters": policy_to_json(policy), "ranks": ranks}
+    policy = policy_from_json(first["policy"])
+    faults = [
+        {"replica": rank["replica"], "rank": rank["rank"], **fault} for rank in ranks for fault in rank.pop("faults")
+    ]
+    shown = {"faults": faults, "recording": first["recording"], "kernels": first["kernels"]}
+    return {key: first[key] for key in kept} | shown | {"parameters": policy_to_json(policy), "ranks": ranks}

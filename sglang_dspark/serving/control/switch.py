@@ -10,14 +10,15 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from sglang_dspark.errors import InputError
+from sglang_dspark.errors import InputError, printable
 from sglang_dspark.policies import Policy, policy_from_string
-from sglang_dspark.serving.base.options import check_policy
+from sglang_dspark.serving.base.faults import sentence_of
 
 logger = logging.getLogger(__name__)
 
 KEY = "dspark_policy="
 _CLASS = "sglang.srt.managers.scheduler_components.internal_state.SchedulerInternalStateController"
+_WEIGHTS = "sglang.srt.managers.scheduler_components.weight_updater.SchedulerWeightUpdaterManager"
 
 
 def register(registry: Any, kinds: Any) -> None:
@@ -25,6 +26,8 @@ def register(registry: Any, kinds: Any) -> None:
     registry.register(f"{_CLASS}.__init__", attach, kinds.AFTER)
     registry.register(f"{_CLASS}._update_handlers", with_policy_switch, kinds.AFTER)
     registry.register(f"{_CLASS}._add_speculative", add_state, kinds.AFTER)
+    for call in ("begin_weight_update", "end_weight_update"):
+        registry.register(f"{_WEIGHTS}.{call}", follow_weight_session, kinds.AFTER)
 
 
 def attach(result: Any, controller: Any, scheduler: Any, *args: Any, **kwargs: Any) -> None:
@@ -36,17 +39,26 @@ def attach(result: Any, controller: Any, scheduler: Any, *args: Any, **kwargs: A
     on_idle = scheduler.on_idle
 
     def settle_when_idle() -> None:
-        engine.settle()
+        with engine.faults.caught("settling"):
+            engine.settle()
         on_idle()
 
     scheduler.on_idle = settle_when_idle
+
+
+def follow_weight_session(result: Any, manager: Any, *args: Any, **kwargs: Any) -> None:
+    """AFTER a session of weight updates begins or ends: while one is open, weights may change at any time."""
+    tell = getattr(manager.draft_worker, "weight_session", None)
+    if tell is not None:
+        tell(opened=manager._session is not None)
 
 
 def add_state(result: Any, controller: Any, state: dict[str, Any]) -> None:
     """AFTER `_add_speculative`: /server_info shows `internal_states[i].dspark`."""
     engine = _engine(controller.scheduler)
     if engine is not None:
-        state["dspark"] = engine.state()
+        with engine.faults.caught("state"):
+            state["dspark"] = engine.state()
 
 
 def with_policy_switch(handlers: dict[str, Any], controller: Any) -> dict[str, Any] | None:
@@ -73,35 +85,44 @@ class SwitchHandler:
     """validate on every rank, and apply on all of them or none."""
 
     def __init__(self, engine: Any) -> None:
+        """One for every control message: what it validates is what it applies."""
         self._engine = engine
-        self._policy: Policy | None = None
+        self._policies: dict[str, Policy] = {}
 
     def validate(self, key: str, value: float) -> None:
-        """Raise SGLang's UpdateRejected unless every rank of the group can run the policy."""
+        """Raise SGLang's UpdateRejected unless every rank of the group can run the policy.
+
+        SGLang validates every key of a message before it applies any; two policies in one message are refused.
+        """
         from sglang.srt.managers.scheduler_components.internal_state import UpdateRejected
 
-        text, reason = key.removeprefix(KEY), "another rank refused it"
-        self._policy = None
+        text, reason, policy = key.removeprefix(KEY), "another rank refused it", None
         try:
-            self._policy = self._parse(text)
+            if self._policies and key not in self._policies:
+                raise InputError("the message names another policy as well, expected one")
+            policy = self._parse(text)
         except InputError as error:
             reason = str(error)
-        if not self._engine.can_switch(self._policy):
-            raise UpdateRejected(f"DSpark policy '{text}' stays unused: {reason}")
+        except Exception as error:  # what a policy of anybody's raises refuses the policy, and ends nothing
+            reason = sentence_of(error)
+        if not self._engine.can_switch(policy):
+            raise UpdateRejected(printable(f"DSpark policy '{text}' stays unused: {reason}"))
+        assert policy is not None
+        self._policies[key] = policy
 
     def _parse(self, text: str) -> Policy:
-        from sglang_dspark.policies import POLICIES
-
-        policy = policy_from_string(text, POLICIES)
+        policy = policy_from_string(text)
         decider = self._engine.decider
-        check_policy(policy, decider.schedule, decider.cost, decider.gamma)
+        decider.check_switch(policy)
+        policy.start(decider.gamma)  # raises here rather than where the switch is made
         return policy
 
     def apply(self, key: str, value: float) -> None:
         """Switch, when the value asks for more than a check."""
-        if value and self._policy is not None:
-            self._engine.switch(self._policy)
-            logger.info("DSpark policy is now %s (from decode step %d)", key, self._engine.decider.live.since_step)
+        if value and key in self._policies:
+            self._engine.switch(self._policies[key])
+            live = self._engine.decider.live
+            logger.info("DSpark policy is now %s (from decode step %d)", live.text, live.since_step)
 
 
 def _engine(scheduler: Any) -> Any:

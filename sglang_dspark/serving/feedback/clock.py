@@ -9,11 +9,17 @@ from typing import Any
 
 import torch
 
+from sglang_dspark.serving.base.faults import Faults
+
 
 class StepClock:
-    """The segments of one step. Seconds are available once the step's values are on the host."""
+    """The segments of one step. Seconds are available once the step's values are on the host.
 
-    def __init__(self, device: torch.device) -> None:
+    A mark that cannot be set leaves its segment without a time and is counted in `faults`.
+    """
+
+    def __init__(self, device: torch.device, faults: Faults | None = None) -> None:
+        self._faults = faults or Faults()
         self._on_device = device.type == "cuda"
         self._marks: dict[str, tuple[Any, Any]] = {}
 
@@ -24,14 +30,18 @@ class StepClock:
         try:
             yield
         finally:
-            self._marks[name] = (begin, self._mark())
+            end = self._mark()
+            if begin is not None and end is not None:
+                self._marks[name] = (begin, end)
 
     def _mark(self) -> Any:
         if not self._on_device:
             return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
+        with self._faults.caught("step clock", "the step has no times"):
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+            return event
+        return None
 
     def seconds(self, name: str) -> float | None:
         """Seconds of a segment; on a device only after its end event has passed."""

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from sglang_dspark.policies import LiveBlock
 from sglang_dspark.serving.base.steps import StepRecord
 from sglang_dspark.serving.feedback.clock import StepClock
 from sglang_dspark.serving.feedback.publishes import Published
@@ -58,7 +59,9 @@ class StepCopy:
         if self._event is not None:
             self._event.synchronize()
         record, host = self._record, self._host.numpy()
-        confidence = host[:, :-_INTEGERS].copy()
+        block = LiveBlock.of(host[:, :-_INTEGERS].copy())
+        confidence, record.invalid = block.confidence, block.invalid
+        assert confidence is not None
         integers = host[:, -_INTEGERS:].copy().view(np.int32).astype(np.int64)
         lengths, accepted, trimmed, record.prefix_lengths = (integers[:, i] for i in range(_INTEGERS))
         known = (lengths == confidence.shape[1]) | (accepted < lengths) | self._caps_only

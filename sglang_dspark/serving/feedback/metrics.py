@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from sglang_dspark.serving.base.steps import REASONS, StepRecord
 
 _PREFIX = "sglang:dspark_"
+
+
+def sglangs_labels() -> dict[str, Any]:
+    """The labels of SGLang's own scheduler metrics in this process (`SchedulerMetricsCollector`), so that both join."""
+    from sglang.srt.disaggregation.utils import DisaggregationMode
+    from sglang.srt.runtime_context import get_disagg, get_observability, get_parallel, get_schedule, get_serving
+
+    parallel, disagg = get_parallel(), get_disagg()
+    role = "dynamic" if disagg.enable_pd_role_switch else DisaggregationMode.to_engine_type(disagg.disaggregation_mode)
+    labels = {
+        "model_name": get_serving().served_model_name,
+        "engine_type": role,
+        "tp_rank": parallel.tp_rank,
+        "pp_rank": parallel.pp_rank,
+        "moe_ep_rank": parallel.moe_ep_rank,
+    }
+    if get_schedule().enable_priority_scheduling:
+        labels["priority"] = ""
+    if parallel.dp_rank is not None:
+        labels["dp_rank"] = parallel.dp_rank
+    return labels | dict(get_observability().extra_metric_labels or {})
 
 
 class PrometheusObserver:
@@ -15,7 +37,9 @@ class PrometheusObserver:
     Import it after SGLang has set PROMETHEUS_MULTIPROC_DIR; one object per process.
     """
 
-    def __init__(self, labels: dict[str, str]) -> None:
+    def __init__(self, labels: dict[str, Any], recording: Callable[[], dict[str, Any] | None] = lambda: None) -> None:
+        """labels: those of SGLang's own metrics, so that both can be joined. recording: what the recorder says of
+        itself, None without one."""
         from prometheus_client import Counter, Gauge
 
         names = list(labels)
@@ -41,10 +65,29 @@ class PrometheusObserver:
 
         drift = gauge("profile_drift", "Median of measured over predicted step time in the last window of steps.")
         self._drift = drift.labels(*labels.values())
+        self._faults = counter("faults", "What of sglang-dspark failed and was stepped over, by part.", "part")
+        self._values = tuple(labels.values())
+        self._recording = recording
+        texts = {
+            "written": ("records_written", "Records on disk."),
+            "dropped": ("records_dropped", "Records that were dropped."),
+            "stalled": ("recording_stalled", "1 while records cannot be written."),
+        }
+        self._records = {key: gauge(name, text).labels(*labels.values()) for key, (name, text) in texts.items()}
 
     def set_drift(self, ratio: float) -> None:
         """A listener of `DriftWatch`."""
         self._drift.set(ratio)
+
+    def count_fault(self, what: str) -> None:
+        """A listener of `Faults`."""
+        self._faults.labels(*self._values, what).inc()
+
+    def _show_recording(self) -> None:
+        found = self._recording()
+        if found is not None:
+            for key, metric in self._records.items():
+                metric.set(float(found[key]))
 
     def on_step(self, record: StepRecord) -> None:
         """Add one step."""
@@ -58,12 +101,14 @@ class PrometheusObserver:
             self._predicted.set(record.decision.predicted_s)
         if record.step_s is not None:
             self._measured.set(record.step_s)
+        self._show_recording()
 
     def on_prefill(self, reqs: list[Any], num_tokens: int) -> None:
         """SGLang counts prefills."""
 
     def on_finished(self, rid: str, natural_stop: bool) -> None:
         """SGLang counts requests."""
+        self._show_recording()
 
     def on_switch(self, policy: str, since_step: int) -> None:
         """A switch shows in the counters' slopes."""

@@ -64,6 +64,15 @@ class Publishes:
         self._ring = SurvivalRing(num_slots, gamma, DEEPEST_LAG)
         self._in_flight: deque[Copy] = deque()
 
+    def follow(self, visible_lag: int, *, waits: bool) -> None:
+        """Another schedule from the next step on: what is in flight stays, and is taken in when that one may see it."""
+        self.visible_lag, self._waits = visible_lag, waits
+
+    @property
+    def in_flight(self) -> int:
+        """Publishes that have not been taken in."""
+        return len(self._in_flight)
+
     def issue(self, copy: Copy) -> None:
         """One decode step has published."""
         self._in_flight.append(copy)

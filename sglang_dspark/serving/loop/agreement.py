@@ -13,7 +13,9 @@ import numpy as np
 from sglang_dspark.policies import Plan
 from sglang_dspark.serving.base.steps import REASONS, StepDecision
 
-_HEADER = 6  # step, reason, total, budget, floor, cap; the lengths of a live decision follow
+_HEADER = (
+    8  # step, reason, total, budget, floor, cap, correction (2); lengths of a live decision or caps of a plan follow
+)
 _NONE = -1
 
 
@@ -75,15 +77,22 @@ class Agreement:
 def _write(message: np.ndarray[Any, np.dtype[np.int64]], step: int, decision: StepDecision) -> None:
     plan = decision.plan or Plan(_NONE, _NONE, _NONE)
     total = _NONE if decision.total is None else decision.total
-    message[:_HEADER] = (step, REASONS.index(decision.reason), total, plan.budget, plan.floor, plan.cap)
-    if decision.lengths is not None:
-        message[_HEADER:] = decision.lengths
+    message[:6] = (step, REASONS.index(decision.reason), total, plan.budget, plan.floor, plan.cap)
+    if plan.correction is not None:
+        message[6:_HEADER] = np.array(plan.correction).view(np.int64)
+    rows = plan.caps if decision.lengths is None else decision.lengths
+    if rows is not None:
+        message[_HEADER:] = rows
 
 
 def _read(message: np.ndarray[Any, np.dtype[np.int64]]) -> StepDecision:
-    _, reason, total, budget, floor, cap = (int(value) for value in message[:_HEADER])
+    _, reason, total, budget, floor, cap = (int(value) for value in message[:6])
     if total == _NONE:
         return StepDecision(REASONS[reason], None)
+    rows = message[_HEADER:].copy()
     if budget != _NONE:
-        return StepDecision(REASONS[reason], total, Plan(budget, floor, cap))
-    return StepDecision(REASONS[reason], total, None, message[_HEADER:].copy())
+        slope, shift = message[6:_HEADER].view(np.float64).tolist()
+        correction = None if (message[6:_HEADER] == _NONE).all() else (slope, shift)
+        caps = None if (rows == _NONE).any() else rows
+        return StepDecision(REASONS[reason], total, Plan(budget, floor, cap, caps, None, correction))
+    return StepDecision(REASONS[reason], total, None, rows)

@@ -7,16 +7,18 @@ from typing import Any
 import numpy as np
 import torch
 
+from sglang_dspark.serving.base.request_caps import caps_of
 from sglang_dspark.serving.base.steps import BatchView, SamplingView
 
 
 class BatchReader:
     """Reads the decode batch of one scheduler process. waiting: a function that tells how many requests wait."""
 
-    def __init__(self, generations: torch.Tensor) -> None:
-        """generations: SGLang's `req_generation` [slots] on the host."""
+    def __init__(self, generations: torch.Tensor, gamma: int) -> None:
+        """generations: SGLang's `req_generation` [slots] on the host. gamma: draft block size."""
         self.waiting = lambda: 0
         self._generations = generations
+        self._gamma = gamma
         self._sampling: tuple[list[str], SamplingView] | None = None
 
     def view(self, batch: Any) -> BatchView:
@@ -28,7 +30,8 @@ class BatchReader:
         context = batch.seq_lens_sum
         if context is None:
             context = sum(len(req.origin_input_ids) + len(req.output_ids) for req in batch.reqs)
-        return BatchView(slots.numpy().copy(), self._generations[slots].numpy(), int(context), self.waiting())
+        generation, caps = self._generations[slots].numpy(), caps_of(batch.reqs, self._gamma)
+        return BatchView(slots.numpy().copy(), generation, int(context), self.waiting(), caps)
 
     def sampling(self, reqs: list[Any], rids: list[str]) -> SamplingView:
         """Sampling parameters by row; they change only with the batch."""

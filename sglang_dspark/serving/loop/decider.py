@@ -13,10 +13,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sglang_dspark.policies import Decision, LiveBlock, Outcome, Past, Plan, Policy, policy_to_string
-from sglang_dspark.serving.base.options import NoPrices, Resolved, check_policy
+from sglang_dspark.policies import Decision, LiveBlock, Outcome, Past, Plan, Policy, learned, policy_to_string, started
+from sglang_dspark.serving.base.faults import Faults
+from sglang_dspark.serving.base.options import (
+    OVERLAPPED_LAG,
+    NoPrices,
+    Resolved,
+    Schedule,
+    check_policy,
+    check_shadow,
+)
 from sglang_dspark.serving.base.steps import BatchView, Reason, StepDecision
 from sglang_dspark.serving.feedback.publishes import Publishes
+
+_FALLBACK = "the fallback of its class decides"
 
 
 @dataclass(slots=True)
@@ -24,6 +34,7 @@ class _Slot:
     """A policy at work: what it carries, and since which decode step it decides."""
 
     policy: Policy
+    schedule: Schedule
     carry: Any
     since_step: int
     text: str = field(init=False)
@@ -35,29 +46,58 @@ class _Slot:
 class Decider:
     """The live policy, an optional shadow, and their past."""
 
-    def __init__(self, resolved: Resolved, gamma: int, publishes: Publishes, seed: int = 0) -> None:
+    def __init__(
+        self, resolved: Resolved, gamma: int, publishes: Publishes, seed: int = 0, faults: Faults | None = None
+    ) -> None:
         self.gamma = gamma
-        self.schedule = resolved.schedule
+        self._resolved = resolved
         self.cost = resolved.cost
         self.explore = resolved.explore
         self.forced_fraction: float | None = None
         self.steps = 0
+        self.faults = faults or Faults()
         self.publishes = publishes
-        self.live = self._slot(resolved.policy)
-        self.shadow = None if resolved.shadow is None else self._slot(resolved.shadow)
+        self._decide_with(self._slot(resolved.policy, resolved.schedule))
+        self.shadow = None if resolved.shadow is None else self._slot(resolved.shadow, resolved.schedule)
         self._seed = seed
 
-    def _slot(self, policy: Policy) -> _Slot:
-        return _Slot(policy, policy.start(self.gamma), self.steps)
+    @property
+    def schedule(self) -> Schedule:
+        """When the present policy decides."""
+        return self.live.schedule
+
+    def _decide_with(self, slot: _Slot) -> None:
+        self.live = slot
+        synchronous = slot.schedule == "synchronous"
+        self.publishes.follow(1 if synchronous else OVERLAPPED_LAG, waits=synchronous)
+
+    def _slot(self, policy: Policy, schedule: Schedule) -> _Slot:
+        policy = policy.for_schedule(schedule == "synchronous")
+        carry, fault = started(policy, self.gamma)
+        slot = _Slot(policy, schedule, carry, self.steps)
+        self._note(slot, fault)
+        return slot
+
+    def _note(self, slot: _Slot, fault: str | None, instead: str = "what it carries stays as it was") -> None:
+        """A rule raised, if this says something."""
+        if fault is not None:
+            self.faults.note(f"policy {slot.text}", fault, instead)
 
     def switch(self, policy: Policy) -> None:
         """Make `policy` decide from the next step on (InputError when this server cannot run it).
 
         It ends SGLang's forced budget, which its own control message, numbers only, can set and not take back.
         """
-        check_policy(policy, self.schedule, self.cost, self.gamma)
-        self.live = self._slot(policy)
+        self._decide_with(self._slot(policy, self.check_switch(policy)))
         self.forced_fraction = None
+
+    def check_switch(self, policy: Policy) -> Schedule:
+        """The schedule under which `policy` would decide here; InputError when this server cannot run it."""
+        schedule = self._resolved.schedule_of(policy, self.schedule)
+        check_policy(policy, schedule, self.cost, self.gamma)
+        if self.shadow is not None:
+            check_shadow(self.shadow.policy, schedule, self.cost, self.gamma)
+        return schedule
 
     @property
     def learns(self) -> bool:
@@ -68,7 +108,8 @@ class Decider:
         """The outcome of an earlier step, in order."""
         for slot in (self.live, self.shadow):
             if slot is not None and slot.policy.learns:
-                slot.carry = slot.policy.learn(slot.carry, outcome)
+                slot.carry, fault = learned(slot.policy, slot.carry, outcome)
+                self._note(slot, fault)
 
     def past(self, batch: BatchView, slot: _Slot | None = None) -> Past:
         """What is known before this step's draft, for the live policy or another slot."""
@@ -79,6 +120,7 @@ class Decider:
             lambda lag: self.publishes.look(batch.slots, batch.generation, lag),
             (slot or self.live).carry,
             batch.waiting,
+            batch.caps,
         )
 
     def before_draft(self, batch: BatchView, late: bool) -> StepDecision | None:
@@ -87,24 +129,36 @@ class Decider:
         late: a publish that this step should see has not arrived. A policy that looks at no past decides all the same.
         """
         if self.forced_fraction is not None:
-            budget = int(self.forced_fraction * batch.num_requests * self.gamma)
-            return self._planned("forced", batch, Plan(budget, 0, self.gamma))
+            most = self.past(batch).totals(0, self.gamma)[1]
+            budget = int(self.forced_fraction * most)
+            return self._planned("forced", batch, Plan(budget, 0, self.gamma, batch.caps))
         if self._explores():
-            return StepDecision("explore", None)
+            return self.everything("explore", batch)
         policy = self.live.policy
         if late and (policy.max_lag > 0 or policy.learns):
-            return StepDecision("late", None)
-        if policy.live:
+            return self.everything("late", batch)
+        plan = None if policy.live else policy.plan(self.past(batch))
+        if plan is None:
             return None
-        return self._planned("policy", batch, policy.plan(self.past(batch)))  # type: ignore[attr-defined]
+        self._note(self.live, plan.fault, _FALLBACK)
+        return self._planned("policy", batch, plan)
+
+    def everything(self, reason: Reason, batch: BatchView) -> StepDecision:
+        """Verify all, but for requests that asked for less."""
+        if batch.caps is None:
+            return StepDecision(reason, None)
+        total = int(np.minimum(batch.caps, self.gamma).sum())
+        return self._planned(reason, batch, Plan(total, 0, self.gamma, batch.caps))
 
     def after_draft(self, batch: BatchView, confidence: NDArray[np.float32]) -> StepDecision:
         """The decision of a policy that reads this step's confidences [R, gamma] float32."""
         return self.decided(batch, self.live.policy.decide(self.past(batch), LiveBlock.of(confidence)))
 
-    def decided(self, batch: BatchView, decision: Decision) -> StepDecision:
-        """The live policy's decision, with the time that the profile gives for it."""
-        return StepDecision("policy", decision.total, None, decision.lengths, self.predicted_s(batch, decision.total))
+    def decided(self, batch: BatchView, decision: Decision, slot: _Slot | None = None) -> StepDecision:
+        """A policy's decision (the live one's), with the time that the profile gives for it."""
+        self._note(slot or self.live, decision.fault, _FALLBACK)
+        seconds = self.predicted_s(batch, decision.total)
+        return StepDecision("policy", decision.total, None, decision.lengths, seconds, decision.fault)
 
     def shadow_ticket(self, batch: BatchView) -> Callable[[NDArray[np.float32]], StepDecision] | None:
         """The shadow's decision on this step's past, to be taken once the confidences are on the host.
@@ -120,9 +174,7 @@ class Decider:
         past = replace(past, lagged=lambda lag: (frozen[lag][0].copy(), frozen[lag][1].copy()))
 
         def decide(confidence: NDArray[np.float32]) -> StepDecision:
-            decision = slot.policy.decide(past, LiveBlock.of(confidence))
-            total = decision.total
-            return StepDecision("policy", total, None, decision.lengths, self.predicted_s(batch, total))
+            return self.decided(batch, slot.policy.decide(past, LiveBlock.of(confidence)), slot)
 
         return decide
 
@@ -139,7 +191,7 @@ class Decider:
         return self.cost.prices(batch.num_requests, self.gamma, float(batch.context_tokens))
 
     def _planned(self, reason: Reason, batch: BatchView, plan: Plan) -> StepDecision:
-        return StepDecision(reason, plan.budget, plan, None, self.predicted_s(batch, plan.budget))
+        return StepDecision(reason, plan.budget, plan, None, self.predicted_s(batch, plan.budget), plan.fault)
 
     def _explores(self) -> bool:
         """A coin of this step alone, drawn by counter before the draft: the past decides, so it is a budget rule."""

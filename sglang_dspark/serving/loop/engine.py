@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 
 from sglang_dspark.cost.capture import captured_as
-from sglang_dspark.policies import Outcome, Policy
-from sglang_dspark.policies.budget import carry_as_json
-from sglang_dspark.serving.base.admission import planned_lengths
+from sglang_dspark.policies import Outcome, Policy, carry_as_json
+from sglang_dspark.serving.base.admission import bounds_of, planned_lengths
+from sglang_dspark.serving.base.faults import Faults
 from sglang_dspark.serving.base.options import OVERLAPPED_LAG, Kernels, Resolved
 from sglang_dspark.serving.base.steps import BatchView, StepDecision, StepObserver, StepRecord
 from sglang_dspark.serving.feedback.clock import StepClock
@@ -45,22 +46,22 @@ class PolicyEngine:
         caps_only: bool,
         seed: int = 0,
         kernels: Kernels = "auto",
+        faults: Faults | None = None,
     ) -> None:
         """generations: SGLang's `req_generation` [slots] on the host. caps_only: cap-accept instead of compact.
 
-        kernels: whether live stopping rules may be decided on the device.
+        kernels: whether live stopping rules may be decided on the device. faults: where what fails is counted.
         """
-        synchronous = resolved.schedule == "synchronous"
-        visible_lag = 1 if synchronous else OVERLAPPED_LAG
-        publishes = Publishes(generations.shape[0], gamma, visible_lag, waits=synchronous)
-        self.decider = Decider(resolved, gamma, publishes, seed)
+        self.faults = faults or Faults()
+        publishes = Publishes(generations.shape[0], gamma, OVERLAPPED_LAG, waits=False)
+        self.decider = Decider(resolved, gamma, publishes, seed, self.faults)
         self.counters = Counters()
         self._agreement = agreement
-        self.reader = BatchReader(generations)
+        self.reader = BatchReader(generations, gamma)
         self._device = device
         self._caps_only = caps_only
         self.drift = DriftWatch(lambda: None if self.decider.cost is None else self.decider.cost.name)
-        self.observers = Observers(self.counters, self.drift)
+        self.observers = Observers(self.faults, self.counters, self.drift)
         if self.decider.shadow is not None:
             self.observers.add(ShadowLog(self.decider.shadow.text))
         self._records: deque[tuple[StepRecord, Any]] = deque()
@@ -69,9 +70,11 @@ class PolicyEngine:
         self._ticket: Any = None
         self._previous: StepRecord | None = None
         self._prefill_before = False
-        self.clock = StepClock(device)
-        self.live_decisions = LiveDecisions(device, kernels)
+        self.clock = StepClock(device, self.faults)
+        self.live_decisions = LiveDecisions(device, kernels, self.faults)
+        self.recording: Callable[[], dict[str, Any]] | None = None  # what the recorder says of itself, with one
         self.gpu_memory_gib: float | None = None  # of one GPU, where there is one
+        self.kernels: dict[str, str] = {}  # whose each operation is, and why
 
     # --- observers -------------------------------------------------------------------------------------------------
 
@@ -92,8 +95,10 @@ class PolicyEngine:
 
     def settle(self) -> None:
         """Bring every publish in flight to the host and to the observers; the worker calls it when it turns idle."""
-        for published in self.decider.publishes.drain():
-            self._arrived(published)
+        with self.faults.caught("publishes", "they are forgotten"):
+            for published in self.decider.publishes.drain():
+                self._arrived(published)
+        self._in_step_with_publishes()
 
     # --- one decode step -------------------------------------------------------------------------------------------
 
@@ -113,7 +118,9 @@ class PolicyEngine:
         self._batch = batch
         self._began_s = now
         self._forward = forward
-        self.clock = StepClock(self._device)
+        if self.decider.schedule != "overlapped":
+            self._decision = None  # of a step that failed before its outcome
+        self.clock = StepClock(self._device, self.faults)
 
     def decide(self, confidence: torch.Tensor) -> StepDecision:
         """This step's decision; confidence: [R, gamma] of this step's draft, read only where the policy needs it."""
@@ -138,7 +145,9 @@ class PolicyEngine:
         if decision.lengths is not None:
             return decision.lengths.tolist()
         plan = decision.plan
-        return [plan.floor] * num_requests if plan is not None and plan.floor == plan.cap else None
+        if plan is None or plan.floor != plan.cap:
+            return None
+        return bounds_of(plan, num_requests)[0].tolist()
 
     def published(
         self,
@@ -157,9 +166,10 @@ class PolicyEngine:
             return
         record.executed_tier, record.forward, record.began_s = executed_tier, self._forward, self._began_s
         self._previous = record
-        self._records.append((record, shadow))
         values = (confidence, lengths, accepted, trimmed, prefix_lengths)
-        self.decider.publishes.issue(StepCopy(record, self.clock, *values, caps_only=self._caps_only))
+        copy = StepCopy(record, self.clock, *values, caps_only=self._caps_only)
+        self._records.append((record, shadow))
+        self.decider.publishes.issue(copy)
 
     # --- control ---------------------------------------------------------------------------------------------------
 
@@ -168,6 +178,14 @@ class PolicyEngine:
         cost = self.decider.cost
         if cost is not None:
             self.decider.cost = captured_as(cost, sorted(batches), self.decider.gamma + 1)
+
+    def prepare_live_decisions(self, max_requests: int) -> None:
+        """Before requests run, once the graphs are known: what live rules need on the device."""
+        self.live_decisions.prepare(self.decider.cost, self.decider.gamma, max_requests)
+        self.kernels |= {
+            f"live {rule}, {1 << bits - 1} requests or more": str(choice)
+            for (rule, bits), choice in self.live_decisions.choices.items()
+        }
 
     def can_switch(self, policy: Policy | None) -> bool:
         """Whether every rank of the group accepts (None: this rank could not make the policy); a collective."""
@@ -181,7 +199,8 @@ class PolicyEngine:
     def state(self) -> dict[str, Any]:
         """What /server_info shows: policies, per-rank view and counters; a collective."""
         decider = self.decider
-        ranks = self._agreement.gather({"policy": decider.live.text, "since_step": decider.live.since_step})
+        own = {"policy": decider.live.text, "since_step": decider.live.since_step, "faults": self.faults.as_list()}
+        ranks = self._agreement.gather(own)
         return {
             "policy": decider.live.text,
             "class": decider.live.policy.kind,
@@ -198,6 +217,8 @@ class PolicyEngine:
             "forced_fraction": decider.forced_fraction,
             "counters": self.counters.as_dict(),
             "drift": self.drift.as_dict(),
+            "kernels": self.kernels,
+            "recording": None if self.recording is None else self.recording(),
         }
 
     # --- inside ----------------------------------------------------------------------------------------------------
@@ -205,24 +226,51 @@ class PolicyEngine:
     def _agreed(self, view: BatchView, batch: Any, confidence: torch.Tensor | None) -> StepDecision:
         decision = None
         if self._agreement.decides:
-            decision = self._own(view, batch, confidence)
+            try:
+                decision = self._own(view, batch, confidence)
+            except Exception as error:  # what a policy raises is its class's business, and does not come here
+                self.faults.note("decision", error, "the step verifies everything")
+                decision = self.decider.everything("fault", view)
         shared = self._agreement.share(self.decider.steps, view.num_requests, decision)
         self.decider.steps += 1
         return shared
 
     def _own(self, view: BatchView, batch: Any, confidence: torch.Tensor | None) -> StepDecision:
-        arrived, late = self.decider.publishes.catch_up()
+        arrived, late = self._catch_up()
         for published in arrived:
             self._arrived(published)
         live = self.decider.live
-        decision = self.decider.before_draft(view, late)
+        try:
+            decision = self.decider.before_draft(view, late)
+        except Exception as error:  # ours, not the rule's; nothing live has been looked at
+            self.faults.note("decision", error, "the step verifies everything")
+            decision = self.decider.everything("fault", view)
         if decision is None:
             assert confidence is not None, "a live policy decides after the draft"
             decision = self._after_draft(view, confidence)
-        self._ticket = None if late else self.decider.shadow_ticket(view)
+        with self.faults.caught("step record", "the step is not shown to observers"):
+            self._ticket = None if late else self.decider.shadow_ticket(view)
+            self._record = self._new_record(view, batch, live, decision, late)
+        return decision
+
+    def _catch_up(self) -> tuple[list[Any], bool]:
+        """What has arrived, and whether something is missing; a publish that cannot be read is missing."""
+        try:
+            return self.decider.publishes.catch_up()
+        except Exception as error:
+            self.faults.note("publishes", error, "the step takes them as late")
+            self._in_step_with_publishes()
+            return [], True
+
+    def _in_step_with_publishes(self) -> None:
+        """Forget the records of publishes that were lost."""
+        while len(self._records) > self.decider.publishes.in_flight:
+            self._records.popleft()
+
+    def _new_record(self, view: BatchView, batch: Any, live: Any, decision: StepDecision, late: bool) -> StepRecord:
         lags = () if late else range(self.decider.publishes.visible_lag, live.policy.max_lag + 1)
         rids = [req.rid for req in batch.reqs]
-        self._record = StepRecord(
+        return StepRecord(
             step=self.decider.steps,
             forward=-1,
             began_s=0.0,
@@ -236,8 +284,8 @@ class PolicyEngine:
             decision=decision,
             lagged={lag: self.decider.publishes.look(view.slots, view.generation, lag) for lag in lags},
             prefill_before=self._prefill_before,
+            schedule=self.decider.schedule,
         )
-        return decision
 
     def _after_draft(self, view: BatchView, confidence: torch.Tensor) -> StepDecision:
         """A live decision: on the device where that is faster, else on the copied confidences."""
@@ -248,8 +296,12 @@ class PolicyEngine:
 
     def _arrived(self, published: Any) -> None:
         record, shadow = self._records.popleft()
+        if record.invalid:
+            what = f"{record.invalid} of step {record.step} are no probabilities"
+            self.faults.note("confidences", what, "they count as 0")
         if self.decider.learns:
             self.decider.learn(Outcome(published.units, published.lengths, published.accepted))
         if shadow is not None:
-            record.shadow = shadow(published.confidence)
+            with self.faults.caught("shadow policy", "this step has no shadow"):
+                record.shadow = shadow(published.confidence)
         self.observers.on_step(record)

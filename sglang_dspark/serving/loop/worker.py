@@ -21,15 +21,16 @@ from sglang.srt.utils.common import get_cuda_graph_batch_size_alignment, get_dev
 
 from sglang_dspark.cost.graphs import Machine
 from sglang_dspark.errors import InputError
-from sglang_dspark.serving.base import start_line
+from sglang_dspark.serving.base import hardware, start_line
 from sglang_dspark.serving.base.contract import WORKER_CALLS, moved
-from sglang_dspark.serving.base.options import Resolved, ServingOptions, options_of, resolve
+from sglang_dspark.serving.base.faults import Faults
+from sglang_dspark.serving.base.options import Resolved, ServingOptions, options_of, record_limit, resolve
 from sglang_dspark.serving.base.refusal import leave
 from sglang_dspark.serving.base.steps import StepObserver
 from sglang_dspark.serving.feedback.copies import DRAFT, VERIFY
-from sglang_dspark.serving.feedback.metrics import PrometheusObserver
+from sglang_dspark.serving.feedback.metrics import PrometheusObserver, sglangs_labels
 from sglang_dspark.serving.gpu import flashinfer_ragged
-from sglang_dspark.serving.gpu.device_kernels.choice import install, measure
+from sglang_dspark.serving.gpu.device_kernels.choice import Installed, agreed, attempt
 from sglang_dspark.serving.loop.agreement import Agreement
 from sglang_dspark.serving.loop.engine import PolicyEngine
 from sglang_dspark.serving.loop.planner import PolicyPlanner
@@ -41,8 +42,9 @@ _SEGMENTS = {InfoSegment.DRAFT: DRAFT, InfoSegment.TARGET_VERIFY: VERIFY}
 
 
 class PolicyWorker(DSparkWorkerV2):
-    """Overridden: the constructor, `alloc_memory_pool`, `init_cuda_graphs`, `forward_batch_generation`,
-    `_forward_decode` and `note_request_finished`; the planner and the step observers are ours."""
+    """Overridden: the constructor, `alloc_memory_pool`, `init_cuda_graphs`, `weight_update_runners`,
+    `forward_batch_generation`, `_forward_decode` and `note_request_finished`; the planner and the step observers are
+    ours."""
 
     def __init__(
         self,
@@ -52,6 +54,9 @@ class PolicyWorker(DSparkWorkerV2):
         target_worker: TpModelWorker,
         draft_worker_cls: type[TpModelWorker] = TpModelWorker,
     ) -> None:
+        self._faults = Faults()
+        self._kernels: Installed | None = None
+        self._bounds_wait = self._session_open = False
         changes = moved(WORKER_CALLS)
         if changes:
             raise leave(f"this SGLang is not the one that was overridden: {'; '.join(changes)}")
@@ -76,7 +81,7 @@ class PolicyWorker(DSparkWorkerV2):
             raise InputError("this draft has no confidence head: scheduling policies cannot run on it")
         if self._agreement.decides:
             resolved = resolve(options, self.gamma, self.server_args.speculative_dspark_sps_table_path)
-            start_line.check_hardware(resolved.cost, options, start_line.hardware_name())
+            start_line.check_hardware(resolved.cost, options, hardware.hardware_name())
             loop = "normal" if get_schedule().disable_overlap_schedule else "overlap"
             logger.info("%s", start_line.start_line(resolved, options, self._verify_planner.mode_value, loop))
         return self._agreement.from_first(resolved)
@@ -93,16 +98,21 @@ class PolicyWorker(DSparkWorkerV2):
             caps_only=not self._verify_planner.is_compact_mode,
             seed=self.target_worker.random_seed,
             kernels=options_of(self.server_args).kernels,
+            faults=self._faults,
         )
         self._verify_planner.attach(self.policy_engine)
-        if get_observability().enable_metrics and self._agreement.decides:
-            labels = {"model_name": self.server_args.served_model_name or self.server_args.model_path}
-            labels["dp_rank"] = str(get_parallel().dp_rank or 0)
-            metrics = PrometheusObserver(labels)
-            self.add_observer(metrics)
-            self.policy_engine.drift.listeners.append(metrics.set_drift)
         if self._agreement.decides:
             self._start_recorder(options_of(self.server_args))
+            if get_observability().enable_metrics:
+                with self._faults.caught("metrics", "the server shows none of ours"):
+                    self._start_metrics()
+
+    def _start_metrics(self) -> None:
+        engine = self.policy_engine
+        metrics = PrometheusObserver(sglangs_labels(), lambda: None if engine.recording is None else engine.recording())
+        self.add_observer(metrics)
+        engine.drift.listeners.append(metrics.set_drift)
+        self._faults.listeners.append(metrics.count_fault)
 
     def _start_recorder(self, options: ServingOptions) -> None:
         if options.record is None:
@@ -110,24 +120,25 @@ class PolicyWorker(DSparkWorkerV2):
         loop = "normal" if get_schedule().disable_overlap_schedule else "overlap"
         rank = get_parallel().dp_rank or 0
         try:
-            self.add_observer(
-                recorder.start(
-                    options.record,
-                    self.policy_engine,
-                    self.server_args,
-                    mode=self._verify_planner.mode_value,
-                    loop=loop,
-                    rank=rank,
-                    texts=options.record_text,
-                    limits={
-                        "max_running_requests": int(self.model_runner.max_running_requests),
-                        "kv_tokens": int(self.model_runner.max_total_num_tokens),
-                        "chunked_prefill_size": int(get_schedule().chunked_prefill_size or -1),
-                    },
-                )
+            observer = recorder.start(
+                options.record,
+                self.policy_engine,
+                self.server_args,
+                mode=self._verify_planner.mode_value,
+                loop=loop,
+                rank=rank,
+                texts=options.record_text,
+                keep_bytes=record_limit(options),
+                limits={
+                    "max_running_requests": int(self.model_runner.max_running_requests),
+                    "kv_tokens": int(self.model_runner.max_total_num_tokens),
+                    "chunked_prefill_size": int(get_schedule().chunked_prefill_size or -1),
+                },
             )
         except InputError as error:
             raise leave(error) from None
+        self.add_observer(observer)
+        self.policy_engine.recording = observer.state
 
     def add_observer(self, observer: StepObserver) -> None:
         """Show every decode step to `observer` (rank 0 only), see `steps`."""
@@ -136,7 +147,7 @@ class PolicyWorker(DSparkWorkerV2):
     def init_cuda_graphs(self) -> None:
         """Before capture: the faster kernels. After: price the graph sizes that this engine has."""
         self._choose_kernels()
-        super().init_cuda_graphs()
+        self._capture_draft_graphs()
         if torch.device(self.device).type == "cuda" and (memory_mib := get_device_memory_capacity(self.device)):
             self.policy_engine.gpu_memory_gib = memory_mib / 1024
         runner = self.model_runner.decode_cuda_graph_runner
@@ -144,6 +155,22 @@ class PolicyWorker(DSparkWorkerV2):
             batches = [int(size) for size in runner.capture_bs]
             self.policy_engine.use_graphs(batches)
             self._compare_graphs(batches, int(runner.captured_req_width))
+        if self._agreement.decides:
+            self.policy_engine.prepare_live_decisions(int(self.model_runner.max_running_requests))
+
+    def _capture_draft_graphs(self) -> None:
+        """With our kernels, and with SGLang's own where ours cannot be captured."""
+        hooks = self.draft_model_runner.capture_tail_hooks if self._hosts_draft else []
+        before = list(hooks)
+        try:
+            super().init_cuda_graphs()
+        except Exception as error:
+            if not self._kernels:
+                raise
+            self._faults.note("kernels in CUDA graphs", error, "SGLang's own are captured")
+            self._kernels.close()
+            hooks[:] = before
+            super().init_cuda_graphs()
 
     def _compare_graphs(self, batches: list[int], width: int) -> None:
         """Say where the rule by which the simulator predicts the graphs of such a server is wrong about this one."""
@@ -161,43 +188,66 @@ class PolicyWorker(DSparkWorkerV2):
             logger.warning("%s", said)
 
     def _choose_kernels(self) -> None:
-        """Rank 0 measures ours beside upstream's, all ranks install the same ones."""
-        mode = options_of(self.server_args).kernels
-        choices = self._agreement.from_first(measure(self, mode) if self._agreement.decides else None)
-        self._kernels = install(self, choices)
-        logger.info("sglang-dspark kernels: %s", "; ".join(str(choice) for choice in choices.values()))
+        """Every rank tries ours beside upstream's, and all ranks install the same ones."""
+        trials = attempt(self, options_of(self.server_args).kernels, self._faults)
+        mine = {trial.case.name: trial.choice for trial in trials}
+        self._kernels = Installed(self, agreed(trials, self._agreement.gather(mine)), self._faults)
+        self.policy_engine.kernels = {name: str(choice) for name, choice in self._kernels.choices.items()}
+        logger.info("sglang-dspark kernels: %s", "; ".join(map(str, self._kernels.choices.values())))
+
+    def weight_update_runners(self) -> list[tuple[str, Any]]:
+        """SGLang asks before every update in place: what was computed from the old weights must not decide again."""
+        if self._kernels is not None:
+            self._kernels.weights_change()
+        self._bounds_wait = True
+        return super().weight_update_runners()
+
+    def weight_session(self, opened: bool) -> None:
+        """Weights may change at any time while SGLang holds an update session open."""
+        self._session_open = opened
+        self._bounds_wait = True
+
+    def _follow_weights(self) -> None:
+        if self._bounds_wait and not self._session_open:
+            self._bounds_wait = False
+            if self._kernels is not None:
+                self._kernels.weights_changed()
 
     def forward_batch_generation(
         self, batch: Any, on_publish: Any = None, grammar_barrier: Any = None, **kwargs: Any
     ) -> Any:
         if batch.forward_mode.is_extend() or batch.is_extend_in_batch:
-            self.policy_engine.note_prefill(list(batch.reqs), int(batch.extend_num_tokens or 0))
+            with self._faults.caught("prefill note"):
+                self.policy_engine.note_prefill(list(batch.reqs), int(batch.extend_num_tokens or 0))
         return super().forward_batch_generation(batch, on_publish, grammar_barrier, **kwargs)
 
     def _forward_decode(
         self, batch: Any, on_publish: Any, grammar_barrier: Any = None, coordination_plan: Any = None
     ) -> Any:
+        self._follow_weights()
         if not batch.forward_mode.is_idle():
             self.policy_engine.enter(batch, int(batch.forward_iter))
         return super()._forward_decode(batch, on_publish, grammar_barrier, coordination_plan)
 
     def note_request_finished(self, *, rid: str, natural_stop: bool) -> None:
         super().note_request_finished(rid=rid, natural_stop=natural_stop)
-        self.policy_engine.note_finished(rid, natural_stop)
+        with self._faults.caught("finish note"):
+            self.policy_engine.note_finished(rid, natural_stop)
 
     def step_published(self, step: dict[str, Any]) -> None:
         """The arguments of upstream's `observe_verify_step`, for the engine."""
         layout = step["layout"]
         if step["confidence"] is None:
             return
-        self.policy_engine.published(
-            confidence=step["confidence"],
-            lengths=None if layout is None else layout.verify_lens.to(torch.int64) - 1,
-            accepted=step["correct_len"].to(torch.int64),
-            trimmed=step["cap_trim_lens"].to(torch.int64),
-            prefix_lengths=step["prefix_lens"].to(torch.int64),
-            executed_tier=0 if layout is None else int(layout.graph_num_tokens),
-        )
+        with self._faults.caught("step outcome", "the step is not published"):
+            self.policy_engine.published(
+                confidence=step["confidence"],
+                lengths=None if layout is None else layout.verify_lens.to(torch.int64) - 1,
+                accepted=step["correct_len"].to(torch.int64),
+                trimmed=step["cap_trim_lens"].to(torch.int64),
+                prefix_lengths=step["prefix_lens"].to(torch.int64),
+                executed_tier=0 if layout is None else int(layout.graph_num_tokens),
+            )
 
 
 class StepTap:

@@ -24,7 +24,9 @@ from typing import Any
 
 from sglang_dspark.cost import write_table
 from sglang_dspark.errors import InputError
+from sglang_dspark.keys import Keys
 from sglang_dspark.live.client import Server
+from sglang_dspark.live.hold import ended_by_exception
 from sglang_dspark.live.profiling import ProfilePlan, machine_of, measure, table_of
 
 AUTO = "auto"
@@ -58,7 +60,9 @@ _DROPPED = {
     "--speculative-dspark-record": 1,
     "--speculative-dspark-explore": 1,
     "--speculative-dspark-record-text": 0,
+    "--speculative-dspark-record-limit": 1,
     "--speculative-dspark-allow-foreign-profile": 0,
+    "--speculative-dspark-if-possible": 0,
     "--speculative-dspark-allow-estimate": 0,
     "--speculative-dspark-sps-table-path": 1,
     "--port": 1,
@@ -89,7 +93,10 @@ def find_or_measure(arguments: Any, command: Sequence[str]) -> str:
     most = int(getattr(arguments, "max_running_requests", None) or _BATCHES[-1])
     batches = tuple(size for size in _BATCHES if size <= most)
     plan = ProfilePlan(batches=batches, shares=(0.0, 0.5, 1.0), contexts=(64,), windows=2, window_s=0.5)
-    with _short_server(short_command(command, port := _free_port()), port) as server:
+    keys = Keys(getattr(arguments, "api_key", None), getattr(arguments, "admin_api_key", None))
+    short = short_command(command, port := _free_port())
+    # Told to end meanwhile, this process must not leave the short server behind.
+    with ended_by_exception(), _short_server(short, port, keys) as server:
         cells = measure(
             server,
             plan,
@@ -107,11 +114,11 @@ def find_or_measure(arguments: Any, command: Sequence[str]) -> str:
 
 def describe(arguments: Any) -> dict[str, Any]:
     """What the step costs depend on, in words; stands in the table's `meta`."""
-    from sglang_dspark.serving.base.start_line import hardware_name
+    from sglang_dspark.serving.base.hardware import launcher_hardware
 
     model, draft = (getattr(arguments, name, None) for name in ("model_path", "speculative_draft_model_path"))
     out: dict[str, Any] = {
-        "hardware": hardware_name(),
+        "hardware": launcher_hardware(int(getattr(arguments, "base_gpu_id", None) or 0)) or _asked_for_hardware(),
         "model": Path(str(model)).name,
         "model_config": _config_hash(model),
         "draft_config": _config_hash(draft),
@@ -119,6 +126,15 @@ def describe(arguments: Any) -> dict[str, Any]:
     }
     values = {name: getattr(arguments, name, None) for name in _ARGUMENTS}
     return out | {name: value for name, value in values.items() if value is not None}
+
+
+def _asked_for_hardware() -> str:
+    """The device's name from a process of its own: this one must not open it."""
+    code = "from sglang_dspark.serving.base.hardware import hardware_name; print(hardware_name())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise InputError(f"this machine's device cannot be named: {done.stderr.strip()[-200:]}")
+    return done.stdout.strip().splitlines()[-1]
 
 
 def key_of(circumstances: dict[str, Any]) -> str:
@@ -151,11 +167,11 @@ def short_command(command: Sequence[str], port: int) -> list[str]:
 
 
 @contextmanager
-def _short_server(command: list[str], port: int) -> Iterator[Server]:
+def _short_server(command: list[str], port: int, keys: Keys) -> Iterator[Server]:
     with tempfile.NamedTemporaryFile("w+", prefix="dspark-auto-", suffix=".log") as log:
         environment = {**os.environ, _CHILD: "1"}
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
-        server = Server(f"http://127.0.0.1:{port}")
+        server = Server(f"http://127.0.0.1:{port}", keys)
         try:
             _wait(server, process, Path(log.name))
             yield server

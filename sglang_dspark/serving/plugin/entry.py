@@ -45,28 +45,14 @@ def choose_worker(upstream: type, algorithm: Any, server_args: Any) -> type | No
 
     if not algorithm.is_dspark() or not options_of(server_args).active:
         return None
-    reason = cannot_take_part(server_args)
-    if reason is not None:
-        import logging
+    from sglang.srt.arg_groups.overrides import resolving_view
 
-        logging.getLogger(__name__).warning(
-            "sglang-dspark: %s: SGLang's own planner stays in place and the DSpark policy flags have no effect", reason
-        )
-        return None
+    from sglang_dspark.serving.base.refusal import leave
+    from sglang_dspark.serving.plugin.taking_part import not_served, why_not
+
+    reason = why_not(resolving_view(server_args))
+    if reason is not None:  # the launcher decides this; a process that was started without it does not serve half of it
+        raise leave(not_served(reason))
     from sglang_dspark.serving.loop.worker import PolicyWorker
 
     return PolicyWorker
-
-
-def cannot_take_part(server_args: Any) -> str | None:
-    """Why SGLang's planner has to stay, or None."""
-    from sglang.srt.arg_groups.overrides import resolving_view
-
-    config = resolving_view(server_args)
-    if config.attn_dp_size > 1:
-        return "data-parallel attention (ranks share a graph tier)"
-    if config.disaggregation_mode == "prefill":
-        return "a prefill-only server decodes nothing"
-    if config.pp_size > 1:
-        return "pipeline parallelism"
-    return None

@@ -5,9 +5,17 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-from sglang_dspark.serving.base.options import ATTRIBUTE, DEFAULT_POLICY, KERNELS, SCHEDULES, ServingOptions
+from sglang_dspark.serving.base.options import (
+    ATTRIBUTE,
+    DEFAULT_POLICY,
+    DEFAULT_RECORD_LIMIT,
+    KERNELS,
+    SCHEDULES,
+    ServingOptions,
+)
 from sglang_dspark.serving.base.refusal import leave
 
 ADD_TARGET = "sglang.srt.server_args.ServerArgs.add_cli_args"
@@ -24,7 +32,9 @@ _FIELDS = {
     "explore": "explore",
     "record": "record",
     "record_text": "record_text",
+    "record_limit": "record_limit",
     "kernels": "kernels",
+    "if_possible": "if_possible",
 }
 
 
@@ -84,10 +94,22 @@ def add_flags(result: Any, parser: argparse.ArgumentParser) -> None:
         help="Record prompts and outputs as well; without it no text is ever written.",
     )
     group.add_argument(
+        "--speculative-dspark-record-limit",
+        metavar="SIZE",
+        help="What the record folder may hold, e.g. 500MB: its oldest record files, of earlier runs too, are removed "
+        f"beyond it. Default: {DEFAULT_RECORD_LIMIT}.",
+    )
+    group.add_argument(
         "--speculative-dspark-kernels",
         choices=KERNELS,
         default=KERNELS[0],
         help="Whose kernels draft, accept and admit: auto measures both on a CUDA device and keeps the faster.",
+    )
+    group.add_argument(
+        "--speculative-dspark-if-possible",
+        action="store_true",
+        help="Where these flags can have no effect (DP attention, PP, a PD prefill server, LoRA), serve with SGLang's "
+        "own planner instead of refusing to start.",
     )
 
 
@@ -95,24 +117,38 @@ def read_flags(from_cli_args: Callable[..., Any], cls: type, args: argparse.Name
     """AROUND hook on `ServerArgs.from_cli_args`: the record carries our values as well."""
     record = from_cli_args(cls, args)
     values = {ours: getattr(args, _PREFIX + flag) for flag, ours in _FIELDS.items() if hasattr(args, _PREFIX + flag)}
-    if values.get("profile") == "auto":
-        values["profile"] = _measured_profile(record)
     options = ServingOptions(**values)
     if options.active:
-        setattr(record, ATTRIBUTE, options)
         from sglang_dspark.serving.plugin import startup
 
-        startup.prepare(record, options)
+        if options.profile == "auto" or _needs_measuring(options, record):
+            options = _with_measured_profile(record, options)
+        if startup.prepare(record, options):
+            setattr(record, ATTRIBUTE, options)
     return record
 
 
-def _measured_profile(record: Any) -> str:
+def _needs_measuring(options: ServingOptions, record: Any) -> bool:
+    """`self-tuning` needs no preparation: where no step costs are given, they are measured as for `auto`."""
+    from sglang_dspark.errors import InputError
+    from sglang_dspark.policies import SelfTuning, make_policy
+
+    given = options.profile or getattr(record, "speculative_dspark_sps_table_path", None)
+    try:
+        return not given and options.policy is not None and isinstance(make_policy(options.policy), SelfTuning)
+    except InputError:
+        return False  # refused with its reason where the options are resolved
+
+
+def _with_measured_profile(record: Any, options: ServingOptions) -> ServingOptions:
     from sglang_dspark.errors import InputError
     from sglang_dspark.serving.plugin import startup
     from sglang_dspark.serving.plugin.auto_profile import find_or_measure
 
     try:
         startup.check_algorithm(record)
-        return find_or_measure(record, sys.orig_argv)
+        if not startup.takes_part(record, options):
+            return options
+        return replace(options, profile=find_or_measure(record, sys.orig_argv))
     except InputError as error:
         raise leave(error) from None

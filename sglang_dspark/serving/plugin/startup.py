@@ -12,26 +12,36 @@ from typing import Any
 
 from sglang_dspark.errors import InputError
 from sglang_dspark.serving.base.contract import SUPPORTED
-from sglang_dspark.serving.base.options import ServingOptions, options_of, resolve
+from sglang_dspark.serving.base.options import ATTRIBUTE, ServingOptions, options_of, resolve
 from sglang_dspark.serving.base.refusal import leave
+from sglang_dspark.serving.plugin.taking_part import (
+    CAP_ACCEPT,
+    COMPACT,
+    STATIC,
+    not_served,
+    verifying_backend,
+    why_not,
+    why_not_compact,
+)
 from sglang_dspark.serving.recording import arrivals
 
 RESOLUTION_STEP = "handle_speculative_decoding"
 logger = logging.getLogger(__name__)
 
 MODE_VARIABLE = "SGLANG_RAGGED_VERIFY_MODE"
-COMPACT, CAP_ACCEPT, STATIC = "compact", "cap-accept", "static"
 
 _CHOSEN_BY_US = "_dspark_chose_mode"
 
-RAGGED_BACKENDS = ("fa3", "fa4", "trtllm_mha", "trtllm_mla", "dsv4")
-"""Attention backends of SGLang that verify ragged blocks in graphs; `ragged_backends` adds what this machine has."""
 
+def prepare(record: Any, options: ServingOptions) -> bool:
+    """Right after parsing: refuse what is already known to be wrong and choose the verify mode.
 
-def prepare(record: Any, options: ServingOptions) -> None:
-    """Right after parsing: refuse what is already known to be wrong and choose the verify mode."""
+    False: our flags have no effect on this server, which the user allowed; nothing was touched.
+    """
     try:
         check_algorithm(record)
+        if not takes_part(record, options):
+            return False
         _check_version()
         resolve(options, sps_table=record.speculative_dspark_sps_table_path)
     except InputError as error:
@@ -45,6 +55,18 @@ def prepare(record: Any, options: ServingOptions) -> None:
         # Model-specific handlers read the mode before the attention backend is known; `settle` may still lower it.
         os.environ[MODE_VARIABLE] = COMPACT
         setattr(record, _CHOSEN_BY_US, True)
+    return True
+
+
+def takes_part(config: Any, options: ServingOptions) -> bool:
+    """Whether our worker serves this server. InputError where it does not and nobody said that this is all right."""
+    reason = why_not(config)
+    if reason is None:
+        return True
+    if not options.if_possible:
+        raise InputError(not_served(reason))
+    logger.warning("sglang-dspark: %s: SGLang's own planner serves, and the DSpark flags have no effect", reason)
+    return False
 
 
 def settle(server_args: Any, previous: Callable[[Any], None]) -> None:
@@ -53,20 +75,19 @@ def settle(server_args: Any, previous: Callable[[Any], None]) -> None:
     if not options.active:
         previous(server_args)
         return
-    from sglang.srt.arg_groups.model_override_base import use_mla_backend
-    from sglang.srt.arg_groups.overrides import attention_backends_of, resolved_view, resolving_view
+    from sglang.srt.arg_groups.overrides import resolving_view
 
-    from sglang_dspark.serving.base import start_line
+    from sglang_dspark.serving.base import hardware, start_line
     from sglang_dspark.serving.control import http
 
-    _, backend = attention_backends_of(resolved_view(server_args))
-    if getattr(server_args, _CHOSEN_BY_US, False) and backend is not None:
-        # SGLang's FlashInfer backend for MLA models verifies ragged blocks, its other one does not.
-        mla = backend == "flashinfer" and use_mla_backend(server_args)
-        os.environ[MODE_VARIABLE] = COMPACT if mla or backend in ragged_backends() else CAP_ACCEPT
-    previous(server_args)
     config = resolving_view(server_args)
     try:
+        if not takes_part(config, options):  # SGLang's own resolution has brought it about
+            _step_aside(server_args)
+            previous(server_args)
+            return
+        _choose_mode(server_args)
+        previous(server_args)
         if config.speculative_use_block_verification:
             raise InputError("block verification changes what survival means: it is refused with scheduling policies")
         if config.speculative_dspark_align_verify_tokens_to_graph_tier:
@@ -76,7 +97,8 @@ def settle(server_args: Any, previous: Callable[[Any], None]) -> None:
         gamma = int(config.speculative_num_draft_tokens) - 1
         resolved = resolve(options, gamma, config.speculative_dspark_sps_table_path)
         check_draft(config.speculative_draft_model_path, config.speculative_dspark_confidence_sts_path, gamma)
-        start_line.check_hardware(resolved.cost, options, start_line.launcher_hardware())
+        here = hardware.launcher_hardware(int(config.base_gpu_id or 0))
+        start_line.check_hardware(resolved.cost, options, here)
     except InputError as error:
         raise leave(error) from None
     if config.tokenizer_worker_num > 1:
@@ -85,12 +107,30 @@ def settle(server_args: Any, previous: Callable[[Any], None]) -> None:
     http.serve(resolved, gamma)
 
 
-def ragged_backends() -> tuple[str, ...]:
-    """Attention backends that serve compact verification here."""
-    from sglang_dspark.serving import cpu
+def _step_aside(server_args: Any) -> None:
+    """Undo what `prepare` did: SGLang's own worker serves as if our flags were not there."""
+    setattr(server_args, ATTRIBUTE, None)
+    if getattr(server_args, _CHOSEN_BY_US, False):
+        os.environ.pop(MODE_VARIABLE, None)
 
-    on_cpu = ("torch_native",) if cpu.activate() is not None else ()
-    return (*RAGGED_BACKENDS, *on_cpu, "flashinfer")
+
+def _choose_mode(server_args: Any) -> None:
+    """Compact where the backend that verifies can, else cap-accept; a mode that the user gave and cannot work is an
+    InputError."""
+    from sglang.srt.arg_groups.model_override_base import model_config_of
+    from sglang.srt.arg_groups.overrides import resolved_view
+
+    config = resolved_view(server_args)
+    backend = verifying_backend(config)
+    chosen_by_us = getattr(server_args, _CHOSEN_BY_US, False)
+    if not chosen_by_us and os.environ.get(MODE_VARIABLE) != COMPACT:
+        return
+    reason = why_not_compact(config, backend, model_config_of(server_args))
+    if not chosen_by_us and reason is not None:
+        raise InputError(f"{MODE_VARIABLE}=compact cannot work here: {reason}; unset it, or set {CAP_ACCEPT}")
+    if chosen_by_us and reason is not None:
+        logger.warning("sglang-dspark: mode %s: %s", CAP_ACCEPT, reason)
+        os.environ[MODE_VARIABLE] = CAP_ACCEPT
 
 
 def check_draft(draft_path: str | None, sts_path: str | None, gamma: int) -> None:

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from sglang_dspark.records import RequestRecord
+from sglang_dspark.serving.base.steps import SERVERS_OWN
+
+_HEALTH_CHECK = "HEALTH_CHECK"  # how SGLang names them
 
 GREEDY_TOP_K = 1
 """SGLang turns temperature 0 into temperature 1 with top_k 1."""
@@ -55,6 +58,12 @@ def request_record(known: LiveRequest, rank: int, to_unix_s: float, *, texts: bo
         prompt=_text(req, req.origin_input_ids) if texts else None,
         output=_text(req, req.output_ids[: wanted(req)]) if texts else None,
     )
+
+
+def sent_by_server(req: Any) -> bool:
+    """Whether SGLang itself sent this request: its start-up request and its health checks are nobody's load."""
+    custom = req.sampling_params.custom_params
+    return str(req.rid).startswith(_HEALTH_CHECK) or (isinstance(custom, dict) and SERVERS_OWN in custom)
 
 
 def wanted(req: Any) -> int:

@@ -1,31 +1,25 @@
-"""Measures each operation beside upstream's and puts the winners in place."""
+"""Which operations are ours on this device: tried at start, measured beside upstream's, put in place, taken back."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from types import SimpleNamespace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from dspark_kernels.choose import Choice, Mode, choose
-from sglang.srt.runtime_context import get_parallel
 from sglang.srt.speculative.dspark_components import dspark_draft, dspark_draft_sampler, dspark_verify
-from sglang.srt.speculative.dspark_components.dspark_draft import DraftBlockResult, DraftNoise
-from sglang.srt.speculative.ragged_verify import RaggedVerifyLayout
 
-from sglang_dspark.policies import Plan
 from sglang_dspark.serving.base import admission
 from sglang_dspark.serving.base.contract import moved
-from sglang_dspark.serving.gpu.device_kernels.operations import (
-    ConfidenceOperation,
-    MarkovOperation,
-    RejectionOperation,
-    admit_plan,
-    markov_head_of,
-)
+from sglang_dspark.serving.base.faults import Faults
+from sglang_dspark.serving.gpu.device_kernels.cases import CASES, CHECKED_ROWS, Case
+from sglang_dspark.serving.gpu.device_kernels.guarded import Guarded
+from sglang_dspark.serving.gpu.device_kernels.operations import MarkovOperation
 
-OPERATIONS = ("markov", "rejection", "confidence", "admission")
+OPERATIONS = tuple(case.name for case in CASES)
 
 _DSPARK = "sglang.srt.speculative.dspark_components"
 
@@ -45,176 +39,178 @@ REPLACED = {
 }
 """Signatures that ours stand in for, as `sglang_dspark.serving.base.contract.moved` reads them."""
 
+_LEFT_FREE = 4
+"""What an operation keeps may take one part in this many of the free memory: graphs are captured after it."""
 
-def measure(worker: Any, mode: Mode) -> dict[str, Choice]:
-    """What to use for each operation on this worker's device; `mode` "ours" or "upstream" measures nothing.
+_MOST_TRIAL_BYTES = 1 << 30
 
-    worker: SGLang's DSPARK worker, models loaded. Errors: ValueError for another mode; whatever a kernel raises that
-    cannot run.
+
+@dataclass
+class Trial:
+    """An operation that was tried: what was chosen, and ours where it is of use."""
+
+    case: Case
+    choice: Choice
+    ours: Callable[..., Any] | None = None
+
+
+def attempt(worker: Any, mode: Mode, faults: Faults) -> list[Trial]:
+    """Build, check, warm and measure every operation on this worker's device. Never raises.
+
+    worker: SGLang's DSPARK worker, models loaded. What cannot be built, gives other values than its reference, or does
+    not fit the free memory is upstream's, with the reason; `mode` "auto" also measures, and keeps the faster one.
     """
-    device, changes = torch.device(worker.device), moved(REPLACED)
+    changes = moved(REPLACED)
     if changes:
-        raise RuntimeError(f"this SGLang is not the one whose functions are replaced: {'; '.join(changes)}")
-    choices = {}
-    for name, refusal, calls in _cases(worker):
-        if refusal is not None and mode != "upstream":
-            choices[name] = Choice(name, "upstream", refusal)
-        elif mode == "auto" and device.type == "cuda":
-            with torch.inference_mode():
-                choices[name] = choose(name, *calls(), device, mode, graph=False)
-        else:
-            choices[name] = choose(name, _unused, _unused, device, mode)
-    return choices
+        faults.note("kernels", f"this SGLang is not the one whose functions are replaced: {'; '.join(changes)}")
+    return [_tried(case(worker), mode, faults, bool(changes)) for case in CASES]
 
 
-def install(worker: Any, choices: dict[str, Choice]) -> ExitStack:
-    """Put the chosen operations in place; closing the returned stack restores upstream's."""
-    undo = ExitStack()
+def _tried(case: Case, mode: Mode, faults: Faults, moved_on: bool) -> Trial:
+    try:
+        reason = _reason_against(case, mode, moved_on)
+        if reason is not None:
+            return Trial(case, Choice(case.name, "upstream", reason))
+        with torch.no_grad():  # not inference mode, which would bind what is built to it
+            return _built(case, mode, faults)
+    except Exception as error:
+        faults.note(f"kernel {case.name}", error, "SGLang's own runs")
+        return Trial(case, Choice(case.name, "upstream", f"it failed at start: {type(error).__name__}"))
+    finally:
+        _free_cache(case.device)
 
-    def put(owner: Any, name: str, value: Any) -> None:
+
+def _reason_against(case: Case, mode: Mode, moved_on: bool) -> str | None:
+    if mode == "upstream":
+        return "asked for"
+    if moved_on:
+        return "another SGLang"
+    refusal = case.refusal()
+    if refusal is not None:
+        return refusal
+    if mode == "auto" and case.device.type != "cuda":
+        return f"nothing measured: {case.device.type} is no CUDA device"
+    free = free_bytes(case.device)
+    if free is not None and case.kept_bytes() > free // _LEFT_FREE:
+        return f"{_mib(free)} are free and it keeps {_mib(case.kept_bytes())}"
+    return None
+
+
+def _built(case: Case, mode: Mode, faults: Faults) -> Trial:
+    rows = trial_rows(case)
+    if rows < 1:
+        return Trial(case, Choice(case.name, "upstream", f"too little memory is free to try it ({_mib_free(case)})"))
+    ours = case.build()
+    wrong = case.check(ours)
+    if wrong:
+        faults.note(f"kernel {case.name}", f"it differs from its reference: {wrong}", "SGLang's own runs")
+        return Trial(case, Choice(case.name, "upstream", f"it differs from its reference: {wrong}"))
+    case.warm(ours)
+    upstream = case.upstream
+    choice = Choice(case.name, "ours", "asked for")
+    if mode == "auto":
+        given = case.arguments(rows)
+        choice = choose(case.name, lambda: ours(**given), lambda: upstream(**given), case.device, mode, graph=False)
+    return Trial(case, choice, ours if choice.kernels == "ours" else None)
+
+
+def trial_rows(case: Case) -> int:
+    """The batch size that an operation is measured at: a quarter of the largest one served where that fits the free
+    memory, 0 where not even the check does."""
+    wanted = max(1, int(case.worker.model_runner.max_running_requests) // 4)
+    free = free_bytes(case.device)
+    if free is None:
+        return wanted
+    fits = min(free // 2, _MOST_TRIAL_BYTES) // case.row_bytes()
+    return 0 if fits < CHECKED_ROWS else min(wanted, fits)
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Bytes that can still be allocated on a CUDA device, torch's own cache included; None elsewhere."""
+    if device.type != "cuda":
+        return None
+    cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0]) + cached
+
+
+def _free_cache(device: torch.device) -> None:
+    """What a trial has taken goes back to the device: SGLang captures its graphs next."""
+    if device.type == "cuda":
+        with contextlib.suppress(Exception):
+            torch.cuda.empty_cache()
+
+
+def agreed(trials: Sequence[Trial], gathered: Sequence[dict[str, Choice]]) -> list[Trial]:
+    """The same choice on every rank: ours where rank 0 chose it and every rank can, by all ranks' choices."""
+    out = []
+    for trial in trials:
+        choices = [found[trial.case.name] for found in gathered]
+        against = [choice for choice in choices if choice.kernels == "upstream"]
+        choice = against[0] if against else choices[0]
+        out.append(Trial(trial.case, choice, trial.ours if choice.kernels == "ours" else None))
+    return out
+
+
+class Installed:
+    """Operations of ours in SGLang's place; `close` puts SGLang's back."""
+
+    def __init__(self, worker: Any, trials: Sequence[Trial], faults: Faults) -> None:
+        self.choices = {trial.case.name: trial.choice for trial in trials}
+        self._faults = faults
+        self._undo = ExitStack()
+        self._ours = {trial.case.name: trial.ours for trial in trials if trial.ours is not None}
+        for trial in trials:
+            if trial.ours is None:
+                continue
+            guarded = Guarded(trial.case.name, trial.ours, trial.case.upstream, faults)
+            for owner, name in _places(worker)[trial.case.name]:
+                self._put(owner, name, guarded)
+
+    def __bool__(self) -> bool:
+        return bool(self._ours)
+
+    def _put(self, owner: Any, name: str, value: Any) -> None:
         own = name in vars(owner)
-        undo.callback(setattr if own else _forget, owner, name, getattr(owner, name))
+        self._undo.callback(setattr if own else _forget, owner, name, getattr(owner, name))
         setattr(owner, name, value)
 
-    if choices["markov"].kernels == "ours":
-        operation = _markov(worker)
-        put(dspark_draft, "draft_markov_block", operation)
-        put(dspark_draft_sampler, "draft_markov_block", operation)
-    if choices["rejection"].kernels == "ours":
-        put(dspark_verify, "accept_draft_tokens", _rejection(worker))
-    if choices["confidence"].kernels == "ours":
+    def close(self) -> None:
+        """SGLang's own from now on."""
+        self._undo.close()
+        self._ours.clear()
+
+    def weights_change(self) -> None:
+        """The draft's weights are about to change in place: nothing that was computed from them decides any more."""
+        markov = self._ours.get("markov")
+        if isinstance(markov, MarkovOperation):
+            markov.drop_bounds()
+
+    def weights_changed(self) -> None:
+        """They have changed: compute it again. Where that fails, everything is read, which is right and slower."""
+        markov = self._ours.get("markov")
+        if isinstance(markov, MarkovOperation):
+            with self._faults.caught("kernel markov bounds", "the whole vocabulary is read"):
+                markov.refill_bounds()
+
+
+def _places(worker: Any) -> dict[str, list[tuple[Any, str]]]:
+    return {
+        "markov": [(dspark_draft, "draft_markov_block"), (dspark_draft_sampler, "draft_markov_block")],
+        "rejection": [(dspark_verify, "accept_draft_tokens")],
         # SGLang's draft model is a torch module: its own __setattr__ takes a plain callable as it is.
-        put(worker.draft_model, "compute_confidence", ConfidenceOperation.of(worker.draft_model))
-    if choices["admission"].kernels == "ours":
-        put(admission, "allocate_on_device", admit_plan)
-    return undo
+        "confidence": [(worker.draft_model, "compute_confidence")],
+        "admission": [(admission, "allocate_on_device")],
+    }
 
 
 def _forget(owner: Any, name: str, value: Any) -> None:
     delattr(owner, name)
 
 
-def _unused() -> None:
-    raise AssertionError("nothing is measured here")
+def _mib(count: int) -> str:
+    return f"{count / (1 << 20):.0f} MiB"
 
 
-def _markov(worker: Any) -> MarkovOperation:
-    module = worker.draft_model.markov_head
-    head = markov_head_of(module)
-    assert head is not None, "_markov_refusal comes first"
-    return MarkovOperation.of(dspark_draft.draft_markov_block, module, screened=head.kind == "vanilla")
-
-
-def _rejection(worker: Any) -> RejectionOperation:
-    seed = worker.target_worker.random_seed
-    return RejectionOperation.of(dspark_verify.accept_draft_tokens, seed, torch.device(worker.device))
-
-
-def _cases(
-    worker: Any,
-) -> list[tuple[str, str | None, Callable[[], tuple[Callable[[], object], Callable[[], object]]]]]:
-    """(operation, why it cannot be ours or None, a function that makes our call and upstream's on the same
-    inputs)."""
-    return [
-        ("markov", _markov_refusal(worker), lambda: _markov_calls(worker)),
-        ("rejection", _rejection_refusal(worker), lambda: _rejection_calls(worker)),
-        ("confidence", _confidence_refusal(worker), lambda: _confidence_calls(worker)),
-        ("admission", None, lambda: _admission_calls(worker)),
-    ]
-
-
-def _markov_refusal(worker: Any) -> str | None:
-    if get_parallel().tp_size > 1:
-        return "tensor-parallel ranks agree on the token after every step"
-    head = markov_head_of(worker.draft_model.markov_head)
-    if head is None:
-        return f"a {type(worker.draft_model.markov_head).__name__}, sharded or of another kind"
-    vocab = int(worker.draft_model.lm_head.org_vocab_size)
-    return None if head.vocab == vocab else f"the head's vocabulary {head.vocab} is not the model's {vocab}"
-
-
-def _rejection_refusal(worker: Any) -> str | None:
-    if not worker._verify_planner.is_compact_mode:
-        return "cap-accept reports what the cap trimmed, which only the full accept knows"
-    return None
-
-
-def _confidence_refusal(worker: Any) -> str | None:
-    return "this draft has no confidence head" if worker.draft_model.confidence_head is None else None
-
-
-def _rows(worker: Any) -> int:
-    """The batch size that operations are measured at: a quarter of the largest one served, at least 1."""
-    return max(1, int(worker.model_runner.max_running_requests) // 4)
-
-
-def _markov_calls(worker: Any) -> tuple[Callable[[], object], Callable[[], object]]:
-    rows, gamma, model, device = _rows(worker), worker.gamma, worker.draft_model, torch.device(worker.device)
-    vocab, dtype = int(model.lm_head.org_vocab_size), model.lm_head.weight.dtype
-    base = (4 * torch.randn(rows, gamma, vocab, device=device)).to(dtype)
-    arguments = dict(
-        markov_head=model.markov_head,
-        base_logits=base,
-        anchor_tokens=torch.zeros(rows, dtype=torch.int64, device=device),
-        draft_hidden=torch.randn(rows, gamma, worker.draft_model.config.hidden_size, device=device).to(dtype),
-        step_temperatures=torch.ones(rows, device=device),
-        noise=DraftNoise(key=1, offset=torch.zeros(1, dtype=torch.int64, device=device)),
-        tp_sync=SimpleNamespace(sync=lambda site, value: value),
-        logits_out=torch.empty_like(base, dtype=model.markov_head.step_logits_dtype(dtype)),
-        greedy_draft=bool(worker._greedy_draft),
-    )
-    ours, upstream = _markov(worker), dspark_draft.draft_markov_block
-    return lambda: ours(**arguments), lambda: upstream(**arguments)
-
-
-def _rejection_calls(worker: Any) -> tuple[Callable[[], object], Callable[[], object]]:
-    rows, gamma, device = _rows(worker), worker.gamma, torch.device(worker.device)
-    vocab, width = int(worker.draft_model.lm_head.org_vocab_size), worker.gamma + 1
-    dtype = worker.draft_model.lm_head.weight.dtype
-    tokens = torch.randint(0, vocab, (rows, gamma), device=device)
-    ones = torch.ones(rows, device=device)
-    lens = [1 + row % width for row in range(rows)]
-    logits = None if worker._greedy_draft else torch.randn(rows, gamma, vocab, device=device).to(dtype)
-    arguments = dict(
-        candidates=torch.cat([tokens[:, :1], tokens], dim=1),
-        target_logits=torch.randn(rows * width, vocab, device=device).to(dtype),
-        draft_block=DraftBlockResult(
-            draft_tokens=tokens,
-            corrected_logits=logits,
-            greedy_mask=ones < 0,
-            temperatures=ones,
-            greedy_draft=logits is None,
-        ),
-        sampling_info=SimpleNamespace(
-            is_all_greedy=False,
-            is_any_greedy=False,
-            temperatures=ones[:, None],
-            need_top_k_sampling=False,
-            need_top_p_sampling=False,
-            need_min_p_sampling=False,
-        ),
-        draft_input=SimpleNamespace(max_top_k=None, uniform_top_k_value=None),
-        gamma=gamma,
-        verify_num_draft_tokens=width,
-        cutoff_layout=RaggedVerifyLayout.from_verify_lens(verify_lens_cpu=lens, device=device, grid=[sum(lens)]),
-    )
-    ours, upstream = _rejection(worker), dspark_verify.accept_draft_tokens
-    return lambda: ours(**arguments), lambda: upstream(**arguments)
-
-
-def _confidence_calls(worker: Any) -> tuple[Callable[[], object], Callable[[], object]]:
-    rows, gamma, model, device = _rows(worker), worker.gamma, worker.draft_model, torch.device(worker.device)
-    dtype = model.lm_head.weight.dtype
-    arguments = dict(
-        anchor_tokens=torch.zeros(rows, dtype=torch.int64, device=device),
-        draft_tokens=torch.zeros(rows, gamma, dtype=torch.int64, device=device),
-        confidence_features=torch.randn(rows * gamma, model.config.hidden_size, device=device).to(dtype),
-    )
-    ours, upstream = ConfidenceOperation.of(model), model.compute_confidence
-    return lambda: ours(**arguments), lambda: upstream(**arguments)
-
-
-def _admission_calls(worker: Any) -> tuple[Callable[[], object], Callable[[], object]]:
-    confidence = torch.rand(_rows(worker), worker.gamma, device=torch.device(worker.device))
-    plan, theirs = Plan(max(1, confidence.numel() // 2), 0, worker.gamma), admission.allocate_on_device
-    return lambda: admit_plan(confidence, plan), lambda: theirs(confidence, plan)
+def _mib_free(case: Case) -> str:
+    free = free_bytes(case.device)
+    return "unknown" if free is None else f"{_mib(free)}, a row takes {_mib(case.row_bytes())}"

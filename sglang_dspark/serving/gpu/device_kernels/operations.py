@@ -67,6 +67,24 @@ class MarkovOperation:
         assert head is not None, "the caller checks markov_head_of"
         return cls(upstream, module, head, markov_bounds(head) if screened else None)
 
+    def drop_bounds(self) -> None:
+        """Before the weights change in place: screen nothing."""
+        if self.bounds is not None:
+            self.bounds.drop()
+
+    def refill_bounds(self) -> None:
+        """After it: screen by the weights that are there now."""
+        head = markov_head_of(self.module)
+        if head is None or head.vocab != self.head.vocab:
+            raise ValueError("the draft's Markov head is another one after a weight update")
+        self.head = head
+        if self.bounds is not None:
+            try:
+                self.bounds.refill(head)
+            except BaseException:
+                self.bounds.drop()  # half of them may be new
+                raise
+
     def __call__(
         self,
         *,
@@ -162,7 +180,11 @@ class RejectionOperation:
 
 
 def _sampling_of(info: Any, greedy: torch.Tensor, requests: int) -> Sampling:
-    """SGLang's sampling parameters; its greedy requests carry top_k 1 and temperature 1."""
+    """SGLang's sampling parameters; its greedy requests carry top_k 1 and temperature 1.
+
+    min_p is left out because SGLang 0.5.23 leaves it out when it verifies drafts: which kernels a start-up measurement
+    chose must not decide what is sampled.
+    """
     temperatures = info.temperatures.view(-1)[:requests].to(torch.float32)
 
     def wanted(needed: bool, name: str, dtype: torch.dtype) -> torch.Tensor | None:
@@ -172,7 +194,6 @@ def _sampling_of(info: Any, greedy: torch.Tensor, requests: int) -> Sampling:
         torch.where(greedy[:requests], 0.0, temperatures),
         wanted(info.need_top_k_sampling, "top_ks", torch.int32),
         wanted(info.need_top_p_sampling, "top_ps", torch.float32),
-        wanted(info.need_min_p_sampling, "min_ps", torch.float32),
     )
 
 

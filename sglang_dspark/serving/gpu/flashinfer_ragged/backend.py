@@ -16,6 +16,7 @@ from sglang.srt.layers.attention import flashinfer_backend as upstream
 from sglang.srt.mem_cache.kv_loc_plan import IdSpaceKind
 
 from sglang_dspark.serving.base.contract import moved
+from sglang_dspark.serving.base.refusal import leave
 from sglang_dspark.serving.gpu.flashinfer_ragged.contract import CALLS
 from sglang_dspark.serving.gpu.flashinfer_ragged.plan import GHOST_SLOT, RaggedPlan, plan_ragged_verify
 
@@ -111,7 +112,9 @@ class FlashInferAttnBackend(upstream.FlashInferAttnBackend):
             return
         reason = self.why_not_ragged()
         if reason is not None:
-            raise NotImplementedError(f"ragged verify in CUDA graphs on FlashInfer: {reason}; use --disable-cuda-graph")
+            raise leave(
+                f"compact verify in CUDA graphs on FlashInfer: {reason}; set SGLANG_RAGGED_VERIFY_MODE=cap-accept"
+            )
         tier, slots = int(layout.graph_num_tokens), int(forward_batch.batch_size)
         num_requests = slots if in_capture else slots - int(forward_batch.num_padding)
         lengths = _capture_lengths(layout, slots) if in_capture else _host_lengths(forward_batch, layout, num_requests)

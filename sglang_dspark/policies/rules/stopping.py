@@ -7,40 +7,26 @@ from typing import ClassVar
 
 import numpy as np
 
-from sglang_dspark.cost import StepPrices
-from sglang_dspark.policies.arithmetic import Floats, Ints, tau_along
-from sglang_dspark.policies.base import StoppingRule
+from sglang_dspark.policies.arithmetic import Ints, tau_along
+from sglang_dspark.policies.classes import StoppingRule, StopTables, TableStop
 from sglang_dspark.policies.parameters import parameter
 from sglang_dspark.policies.state import Past
 
 _CHUNK = 64  # ranks that `lookahead` examines at a time
 
 
-def first_decline(tau: Ints, inverse: Floats) -> int:
-    """Index of the last point before tau * inverse first fails to rise. tau, inverse: [n + 1]."""
-    theta = tau * inverse
-    rises = theta[1:] > theta[:-1]
-    first = int(rises.argmin()) if rises.size else 0
-    return first if first < rises.size and not rises[first] else rises.size
-
-
 @dataclass(frozen=True)
-class EarlyStop(StoppingRule):
+class EarlyStop(TableStop):
     """The paper's Algorithm 1 to the letter: admit while Theta = tau / T rises, stop at the first that does not."""
 
     name: ClassVar[str] = "early-stop"
 
-    def admits(self, past: Past, admitted: int, tau: int, survival: int) -> bool:
-        inverse = past.prices.inverse
-        return bool((tau + survival) * inverse[admitted + 1] > tau * inverse[admitted])
-
-    def walk(self, past: Past, admitted: int, tau: int, survivals: Ints) -> int:
-        inverse = past.prices.inverse[admitted : admitted + survivals.size + 1]
-        return admitted + first_decline(tau_along(survivals, tau), inverse)
+    def tables(self, past: Past) -> StopTables:
+        return StopTables(past.prices.inverse)
 
 
 @dataclass(frozen=True)
-class Hull(StoppingRule):
+class Hull(TableStop):
     """Early stop on the lower convex hull of the executed cost, then fill the executed graph tier.
 
     tau is concave along the admission order and the hull convex, so the first stop is the maximum. The hull spans
@@ -53,30 +39,13 @@ class Hull(StoppingRule):
     fill: bool = parameter(True, None, doc="admit on to the top of the executed graph tier")
     dips: bool = parameter(True, None, doc="use a larger graph where it is the cheaper one; needs fill")
 
-    def tables(self, prices: StepPrices) -> tuple[Floats, Ints | None]:
-        """(1 / hull by admitted count [last_captured + 1], what a count is filled up to [n] or None)."""
+    def tables(self, past: Past) -> StopTables:
+        prices = past.prices
         if not self.fill:
-            return prices.hull_inverse, None
+            return StopTables(prices.hull_inverse)
         if self.dips:
-            return prices.dip_hull_inverse, prices.cheapest_top
-        return prices.hull_inverse, prices.tier_top
-
-    def admits(self, past: Past, admitted: int, tau: int, survival: int) -> bool:
-        inverse = self.tables(past.prices)[0]
-        if admitted + 1 >= inverse.size:
-            return False
-        return bool((tau + survival) * inverse[admitted + 1] > tau * inverse[admitted])
-
-    def walk(self, past: Past, admitted: int, tau: int, survivals: Ints) -> int:
-        inverse = self.tables(past.prices)[0][admitted:]
-        count = min(survivals.size, inverse.size - 1)
-        if count <= 0:
-            return admitted
-        return admitted + first_decline(tau_along(survivals[:count], tau), inverse[: count + 1])
-
-    def extend(self, past: Past, admitted: int) -> int:
-        fill_to = self.tables(past.prices)[1]
-        return admitted if fill_to is None else int(fill_to[admitted])
+            return StopTables(prices.dip_hull_inverse, prices.cheapest_top)
+        return StopTables(prices.hull_inverse, prices.tier_top)
 
 
 @dataclass(frozen=True)
@@ -90,15 +59,15 @@ class Lookahead(StoppingRule):
     name: ClassVar[str] = "lookahead"
 
     def admits(self, past: Past, admitted: int, tau: int, survival: int) -> bool:
-        tops, inverse = self._tops(past), past.prices.inverse
+        tops, inverse = self.tables(past), past.prices.inverse
         ahead = tops[tops > admitted]
         if ahead.size == 0:
             return False
         best = np.max((tau + (ahead - admitted) * survival) * inverse[ahead])
         return bool(best > tau * inverse[admitted])
 
-    def walk(self, past: Past, admitted: int, tau: int, survivals: Ints) -> int:
-        tops, inverse = self._tops(past), past.prices.inverse
+    def walk(self, past: Past, tables: Ints, admitted: int, tau: int, survivals: Ints) -> int:
+        tops, inverse = tables, past.prices.inverse
         for begin in range(0, survivals.size, _CHUNK):
             chunk = survivals[begin : begin + _CHUNK]
             taus = tau_along(chunk, tau)
@@ -111,7 +80,7 @@ class Lookahead(StoppingRule):
             admitted, tau = admitted + chunk.size, int(taus[-1])
         return admitted
 
-    def _tops(self, past: Past) -> Ints:
+    def tables(self, past: Past) -> Ints:
         """Where (tau + m a) / T can be largest: T is constant inside a tier, so only at tier tops (and at the cap)."""
         tops = past.prices.tier_tops
         return tops if self.cap is None else np.minimum(tops, past.num_requests * self.cap)

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from sglang_dspark.errors import InputError
 from sglang_dspark.policies.arithmetic import SCALE, Ints
 from sglang_dspark.policies.base import Policy
-from sglang_dspark.policies.budget import Argmax
-from sglang_dspark.policies.length import Fixed
+from sglang_dspark.policies.classes import Combined
 from sglang_dspark.policies.parameters import parameter
-from sglang_dspark.policies.state import Decision, LiveBlock, Outcome, Past, Plan
+from sglang_dspark.policies.rules.budget import Argmax
+from sglang_dspark.policies.rules.length import Fixed
+from sglang_dspark.policies.state import LiveBlock, Past
 
 
 @dataclass(frozen=True)
-class Guard(Policy):
+class Guard(Combined):
     """`inner` where lagged survivals predict a gain of at least `min_gain` over `baseline`, else `baseline`.
 
     The branch is picked before the live survivals are read: a gain predicted from live survivals leaks (design.md 3).
     """
 
     name: ClassVar[str] = "guard"
-    kind: ClassVar[str] = "guard"
     inner: Policy = parameter(Argmax(), None, doc="the policy to guard")
     baseline: Policy = parameter(Fixed(), None, doc="what is done otherwise")
     min_gain: float = parameter(0.02, -1.0, 100.0, "predicted relative gain that switches to `inner`")
@@ -32,7 +32,7 @@ class Guard(Policy):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for branch in (self.inner, self.baseline):
+        for branch in self.parts:
             if not branch.lossless:
                 raise InputError(
                     f"policy 'guard': '{branch.name}' is not lossless, expected lossless policies in both branches"
@@ -43,16 +43,8 @@ class Guard(Policy):
                 )
 
     @property
-    def learns(self) -> bool:  # type: ignore[override]
-        return self.inner.learns or self.baseline.learns
-
-    @property
-    def reads_confidence(self) -> bool:  # type: ignore[override]
-        return self.inner.reads_confidence or self.baseline.reads_confidence
-
-    @property
-    def live(self) -> bool:
-        return self.inner.live or self.baseline.live
+    def parts(self) -> tuple[Policy, Policy]:
+        return self.inner, self.baseline
 
     @property
     def max_lag(self) -> int:
@@ -62,39 +54,11 @@ class Guard(Policy):
     def min_lag(self) -> int:
         return min(lag for lag in (self.lag, self.inner.min_lag, self.baseline.min_lag) if lag)
 
-    def check(self, gamma: int) -> None:
-        self.inner.check(gamma)
-        self.baseline.check(gamma)
-
-    def start(self, gamma: int) -> tuple[Any, Any]:
-        """The carried states of (inner, baseline)."""
-        return self.inner.start(gamma), self.baseline.start(gamma)
-
-    def learn(self, carry: tuple[Any, Any], outcome: Outcome) -> tuple[Any, Any]:
-        return self.inner.learn(carry[0], outcome), self.baseline.learn(carry[1], outcome)
-
-    def branch(self, past: Past) -> tuple[Policy, Past]:
-        """The policy that decides this step, with its own carried state in the past it is given."""
+    def choose(self, past: Past) -> int:
         lagged, _ = past.survival(self.lag)
-        views = [_with_carry(past, state) for state in past.carry]
-        gain = [
-            _predicted_theta(policy, view, lagged)
-            for policy, view in zip((self.inner, self.baseline), views, strict=True)
-        ]
-        return (self.inner, views[0]) if gain[0] >= (1.0 + self.min_gain) * gain[1] else (self.baseline, views[1])
-
-    def plan(self, past: Past) -> Plan:
-        """Only when neither branch is live."""
-        policy, view = self.branch(past)
-        return policy.plan(view)  # type: ignore[attr-defined]
-
-    def decide(self, past: Past, live: LiveBlock) -> Decision:
-        policy, view = self.branch(past)
-        return policy.decide(view, live)
-
-
-def _with_carry(past: Past, carry: Any) -> Past:
-    return Past(past.num_requests, past.gamma, past.prices, past.lagged, carry, past.waiting)
+        views = [past.carrying(state) for state in past.carry]
+        inner, baseline = (_predicted_theta(part, view, lagged) for part, view in zip(self.parts, views, strict=True))
+        return 0 if inner >= (1.0 + self.min_gain) * baseline else 1
 
 
 def _predicted_theta(policy: Policy, past: Past, lagged: Ints) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +11,30 @@ import msgspec
 
 from sglang_dspark.errors import InputError
 from sglang_dspark.policies.base import Policy
+from sglang_dspark.policies.format import CALIBRATE
 from sglang_dspark.policies.parameters import expected, field_types
+from sglang_dspark.policies.registry import find_policy
+from sglang_dspark.policies.rules.calibrated import Calibrated
 
 _MAX_DEPTH = 4  # nested policies
+META = "meta"
+"""What a policy file says beside its policy, as an object: the server that `dspark tune` found it for."""
 
 
-def policy_from_string(text: str, registry: Mapping[str, type[Policy]], depth: int = 0) -> Policy:
+def make_policy(text: str) -> Policy:
+    """A policy from its string form, or from a JSON file when `text` ends in .json.
+
+    Errors: InputError names the policy, the parameter and the accepted range.
+    """
+    return load_policy_file(Path(text)) if text.endswith(".json") else policy_from_string(text)
+
+
+def policy_from_string(text: str, depth: int = 0) -> Policy:
     """`NAME` or `NAME:key=value,key=value`; a nested policy stands in parentheses, a list uses /."""
     if depth > _MAX_DEPTH:
         raise InputError(f"policy text nests deeper than {_MAX_DEPTH} policies")
     name, colon, rest = text.strip().partition(":")
-    policy_class = _find(name.strip(), registry)
+    policy_class = find_policy(name.strip())
     values: dict[str, Any] = {}
     for item in _split(rest, text) if colon else ():
         key, equals, value = item.partition("=")
@@ -31,65 +43,72 @@ def policy_from_string(text: str, registry: Mapping[str, type[Policy]], depth: i
             raise InputError(f"policy '{name}': '{item}' is refused, expected key=value")
         if key in values:
             raise InputError(f"policy '{name}': parameter '{key}' is given twice")
+        if key == CALIBRATE:
+            values[key] = value.strip()
+            continue
         field = _field(policy_class, key)
-        values[key] = _parse(value.strip(), field, policy_class, registry, depth)
-    return policy_class(**values)
+        values[key] = _parse(value.strip(), field, policy_class, depth)
+    return _made(policy_class, values)
 
 
-def policy_from_json(data: Any, registry: Mapping[str, type[Policy]], depth: int = 0) -> Policy:
+def policy_from_json(data: Any, depth: int = 0) -> Policy:
     """An object {"policy": NAME, parameter: value, ...}; a nested policy is an object or a string form."""
     if isinstance(data, str):
-        return policy_from_string(data, registry, depth)
+        return policy_from_string(data, depth)
     if depth > _MAX_DEPTH:
         raise InputError(f"policy file nests deeper than {_MAX_DEPTH} policies")
     if not isinstance(data, dict) or not isinstance(data.get("policy"), str):
         raise InputError(
             'a policy file must hold an object with a "policy" name, such as {"policy": "hull", "fill": true}'
         )
-    policy_class = _find(data["policy"], registry)
+    policy_class = find_policy(data["policy"])
     values: dict[str, Any] = {}
     for key, value in data.items():
-        if key == "policy":
+        if key in ("policy", CALIBRATE) or (key == META and depth == 0):
             continue
         kind = field_types(policy_class)[_field(policy_class, key).name]
         if isinstance(kind, type) and issubclass(kind, Policy):
-            value = policy_from_json(value, registry, depth + 1)
+            value = policy_from_json(value, depth + 1)
         elif typing.get_origin(kind) is tuple and isinstance(value, list):
             value = tuple(value)
         values[key] = value
-    return policy_class(**values)
+    if CALIBRATE in data:
+        values[CALIBRATE] = data[CALIBRATE]
+    return _made(policy_class, values)
 
 
-def load_policy_file(path: Path, registry: Mapping[str, type[Policy]]) -> Policy:
+def _made(policy_class: type[Policy], values: dict[str, Any]) -> Policy:
+    """The policy of these parameters; `calibrate` is one that every scheduling rule has."""
+    calibrate = values.pop(CALIBRATE, "none")
+    if calibrate not in ("none", "online"):
+        raise InputError(
+            f"policy '{policy_class.name}': calibrate={calibrate} is refused, expected one of none, online"
+        )
+    policy = policy_class(**values)
+    return Calibrated(policy) if calibrate == "online" else policy
+
+
+def load_policy_file(path: Path) -> Policy:
     """A policy from a JSON file (InputError names the file)."""
+    return policy_from_json(_read(path))
+
+
+def load_policy_meta(path: Path) -> dict[str, Any]:
+    """The `meta` of a policy file, empty where it has none (InputError names the file)."""
+    data = _read(path)
+    meta = data.get(META, {}) if isinstance(data, dict) else {}
+    if not isinstance(meta, dict):
+        raise InputError(f"policy file {path}: meta is refused, expected an object")
+    return meta
+
+
+def _read(path: Path) -> Any:
     try:
-        data = msgspec.json.decode(path.read_bytes())
+        return msgspec.json.decode(path.read_bytes())
     except OSError as error:
         raise InputError(f"policy file {path}: {error.strerror}") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"policy file {path}: not JSON: {error}") from error
-    return policy_from_json(data, registry)
-
-
-def policy_to_string(policy: Policy) -> str:
-    """The shortest string form; `policy_from_string` gives an equal policy back."""
-    items = [f"{name}={_format(value)}" for name, value in _changed(policy).items()]
-    return policy.name + (":" + ",".join(items) if items else "")
-
-
-def policy_to_json(policy: Policy) -> dict[str, Any]:
-    """The JSON form with every parameter written out."""
-    out: dict[str, Any] = {"policy": policy.name}
-    for field in dataclasses.fields(policy):
-        value = getattr(policy, field.name)
-        out[field.name] = policy_to_json(value) if isinstance(value, Policy) else value
-    return out
-
-
-def _find(name: str, registry: Mapping[str, type[Policy]]) -> type[Policy]:
-    if name not in registry:
-        raise InputError(f"unknown policy '{name}', expected one of {', '.join(sorted(registry))}")
-    return registry[name]
 
 
 def _field(policy_class: type[Policy], key: str) -> dataclasses.Field[Any]:
@@ -119,7 +138,6 @@ def _parse(
     text: str,
     field: dataclasses.Field[Any],
     policy_class: type[Policy],
-    registry: Mapping[str, type[Policy]],
     depth: int,
 ) -> Any:
     kind = field_types(policy_class)[field.name]
@@ -140,19 +158,4 @@ def _parse(
         message = f"policy '{policy_class.name}': {field.name}={text} is refused, expected {expected(field, kind)}"
         raise InputError(message) from error
     inside = text[1:-1] if text.startswith("(") and text.endswith(")") else text
-    return policy_from_string(inside, registry, depth + 1)
-
-
-def _changed(policy: Policy) -> dict[str, Any]:
-    values = {field: getattr(policy, field.name) for field in dataclasses.fields(policy)}
-    return {f.name: value for f, value in values.items() if value != f.default or f.metadata.get("shown")}
-
-
-def _format(value: Any) -> str:
-    if isinstance(value, Policy):
-        return f"({policy_to_string(value)})"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, tuple):
-        return "/".join(map(str, value))
-    return repr(value) if isinstance(value, float) else str(value) if value is not None else "none"
+    return policy_from_string(inside, depth + 1)

@@ -1,38 +1,74 @@
-"""Command-line values of `simulate` on what is drafted: --drafter, --acceptance, --domains, --confidence."""
+"""Flags that say what is drafted, and how often it is accepted."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
 
 from sglang_dspark.errors import InputError
 from sglang_dspark.policies import Policy
 from simulator.blocks.confidence import CALIBRATIONS, ERRORS, SPREADS, Confidence
-from simulator.blocks.drafters import ALIASES, DEFAULT_DRAFTER, Drafter
+from simulator.blocks.drafters import ALIASES, DEFAULT_DRAFTER, Drafter, choose_drafter
 from simulator.engine.recorded_load import RecordedLoad
-from simulator.options import key_values
+from simulator.flags.values import key_values
+from simulator.inputs import Acceptance
 from simulator.traces import Trace
 
-DRAFTER_HELP = (
+_DRAFTER = (
     f"{', '.join(ALIASES)}, none, or a name that `dspark drafters` lists (default: {DEFAULT_DRAFTER}; not with "
     "records); with --acceptance the kind of drafter"
 )
-ACCEPTANCE_HELP = (
+_ACCEPTANCE = (
     "your own: 0.82,0.67,0.55 by position (conditional), prefix:0.82,0.55,0.30 (survivals), or a file by domain, of "
     "vLLM's acceptance histograms or of `dspark eval`"
 )
-CONFIDENCE_HELP = (
+_CONFIDENCE = (
     "how far confidences are off: sts (default: ECE about 1 %), raw (about 5 %), calibrated (0), online (no head: "
     f"learned from outcomes); then {', '.join(f'{name}=' for name in (*SPREADS, *ERRORS))}"
 )
+PANEL = "Acceptance"
 
 
-def domain_mix(text: str | None, load: Trace | RecordedLoad, drafter: Drafter) -> dict[str, float] | None:
+@dataclass(frozen=True)
+class AcceptanceFlags:
+    """What is drafted, how often it is accepted, and what is known of it beforehand."""
+
+    drafter: Annotated[str | None, typer.Option(help=_DRAFTER, rich_help_panel=PANEL)] = None
+    acceptance: Annotated[str | None, typer.Option(help=_ACCEPTANCE, rich_help_panel=PANEL)] = None
+    gamma: Annotated[
+        int | None,
+        typer.Option(
+            "--gamma",
+            "--speculative-dspark-block-size",
+            help="draft block size, or positions of recorded blocks (default: the drafter's)",
+            rich_help_panel=PANEL,
+        ),
+    ] = None
+    confidence: Annotated[str | None, typer.Option(help=_CONFIDENCE, rich_help_panel=PANEL)] = None
+
+    def read(self, requests: Trace | RecordedLoad, domains: str | None) -> tuple[Acceptance, dict[str, float] | None]:
+        """The acceptance, and the shares of `--domains`. Errors: InputError."""
+        if isinstance(requests, RecordedLoad):
+            given = {"drafter": self.drafter, "acceptance": self.acceptance}
+            for flag, value in {**given, "domains": domains, "confidence": self.confidence}.items():
+                if value is not None:
+                    raise InputError(f"--{flag} does nothing with records, which say it themselves")
+            return Acceptance(gamma=self.gamma), None
+        drafter = choose_drafter(self.drafter, self.acceptance)
+        mix = domain_mix(domains, requests, drafter)
+        head = confidence_model(self.confidence, drafter)
+        return Acceptance(self.drafter, self.acceptance, self.gamma, head), mix
+
+
+def domain_mix(text: str | None, trace: Trace, drafter: Drafter) -> dict[str, float] | None:
     """Shares of the domains, normalised; refused where the trace has its own or the drafter knows no difference."""
     if text is None:
         return None
     if not drafter.knows_domains:
         raise InputError(f"--domains does nothing here: drafter '{drafter.name}' is the same in every domain")
-    trace = load.trace if isinstance(load, RecordedLoad) else load
     if trace.domain is not None:
         raise InputError("--domains does nothing here: the trace has a domain for every request")
     mix = key_values("--domains", text, drafter.domains)

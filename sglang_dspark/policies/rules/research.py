@@ -8,8 +8,8 @@ from typing import ClassVar
 import numpy as np
 
 from sglang_dspark.policies.arithmetic import SCALE, Ints, allocate
-from sglang_dspark.policies.base import Unrestricted, best_budget
-from sglang_dspark.policies.state import LiveBlock, Past
+from sglang_dspark.policies.classes import Unrestricted, best_budget
+from sglang_dspark.policies.state import KnownBlock, LiveBlock, Past
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class ArgmaxLive(Unrestricted):
     reads_confidence: ClassVar[bool] = False
 
     def choose(self, past: Past, live: LiveBlock) -> Ints:
-        return allocate(live.units, best_budget(past, live.units, past.prices.inverse, 0, past.gamma))
+        budget = best_budget(past, live.units, past.prices.inverse, 0, past.gamma)
+        return allocate(live.units, budget, caps=past.caps)
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,10 @@ class Oracle(Unrestricted):
 
     name: ClassVar[str] = "oracle"
     reads_confidence: ClassVar[bool] = False
+    knows_depth: ClassVar[bool] = True
 
     def choose(self, past: Past, live: LiveBlock) -> Ints:
-        assert live.depth is not None, "oracle needs the true accepted depth, which the simulator alone knows"
+        assert isinstance(live, KnownBlock), "oracle needs the true accepted depth, which the simulator alone knows"
         known = np.where(np.arange(past.gamma)[None, :] < live.depth[:, None], SCALE, 0).astype(np.int64)
-        return allocate(known, best_budget(past, known, past.prices.inverse, 0, past.gamma, least=1))
+        budget = best_budget(past, known, past.prices.inverse, 0, past.gamma, least=1)
+        return allocate(known, budget, caps=past.caps)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from sglang_dspark.errors import InputError
 from sglang_dspark.policies.arithmetic import SCALE, Ints
-from sglang_dspark.policies.base import BudgetRule, best_budget
+from sglang_dspark.policies.classes import BudgetRule, best_budget
 from sglang_dspark.policies.parameters import parameter
 from sglang_dspark.policies.state import Outcome, Past
 
@@ -54,10 +54,10 @@ class Argmax(BudgetRule):
         units, published = past.survival(self.lag)
         if self.cold == "prior" and not published.all():
             units = np.where(published[:, None], units, past.carry)
-        cap = past.gamma if self.cap is None else self.cap
+        bounds = self.bounds(past.gamma)
         if self.pricing == "floor":
-            return best_budget(past, units, past.prices.floor_inverse, self.floor, cap, _SGLANG_LEAST)
-        return best_budget(past, units, past.prices.inverse, self.floor, cap)
+            return best_budget(past, units, past.prices.floor_inverse, *bounds, _SGLANG_LEAST)
+        return best_budget(past, units, past.prices.inverse, *bounds)
 
 
 @dataclass(frozen=True)
@@ -80,10 +80,8 @@ class Schedule(BudgetRule):
                 "expected increasing batch sizes and one k more than batch sizes"
             )
 
-    def check(self, gamma: int) -> None:
-        super().check(gamma)
-        if max(self.k) > gamma:
-            raise InputError(f"policy 'schedule': k={max(self.k)} exceeds the draft block, expected 0..{gamma}")
+    def positions(self) -> dict[str, int | None]:
+        return {**super().positions(), "k": max(self.k)}
 
     def budget(self, past: Past) -> int:
         return past.num_requests * self.k[bisect_left(self.upto, past.num_requests)]
@@ -130,8 +128,3 @@ class Tetris(BudgetRule):
 
     def budget(self, past: Past) -> int:
         return self.capacity - past.num_requests
-
-
-def carry_as_json(carry: Any) -> Any:
-    """Carried state in plain values, for records."""
-    return carry.tolist() if isinstance(carry, np.ndarray) else carry

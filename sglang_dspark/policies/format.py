@@ -1,0 +1,48 @@
+"""Policies as text: the shortest string form, and the JSON form with every parameter."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from sglang_dspark.policies.base import Policy
+from sglang_dspark.policies.rules.calibrated import Calibrated
+
+CALIBRATE = "calibrate"
+"""The parameter that puts online calibration around any scheduling rule."""
+
+
+def policy_to_string(policy: Policy) -> str:
+    """The shortest string form; `make_policy` gives an equal policy back."""
+    if isinstance(policy, Calibrated):
+        inner = policy_to_string(policy.inner)
+        return f"{inner}{',' if ':' in inner else ':'}{CALIBRATE}=online"
+    items = [f"{name}={written(value)}" for name, value in _changed(policy).items()]
+    return policy.name + (":" + ",".join(items) if items else "")
+
+
+def policy_to_json(policy: Policy) -> dict[str, Any]:
+    """The JSON form with every parameter written out."""
+    if isinstance(policy, Calibrated):
+        return {**policy_to_json(policy.inner), CALIBRATE: "online"}
+    out: dict[str, Any] = {"policy": policy.name}
+    for field in dataclasses.fields(policy):
+        value = getattr(policy, field.name)
+        out[field.name] = policy_to_json(value) if isinstance(value, Policy) else value
+    return out
+
+
+def _changed(policy: Policy) -> dict[str, Any]:
+    values = {field: getattr(policy, field.name) for field in dataclasses.fields(policy)}
+    return {f.name: value for f, value in values.items() if value != f.default or f.metadata.get("shown")}
+
+
+def written(value: Any) -> str:
+    """A parameter's value as the string form has it."""
+    if isinstance(value, Policy):
+        return f"({policy_to_string(value)})"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, tuple):
+        return "/".join(map(str, value))
+    return repr(value) if isinstance(value, float) else str(value) if value is not None else "none"

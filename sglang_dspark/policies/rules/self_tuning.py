@@ -1,0 +1,54 @@
+"""`self-tuning`: the policy that needs no preparation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from sglang_dspark.policies.base import Policy
+from sglang_dspark.policies.calibration import correction
+from sglang_dspark.policies.classes import Combined
+from sglang_dspark.policies.parameters import parameter
+from sglang_dspark.policies.rules.budget import Argmax
+from sglang_dspark.policies.rules.calibrated import Calibrated
+from sglang_dspark.policies.rules.foresight import Foresight
+from sglang_dspark.policies.state import Past
+
+
+@dataclass(frozen=True)
+class SelfTuning(Combined):
+    """Lagged argmax on an overlapped schedule, foresight on a synchronous one, both calibrating online.
+
+    rule=auto is argmax until somebody who knows the schedule asks (`for_schedule`); what ran is in the records.
+    """
+
+    name: ClassVar[str] = "self-tuning"
+    lag: int = parameter(2, 1, 8, "decode publishes between a survival and its use")
+    rule: str = parameter("auto", ("auto", "argmax", "foresight"), doc="which of the two decides")
+
+    @property
+    def parts(self) -> tuple[Policy]:
+        return (Calibrated(Foresight(lag=self.lag) if self.rule == "foresight" else Argmax(lag=self.lag)),)
+
+    @property
+    def max_lag(self) -> int:
+        return self.lag
+
+    def choose(self, past: Past) -> int:
+        return 0
+
+    def for_schedule(self, synchronous: bool) -> Policy:
+        if self.rule != "auto":
+            return self
+        return replace(self, rule="foresight" if synchronous else "argmax")
+
+
+def single_part(policy: Policy, past: Past) -> tuple[Policy, Past, tuple[float, float] | None]:
+    """The rule inside what holds one alone: (rule, the past as it sees it, the correction of its confidences)."""
+    numbers = None
+    while isinstance(policy, SelfTuning | Calibrated):
+        view = policy.seen(past, 0)
+        if isinstance(policy, Calibrated):
+            numbers = correction(past.carry[0])
+        policy, past = policy.parts[0], view
+    return policy, past, numbers

@@ -1,0 +1,81 @@
+"""What our worker does not serve, and in which mode it verifies: decided before anything of SGLang's is touched."""
+
+from __future__ import annotations
+
+from typing import Any
+
+COMPACT, CAP_ACCEPT, STATIC = "compact", "cap-accept", "static"
+
+RAGGED_BACKENDS = ("fa3", "fa4", "trtllm_mha", "trtllm_mla", "dsv4")
+"""Attention backends of SGLang that verify ragged blocks in graphs; `ragged_backends` adds what this machine has."""
+
+_FP4_KV = ("nvfp4", "fp4_mx_block16")
+
+
+def why_not(config: Any) -> str | None:
+    """Why SGLang's own planner has to stay on this server, or None.
+
+    config: a `ServerArgs` as parsed, or a view of it that resolves. A PD decode server takes part.
+    """
+    if (getattr(config, "attn_dp_size", None) or 1) > 1 or getattr(config, "enable_dp_attention", False):
+        return "data-parallel attention, whose ranks share a graph tier"
+    if (getattr(config, "pp_size", None) or 1) > 1:
+        return "pipeline parallelism"
+    if getattr(config, "disaggregation_mode", "null") == "prefill":
+        return "a prefill server, which decodes nothing"
+    if getattr(config, "enable_lora", False) or getattr(config, "lora_paths", None):
+        return "LoRA adapters, which SGLang verifies at one width only"
+    return None
+
+
+def not_served(reason: str) -> str:
+    """The sentence for a server that takes no part."""
+    return (
+        f"the DSpark flags have no effect with {reason}: drop them, or add --speculative-dspark-if-possible to serve "
+        "with SGLang's own planner"
+    )
+
+
+def verifying_backend(config: Any) -> str | None:
+    """The attention backend that the target's verify runs on: the prefill one, unless SGLang is told otherwise."""
+    from sglang.srt.arg_groups.overrides import attention_backends_of
+
+    prefill, decode = attention_backends_of(config)
+    return decode if getattr(config, "speculative_attention_mode", "prefill") == "decode" else prefill
+
+
+def ragged_backends() -> tuple[str, ...]:
+    """Attention backends that serve compact verification here."""
+    from sglang_dspark.serving import cpu
+
+    on_cpu = ("torch_native",) if cpu.activate() is not None else ()
+    return (*RAGGED_BACKENDS, *on_cpu, "flashinfer")
+
+
+def why_not_compact(config: Any, backend: str | None, model: Any) -> str | None:
+    """Why this server cannot verify blocks of different lengths, or None. model: SGLang's `ModelConfig`."""
+    if backend is not None and backend not in ragged_backends():
+        return f"attention backend {backend} verifies blocks of one length"
+    if backend == "flashinfer" and not _is_mla(model):
+        if has_windows(model):
+            return "FlashInfer with sliding-window or cross attention verifies blocks of one length"
+        if config.kv_cache_dtype in _FP4_KV:
+            return f"FlashInfer with --kv-cache-dtype {config.kv_cache_dtype} verifies blocks of one length"
+    for flag in ("enable_two_batch_overlap", "disable_cuda_graph_padding"):
+        if getattr(config, flag, False):
+            return f"SGLang's compact verify does not go with --{flag.replace('_', '-')}"
+    return None
+
+
+def has_windows(model: Any) -> bool:
+    """Whether the target's layers need more than one FlashInfer wrapper."""
+    layers = getattr(model.hf_text_config, "layer_types", None) or ()
+    windows = getattr(model, "is_hybrid_swa", False) and getattr(model, "sliding_window_size", None) is not None
+    chunks = getattr(model, "attention_chunk_size", None) is not None
+    return bool(windows or chunks or getattr(model, "is_encoder_decoder", False) or "sliding_attention" in layers)
+
+
+def _is_mla(model: Any) -> bool:
+    from sglang.srt.configs.model_config import AttentionArch
+
+    return bool(model.attention_arch == AttentionArch.MLA)
