@@ -25,8 +25,7 @@ from sglang_dspark.cost.capture import captured_as
 from sglang_dspark.cost.estimate.accuracy import Accuracy, Errors, Gains
 from sglang_dspark.cost.graphs import Machine, listed_batches
 from sglang_dspark.errors import InputError
-from simulator import simulate
-from simulator.simulate import find_cost
+from simulator import Acceptance, Engine, Load, simulate
 
 ROOT = Path(__file__).parents[1]
 PUBLISHED = Path(__file__).with_name("published_steps.csv")
@@ -192,12 +191,10 @@ def policy_gains(in_flight: int, jobs: int) -> dict[tuple[str, str], tuple[float
     found = []
     for profile in (ESTIMATED, MEASURED):
         comparison = simulate(
-            "example",
-            find_cost(profile),
+            Load("example", concurrency=in_flight),
+            Engine(profile, graphs=[size for size in listed_batches(512, drafting=True) if size <= in_flight]),
             POLICIES,
-            concurrency=in_flight,
-            drafter="dspark:deepseek-v4-flash",
-            graphs=[size for size in listed_batches(512, drafting=True) if size <= in_flight],
+            acceptance=Acceptance(drafter="dspark:deepseek-v4-flash"),
             jobs=jobs,
         )
         found.append({result.policy: result.figures[FIGURE] for result in comparison.results})
@@ -256,12 +253,13 @@ def document(
     yield ""
     yield "## Verify and draft steps of DeepSeek-V4-Flash on 4 x B300"
     yield ""
-    yield "vLLM measured them on synthetic tokens, which hit fewer experts than the routing of the kernel tables"
-    yield "(a power law); the estimate is of SGLang's kernels."
+    yield f"vLLM's, at {STAIRCASE_CONTEXT:,} context tokens, on synthetic tokens whose experts are not known; the"
+    yield f"estimate is of SGLang's kernels, experts hit by a power law, {WIDTH} tokens a request. The layers of the"
+    yield "assumed draft (five, of three and five) are the only choice that these figures made."
     yield ""
-    yield from _table(["verified tokens"], staircase[:: max(1, len(staircase) // 24)], lambda row: [row.what])
+    yield from _table(["verified tokens"], staircase, lambda row: [row.what])
     yield ""
-    yield from _table(["drafting requests"], draft[::4], lambda row: [row.what])
+    yield from _table(["drafting requests"], draft, lambda row: [row.what])
     yield ""
     yield "## Gains of policies there"
     yield ""
@@ -317,7 +315,9 @@ def _gains(gains: dict[int, dict[tuple[str, str], tuple[float, float]]], known: 
 
 
 def _served_table(served: Sequence[Row]) -> Iterator[str]:
-    yield "Mean TPOT of served loads that ship with the library (each measurement once), by model, precision and GPU."
+    yield "Mean TPOT of served loads that ship with the library (each measurement once), by model, precision and GPU:"
+    yield "the decode step at half the output, and the prefills of the others; of half of them where the measured time"
+    yield "to the first token says that all requests were sent at once."
     yield ""
     yield "| model | loads | mean error | largest | with sign |"
     yield "|---|---:|---:|---:|---:|"

@@ -27,12 +27,19 @@ def estimated(
     setting: Setting, policies: Sequence[Policy], results: Sequence[PolicyResult], figure: str
 ) -> tuple[str, ...]:
     """The error band of an estimate, and one warning for every gain that falls by more than half without its dips."""
-    if setting.belief.is_estimate and not setting.cost.is_estimate:
-        return (f"warning: what the policies believe is an {error_band().text}",)
-    if not setting.cost.is_estimate:
-        return ()
-    said = f"warning: the step costs are an {error_band().text}"
-    return (said, *_hanging_on_dips(setting, policies, results, figure))
+    said = error_of_estimate(setting)
+    return (*said, *_hanging_on_dips(setting, policies, results, figure)) if setting.cost.is_estimate else said
+
+
+def error_of_estimate(setting: Setting) -> tuple[str, ...]:
+    """How far off such step costs were, and for which draft they are; nothing where they were measured."""
+    if setting.cost.is_estimate:
+        return (_said("the step costs are", setting.cost),)
+    return (_said("what the policies believe is", setting.belief),) if setting.belief.is_estimate else ()
+
+
+def _said(what: str, cost: StepCost) -> str:
+    return f"warning: {what} an {error_band().text}; draft {cost.meta.get('draft', 'unknown')}"
 
 
 def _hanging_on_dips(

@@ -33,6 +33,7 @@ def policy_meta(tuned: Tuned) -> dict[str, Any]:
         "gamma": setting.drafter.gamma,
         "max_running_requests": setting.server(best.candidate.policy).max_running_requests,
         "profile": setting.cost.name,
+        **({"profile_is": "an estimate, not measured"} if setting.cost.is_estimate else {}),
         "trace": setting.trace.source,
         "loads": [each.concurrency or each.request_rate or "trace" for each in tuned.settings],
         "objective": first.figure,
@@ -55,6 +56,7 @@ def server_command(tuned: Tuned, path: Path) -> str:
         flags += ["--speculative-algorithm DSPARK", "--speculative-draft-model-path DRAFT"]
         flags += [f"--speculative-dspark-block-size {meta['gamma']}", f"--speculative-dspark-policy {path}"]
         flags += [f"--speculative-dspark-profile {setting.cost.meta.get('file') or setting.cost.name}"]
+        flags += ["--speculative-dspark-allow-estimate"] if setting.cost.is_estimate else []
     if setting.engine.max_running_requests is not None:
         flags.append(f"--max-running-requests {setting.engine.max_running_requests}")
     elif setting.server(best.policy).flag:

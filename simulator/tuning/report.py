@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from simulator.results.estimated import error_of_estimate
 from simulator.results.paired import interval
 from simulator.results.screen import cell
 from simulator.tuning.finals import Held
@@ -42,6 +43,8 @@ def print_tuned(tuned: Tuned, path: Path, console: Console, *, verbose: bool = F
     if len(tuned.objectives) > 1:
         console.print(_frontier(tuned))
     console.print(Text(answer(tuned)))
+    for line in error_of_estimate(setting):
+        console.print(Text(line))
     for line in _robust_lines(tuned, verbose=verbose):
         console.print(Text(line))
     console.print(Text(f"wrote {path}; serve it with"))
@@ -70,6 +73,7 @@ def tuned_json(tuned: Tuned, path: Path) -> bytes:
     robust = tuned.robustness
     document = {
         "answer": answer(tuned),
+        "warnings": list(error_of_estimate(tuned.settings[0])),
         "policy_file": str(path),
         "meta": policy_meta(tuned),
         "space": tuned.space.stated(),

@@ -43,6 +43,19 @@ def test_a_shipped_estimate_says_so_and_prices_what_a_server_runs(name: str) -> 
     assert np.all(model.draft.at(np.array([1.0, 256.0])) < steps[[0, 3]])
 
 
+def test_a_shipped_estimate_loads_in_plain_sglang() -> None:
+    upstream = pytest.importorskip(
+        "sglang.srt.speculative.dspark_components.dspark_sps", reason="needs the sglang package (extra `serve`)"
+    )
+    path = str(ROOT / "profiles" / "estimate-h100-qwen3-8b-bf16.json")
+    table = upstream.load_sps_table_from_path(path)
+    assert isinstance(table, upstream.SpsAdditiveCostTable) and not upstream.is_uninitialized_sps_table(table)
+    model = load_profile(path)
+    for requests, tokens in ((1, 8), (8, 64), (64, 512)):
+        ours = model.draft_s(requests) + float(model.verify_s(requests, tokens))
+        assert table.step_time(num_reqs=requests, budget=tokens - requests) == pytest.approx(ours, rel=1e-4)
+
+
 def test_what_every_result_prints_is_what_was_measured() -> None:
     known = accuracy()
     text = error_band().text

@@ -10,7 +10,7 @@ from command_line import assert_one_line_error, call
 
 from sglang_dspark.cost import StepCost, load_profile
 from sglang_dspark.cost.estimate.accuracy import error_band
-from simulator import simulate
+from simulator import Engine, Load, simulate
 from simulator.results.estimated import levelled
 
 SHIPPED = "estimate-h100-qwen3-8b-bf16"
@@ -23,7 +23,7 @@ def test_every_result_says_how_far_off_such_estimates_were(capsys: pytest.Captur
     assert answer.status == 0, answer.err
     said = " ".join(answer.out.split())
     assert f"warning: the step costs are an {error_band().text}" in said
-    assert "draft: 5 layers of the target's geometry in bfloat16" in said and "(no draft was given)" in said
+    assert "; draft assumed: 5 layers of the target's geometry in bfloat16, Markov head of rank 256, gamma 7" in said
     report = call(capsys, "--profile", SHIPPED, "--json", *RUN).report
     (band,) = [one for one in report["assumptions"] if one["key"] == "estimate_error"]
     assert band["value"] == error_band().error and "not measured" in report["setting"]["profile_provenance"]
@@ -31,15 +31,8 @@ def test_every_result_says_how_far_off_such_estimates_were(capsys: pytest.Captur
 
 
 def test_measured_costs_with_an_estimated_belief_say_so() -> None:
-    result = simulate(
-        "example",
-        "vllm-b300-dsv4-flash",
-        ["fixed:k=7", "hull"],
-        policy_profile="estimate-b300x4-deepseek-v4-flash",
-        concurrency=24,
-        replications=1,
-        jobs=1,
-    )
+    engine = Engine("vllm-b300-dsv4-flash", policy_profile="estimate-b300x4-deepseek-v4-flash")
+    result = simulate(Load("example", concurrency=24), engine, ["fixed:k=7", "hull"], replications=1, jobs=1)
     assert any("what the policies believe is an estimate" in warning for warning in result.warnings)
 
 
@@ -73,7 +66,8 @@ def test_a_gain_that_hangs_on_a_dip_is_warned_of() -> None:
     odd = dipped(cost, (72, 130), 0.5)
 
     def warnings(model: StepCost) -> list[str]:
-        result = simulate("example", model, ["fixed:k=7", "fixed:k=3"], concurrency=24, replications=1, jobs=1)
+        load = Load("example", concurrency=24)
+        result = simulate(load, model, ["fixed:k=7", "fixed:k=3"], replications=1, jobs=1)
         return [warning for warning in result.warnings if "hangs on" in warning]
 
     (said,) = warnings(odd)

@@ -103,3 +103,17 @@ def test_wrong_costs_are_wrong_as_they_say() -> None:
     assert steep - least == pytest.approx(1.1 * (exact - least))
     off = np.asarray(uneven(cost, 0.1, 3).verify_s(requests, tokens)) / exact - 1
     assert (np.abs(off) <= 0.1 + 1e-9).all() and np.abs(off).max() > 0.001
+
+
+def test_a_search_on_an_estimate_says_so_and_asks_the_server_for_permission(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    profile = ("--profile", "estimate-h100-qwen3-8b-bf16", "--concurrency", "4", "--requests", "60", "--workers", "1")
+    status, out, err = call(capsys, cli.main, "tune", *LENGTHS, *profile, "--trials", "9", "--no-robustness")
+    assert status == 0, err
+    said = " ".join(out.split())
+    assert "warning: the step costs are an estimate, not measured: such step times were off by" in said
+    meta = json.loads((here / "policy.json").read_text())["meta"]
+    assert meta["profile_is"] == "an estimate, not measured"
+    if "--speculative-algorithm" in out:
+        assert "--speculative-dspark-allow-estimate" in out

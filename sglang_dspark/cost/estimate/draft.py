@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sglang_dspark.cost.estimate.fit import fit_context
-from sglang_dspark.cost.estimate.library import Forward, Precisions
+from sglang_dspark.cost.estimate.forward import Forward
+from sglang_dspark.cost.estimate.library import Precisions
 from sglang_dspark.cost.estimate.models import Draft, Model
 
 _WINDOW = 128  # tokens that the draft layers of DeepSeek-V4 look back
@@ -40,7 +41,7 @@ def price_draft(
     else:
         dense = Precisions("bfloat16", None, "bfloat16")
         backbone = Forward(target.name, gpu, dense, config=draft.config, ranks=tp, data=data)
-        share, context = 1.0, fit_context(backbone, 2048, 2**31, (draft.gamma,)).context_s
+        share, context = 1.0, fit_context(backbone, 2048, forward.kv_room, (draft.gamma,)).context_s
     seconds = []
     for batch in requests:
         tokens = batch * draft.gamma

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.optimize import nnls
 
 from sglang_dspark.cost.curves import Floats
-from sglang_dspark.cost.estimate.library import Forward
+from sglang_dspark.cost.estimate.forward import Forward
 
 REQUESTS = (1, 4, 16, 32, 64, 128, 256)
 WIDTHS = (1, 2, 4, 8)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sglang_dspark.cost.estimate.draft import DraftCost
-from sglang_dspark.cost.estimate.library import Forward
+from sglang_dspark.cost.estimate.forward import Forward
 from sglang_dspark.cost.graphs import Machine
 from sglang_dspark.errors import InputError
 

@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 
-from sglang_dspark.cost.assumptions import Assumption
 from sglang_dspark.cost.estimate import guards
-from sglang_dspark.cost.estimate.anchors import REFERENCE_CONTEXT, Scale, scale_to
+from sglang_dspark.cost.estimate.anchors import REFERENCE_CONTEXT, scale_to
 from sglang_dspark.cost.estimate.asked import Asked
-from sglang_dspark.cost.estimate.draft import DraftCost, price_draft
-from sglang_dspark.cost.estimate.fit import Fit, Prefill, fit_context, fit_prefill, step_s
-from sglang_dspark.cost.estimate.library import (
-    PACKAGE,
-    VERSION,
-    Forward,
-    Gpu,
-    Precisions,
-    gpu_of,
-    precisions_of,
-)
-from sglang_dspark.cost.estimate.memory import Capacity, kv_capacity
-from sglang_dspark.cost.estimate.models import Draft, Model, find_draft, find_model
+from sglang_dspark.cost.estimate.draft import price_draft
+from sglang_dspark.cost.estimate.fit import Fit, fit_context, fit_prefill, step_s
+from sglang_dspark.cost.estimate.forward import Forward
+from sglang_dspark.cost.estimate.library import Gpu, Precisions, gpu_of, precisions_of
+from sglang_dspark.cost.estimate.memory import kv_capacity
+from sglang_dspark.cost.estimate.models import Model, find_draft, find_model
+from sglang_dspark.cost.estimate.provenance import Priced, provenance_of
 from sglang_dspark.cost.graphs import Machine, listed_batches
 from sglang_dspark.cost.tables import MeasuredDraft, MeasuredVerify, SpsAdditiveCostTable, Tiered
 from sglang_dspark.errors import InputError
@@ -33,27 +24,6 @@ from sglang_dspark.errors import InputError
 _SMALL = (1, 2, 3, 4, 5, 6, 7)
 _ROOFLINED = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
 _DIGITS = 6
-
-
-@dataclass(frozen=True)
-class _Priced:
-    """Everything that was found out, before it is written down."""
-
-    asked: Asked
-    gpu: Gpu
-    target: Model
-    draft: Draft
-    machine: Machine
-    forward: Forward
-    batches: list[int]
-    tokens: list[int]
-    verify: list[float]
-    fit: Fit
-    draft_cost: DraftCost
-    prefill: Prefill
-    capacity: Capacity
-    scale: Scale
-    over_roofline: tuple[float, str]
 
 
 @lru_cache(maxsize=64)
@@ -77,23 +47,22 @@ def _check_precisions(asked: Asked) -> None:
             raise InputError(f"{part}={value} is refused on {asked.gpu}, expected one of {known}")
 
 
-def _price(asked: Asked, gpu: Gpu, target: Model) -> _Priced:
+def _price(asked: Asked, gpu: Gpu, target: Model) -> Priced:
     draft = find_draft(asked.draft, target, asked.gamma)
     machine = Machine(gpu.memory_gib, asked.tp)
     forward = _forward(asked, target, asked.data)
     batches = listed_batches(machine.graph_limit(), drafting=True)
     alone = listed_batches(machine.graph_limit(), drafting=False)  # the graphs of a server without a draft
     tokens = sorted({*_SMALL, *alone, *(batch * (1 + draft.gamma) for batch in batches)})
-    fit = fit_context(forward, tokens[-1], 2**31)
+    fit = fit_context(forward, tokens[-1], forward.kv_room)
     cost = price_draft(draft, target, forward, asked.gpu, asked.tp, batches, asked.data)
     scale = scale_to(asked.anchors, lambda count: step_s(forward, count, fit), fit.context_s)
     verify = [step_s(forward, count, fit) for count in tokens]
-    return _Priced(
+    return Priced(
         asked,
         gpu,
         target,
         draft,
-        machine,
         forward,
         batches,
         tokens,
@@ -148,7 +117,7 @@ def _roofline(asked: Asked, target: Model, forward: Forward, fit: Fit, counts: S
     return guards.over_roofline(counts, ours, least)
 
 
-def _table(priced: _Priced) -> SpsAdditiveCostTable:
+def _table(priced: Priced) -> SpsAdditiveCostTable:
     verify, draft, cost = priced.verify, priced.draft, priced.draft_cost
     factors = priced.scale.at([batch * draft.gamma for batch in priced.batches])
     drafting = (np.array(cost.seconds) * factors).tolist()
@@ -171,7 +140,7 @@ def _table(priced: _Priced) -> SpsAdditiveCostTable:
         alpha_seconds=by_requests,
         m_probes=priced.tokens,
         theta_seconds=[_round(value - by_tokens[0]) for value in by_tokens],
-        meta=_meta(priced),
+        meta=provenance_of(priced),
         tiered=Tiered(
             draft=MeasuredDraft(priced.batches, list(by_requests)),
             verify=MeasuredVerify(priced.tokens, list(by_tokens)),
@@ -185,78 +154,3 @@ def _table(priced: _Priced) -> SpsAdditiveCostTable:
 def _round(value: float) -> float:
     """Six digits: what is beyond differs between builds of the same tables and means nothing."""
     return float(f"{value:.{_DIGITS}g}")
-
-
-def _meta(priced: _Priced) -> dict[str, Any]:
-    asked, forward, fit = priced.asked, priced.forward, priced.fit
-    precisions = {"gemm": forward.precisions.gemm, "kv": forward.precisions.kv}
-    if priced.target.has_experts:
-        precisions["moe"] = str(forward.precisions.moe)
-    anchors = [anchor.text for anchor in asked.anchors]
-    return {
-        "estimate": True,
-        "hardware": f"{asked.tp}x NVIDIA {_words(asked.gpu)}" + (f" (TP{asked.tp})" if asked.tp > 1 else ""),
-        "gpu": asked.gpu,
-        "gpu_memory_gib": priced.gpu.memory_gib,
-        "tp_size": asked.tp,
-        **({"ep_size": asked.ep} if asked.ep > 1 else {}),
-        "model": f"{priced.target.name}, DSpark draft",
-        "draft": ("assumed: " if priced.draft.assumed else "") + priced.draft.words,
-        "software": f"{PACKAGE.replace('_', '-')} {VERSION}, kernel tables of {forward.tables}",
-        "how": "estimate, not measured: the sum of measured kernel times of one forward"
-        + (f", scaled to {', '.join(anchors)} (requests:ms)" if anchors else ""),
-        "source": "NVIDIA aiconfigurator-core (Apache-2.0)",
-        "gamma": priced.draft.gamma,
-        "precisions": precisions,
-        "data": asked.data,
-        "shares_by_source": {key: round(share, 3) for key, share in forward.shares_by_source(64).items()},
-        "fit_error": {
-            "verify_mean": round(fit.mean_error, 4),
-            "verify_largest": round(fit.largest_error, 4),
-            "prefill_largest": round(priced.prefill.largest_error, 4),
-        },
-        "over_roofline": round(priced.over_roofline[0], 2),
-        **({"anchors": anchors} if anchors else {}),
-        "assumed": [one.as_plain() for one in _assumed(priced)],
-    }
-
-
-def _words(gpu: str) -> str:
-    name, _, form = gpu.partition("_")
-    return f"{name.upper()} {form.replace('_', ' ').upper()}".strip()
-
-
-def _assumed(priced: _Priced) -> list[Assumption]:
-    """What the kernel times do not say."""
-    kernels = "kernel times alone"
-    out = [
-        Assumption(
-            "draft", None, "", "no draft was given" if priced.draft.assumed else "given", f"draft: {priced.draft.words}"
-        ),
-        Assumption("sampling", 0.0, "s", kernels, "verify steps leave out sampling, and launch gaps inside a graph"),
-        Assumption(
-            "kv_capacity",
-            None,
-            "",
-            "SGLang's default reserve, weights and KV by the library",
-            "KV capacity is computed",
-        ),
-    ]
-    if priced.target.is_deepseek_v4 or priced.forward.has_modules:
-        said = "the query tokens of a request share what they read of its context"
-        out.append(Assumption("sparse_attention", None, "", "the tables hold single queries only", said))
-    if priced.asked.kv is None:
-        said = f"the KV cache is {priced.forward.precisions.kv}"
-        out.append(Assumption("kv_precision", priced.forward.precisions.kv, "", "as SGLang resolves auto", said))
-    if priced.forward.expert_routing is not None:
-        said = f"tokens hit experts as the measured kernels had it ({priced.forward.expert_routing})"
-        out.append(Assumption("expert_routing", None, "", "real routing is not known", said))
-    if priced.asked.anchors:
-        said = f"a measured step is of {REFERENCE_CONTEXT} context tokens a request, and scales draft and prefill too"
-        out.append(Assumption("anchors", priced.scale.overall, "", "no anchor says otherwise", said))
-    found = {
-        "over_roofline": priced.over_roofline[1],
-        "dips": guards.dips(priced.tokens, priced.verify),
-        "unmeasured_kernels": guards.unmeasured(priced.forward.shares_by_source(64)),
-    }
-    return [*out, *(Assumption(key, None, "", "doubtful", said) for key, said in found.items() if said)]
