@@ -159,6 +159,9 @@ def default_space(setting: Setting, running: int) -> Space:
     """
     gamma, policies, left_out = setting.drafter.gamma, dict[str, Parameters](), list[str]()
     for name, policy_class in POLICIES.items():
+        if gamma == 0 and name != "none":
+            left_out.append(f"{name} is left out: there is no drafter")
+            continue
         try:
             ranges = _ranges(policy_class, gamma, running)
             example = Space({name: ranges}, None, Choice((None,)), gamma).candidate(name, _first(ranges), None, None)
@@ -170,7 +173,7 @@ def default_space(setting: Setting, running: int) -> Space:
             continue
         policies[name] = ranges
     own = setting.recorded is not None or setting.drafter.name == "none" or setting.cost.diagonal
-    blocks = None if own or gamma == 1 else Between(max(1, (gamma + 1) // 2), gamma, whole=True)
+    blocks = None if own or gamma <= 1 else Between(max(1, (gamma + 1) // 2), gamma, whole=True)
     return Space(policies, blocks, _limits(setting, running), gamma, tuple(left_out))
 
 

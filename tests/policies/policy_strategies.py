@@ -22,7 +22,8 @@ def policies(draw: st.DrawFn, names: tuple[str, ...] = tuple(POLICIES), depth: i
     values = {}
     for field in dataclasses.fields(policy_class):
         kind = field_types(policy_class)[field.name]
-        value = _nested(depth) if isinstance(kind, type) and issubclass(kind, Policy) else _value(field, kind)
+        nested = isinstance(kind, type) and issubclass(kind, Policy)
+        value = _nested(depth, policy_class.name) if nested else _value(field, kind)
         options = [st.just(field.default), value] if field.default is not None else [st.none(), value]
         values[field.name] = draw(st.one_of(options))
     if policy_class.name == "schedule":
@@ -37,11 +38,10 @@ def policies(draw: st.DrawFn, names: tuple[str, ...] = tuple(POLICIES), depth: i
         raise AssertionError(f"a value inside the declared range was refused: {error}") from error
 
 
-def _nested(depth: int) -> st.SearchStrategy[Policy]:
-    names = [
-        name for name, rule in POLICIES.items() if not issubclass(rule, Unrestricted) and name not in ("none", "guard")
-    ]
-    return policies(tuple(names) + (("guard",) if depth < 2 else ()), depth + 1)
+def _nested(depth: int, within: str) -> st.SearchStrategy[Policy]:
+    outside = {"none", "guard"} | ({"fixed", "calibrated", "self-tuning"} if within == "calibrated" else set())
+    names = [name for name, rule in POLICIES.items() if not issubclass(rule, Unrestricted) and name not in outside]
+    return policies((*names, *(("guard",) if depth < 2 and within != "calibrated" else ())), depth + 1)
 
 
 def _value(field: dataclasses.Field, kind: type) -> st.SearchStrategy:

@@ -60,7 +60,7 @@ def test_every_point_is_a_lossless_policy_that_runs_here(data: st.DataObject) ->
 
 
 def test_all_lossless_policies_and_all_their_parameters_are_there() -> None:
-    lossless = {name for name, each in POLICIES.items() if each.lossless}
+    lossless = {name for name, each in POLICIES.items() if each().lossless}
     assert set(SPACE.policies) == lossless
     for name, ranges in SPACE.policies.items():
         fields = {field.name for field in dataclasses.fields(POLICIES[name])}
@@ -114,7 +114,7 @@ def test_a_file_restricts_the_space(tmp_path: Path) -> None:
         ("policies: {fixed: {k: 2.5}}", "fixed.k = 2.5 is refused"),
         ("policies: {hull: {fill: maybe}}", "hull.fill = maybe is refused, expected one of true, false"),
         ("policies: {fixed: {depth: 3}}", "policy 'fixed' has no parameter 'depth' to search, expected one of: k"),
-        ("policies: {oracle: {}}", "policy 'oracle' is refused, expected one of none, fixed"),
+        ("policies: {oracle: {}}", "policy 'oracle' is refused, expected one of "),
         ("policies: []", "policies is refused, expected a list of names"),
         ("gamma: 9", "gamma = 9 is refused, expected 1..7"),
         ("max_running_requests: 0", "max_running_requests = 0 is refused, expected 1..65536"),

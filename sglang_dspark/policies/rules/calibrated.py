@@ -30,7 +30,8 @@ class Calibrated(Combined):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.inner, Calibrated) or not self.inner.adaptive or not self.inner.drafts:
+        held = (self.inner, *(self.inner.parts if isinstance(self.inner, Combined) else ()))
+        if any(isinstance(part, Calibrated) for part in held) or not self.inner.adaptive or not self.inner.drafts:
             raise InputError(
                 f"policy '{self.inner.name}': calibrate=online is refused, it looks at no confidence or is calibrated "
                 "already; expected a rule that schedules by confidence"
