@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from sglang_dspark.cli.app import URL, AdminApiKey, ApiKey, Url, app
+from sglang_dspark.errors import InputError
 from sglang_dspark.keys import Keys
 
 
 @app.command("policy")
 def policy(
     new: Annotated[str | None, typer.Argument(help="Policy to switch to: NAME[:k=v,..] or FILE.json.")] = None,
+    trial: Annotated[
+        str | None, typer.Option(help="Go back by itself if it is worse: how long to try, such as 10m or 90s.")
+    ] = None,
+    tpot_ms: Annotated[
+        float | None, typer.Option(help="With --trial: the mean time per output token [ms] to keep.")
+    ] = None,
     url: Url = URL,
     api_key: ApiKey = None,
     admin_api_key: AdminApiKey = None,
@@ -22,13 +29,20 @@ def policy(
     """Show the verification policy of a running server, or switch it between two steps."""
     from sglang_dspark.live.client import POLICY_PATH, Server
 
+    if new is None and (trial is not None or tpot_ms is not None):
+        raise InputError("--trial and --tpot-ms do nothing without a policy to switch to")
     server = Server(url, Keys.given(api_key, admin_api_key))
     if new is None:
         answer = server.get(POLICY_PATH)
     else:
         from sglang_dspark.policies import make_policy, policy_to_json
 
-        answer = server.post(POLICY_PATH, {"policy": policy_to_json(make_policy(new))})
+        body: dict[str, Any] = {"policy": policy_to_json(make_policy(new))}
+        if trial is not None:
+            body["trial_s"] = _seconds(trial)
+        if tpot_ms is not None:
+            body["tpot_ms"] = tpot_ms
+        answer = server.post(POLICY_PATH, body)
     if as_json:
         print(json.dumps(answer, indent=1))
         return
@@ -37,6 +51,8 @@ def policy(
     print(f"profile   {answer['profile'] or 'none'}")
     if answer.get("shadow"):
         print(f"shadow    {answer['shadow']}")
+    if answer.get("trial"):
+        print(f"trial     {_said(answer['trial'])}")
     recording = answer.get("recording")
     if recording:
         stalled = f", stands still: {recording['problem']}" if recording["stalled"] else ""
@@ -47,3 +63,21 @@ def policy(
     for rank in answer["ranks"]:
         where = f"replica {rank['replica']} rank {rank['rank']}"
         print(f"{where}: {rank['policy']} since decode step {rank['since_step']}")
+
+
+def _seconds(text: str) -> float:
+    """90, 90s, 10m or 1h in seconds."""
+    number, unit = (text[:-1], text[-1]) if text[-1:] in "smh" and text else (text, "s")
+    try:
+        return float(number) * {"s": 1.0, "m": 60.0, "h": 3600.0}[unit]
+    except ValueError as error:
+        raise InputError(f"--trial {text} is refused, expected a time such as 90s, 10m or 1h") from error
+
+
+def _said(trial: dict[str, Any]) -> str:
+    measured = "nothing compared yet"
+    if trial["gain"] is not None:
+        measured = f"{100 * trial['gain']:+.1f} +- {100 * trial['gain_error']:.1f} % tokens/s at like load"
+    if trial["verdict"] == "running":
+        return f"{trial['policy']} after {trial['previous']}, {trial['left_s']:.0f} s left: {measured}"
+    return f"{trial['policy']} {trial['verdict']}: {trial['reason']} ({measured})"

@@ -20,6 +20,7 @@ from sglang_dspark.policies import (  # noqa: E402
 )
 from sglang_dspark.serving.base.options import Resolved  # noqa: E402
 from sglang_dspark.serving.base.steps import StepRecord  # noqa: E402
+from sglang_dspark.serving.feedback.trial import TrialPlan  # noqa: E402
 from sglang_dspark.serving.gpu.device_kernels.live import LiveDecisions  # noqa: E402
 from sglang_dspark.serving.loop.agreement import Agreement  # noqa: E402
 from sglang_dspark.serving.loop.engine import PolicyEngine  # noqa: E402
@@ -357,3 +358,31 @@ def test_a_shadow_that_the_other_schedule_cannot_show_its_past_refuses_the_switc
     with pytest.raises(InputError, match="lag=1 is not on the host before an overlapped step"):
         engine.switch(make_policy("argmax:lag=2"))
     assert engine.decider.live.text == "hull" and engine.decider.schedule == "synchronous"
+
+
+@pytest.mark.parametrize(("begins", "tried"), [("fixed:k=2", "hull"), ("hull", "argmax:lag=2"), ("hull", "foresight")])
+def test_a_failed_trial_goes_back_before_the_next_decision(begins: str, tried: str) -> None:
+    """Across schedules and within one: the step that carries the news is still decided by the policy on trial."""
+    engine, seen = make_engine(begins, "synchronous" if begins == "hull" else "overlapped")
+    generator = torch.Generator().manual_seed(5)
+
+    def run(steps: int) -> None:
+        for _ in range(steps):
+            step(engine, torch.rand(2, GAMMA, generator=generator), [1, 1])
+
+    run(3)
+    engine.switch(make_policy(tried), TrialPlan(60.0))
+    run(4)
+    assert engine.trial is not None and engine.trial.verdict == "running"
+    engine.trial.fell_back()
+    run(4)
+    engine.settle()
+    assert engine.decider.live.text == begins and engine.trial.as_dict()["verdict"] == "reverted"
+    ran = [record.policy for record in seen.records]
+    first = make_policy(tried)
+    assert ran[:3] == [begins] * 3 and ran[-3:] == [begins] * 3
+    assert all(make_policy(text) == first for text in ran[3:8]) and len(ran) == 11
+    assert [record.step for record in seen.records] == list(range(11))
+    assert [event[0] for event in seen.events].count("switch") == 2
+    engine.switch(make_policy("fixed:k=1"))
+    assert engine.trial is None

@@ -100,3 +100,38 @@ def test_a_request_s_cap_is_kept(server, prompts, tmp_path: Path) -> None:
     body = {"text": "a", "sampling_params": {"max_new_tokens": 4, "custom_params": {"dspark_cap": -1}}}
     refused = server.http.post("/generate", json=body)
     assert refused.status_code == 400 and "dspark_cap=-1 is refused, expected an integer in 0..64" in refused.text
+
+
+def test_a_trial_of_a_policy_that_is_worse_by_construction_goes_back_and_another_is_kept(server, prompts) -> None:
+    """Verifying one token a step instead of the block, on a CPU where a step costs what it costs: the server returns."""
+
+    def load() -> None:
+        server.generate_all(prompts[:8], 8, tokens=100, temperature=1.0, ignore_eos=True)
+
+    def post(policy: str, trial_s: float) -> dict:
+        answer = server.http.post("/dspark/policy", json={"policy": policy, "trial_s": trial_s})
+        assert answer.status_code == 200, answer.text
+        return answer.json()["trial"]
+
+    def seen() -> dict:
+        return server.http.get("/dspark/policy").json()
+
+    server.switch("fixed:k=3")
+    load()
+    load()
+    assert post("tetris:capacity=1", 60.0)["verdict"] == "running"
+    deadline = time.monotonic() + 90
+    while seen()["trial"]["verdict"] == "running" and time.monotonic() < deadline:
+        load()
+    found = seen()
+    assert found["trial"]["verdict"] == "reverted" and found["policy"] == "fixed:k=3", found["trial"]
+    assert "trial of tetris:capacity=1" in server.log.read_text()
+    load()
+    assert post("fixed:k=4", 10.0)["previous"] == "fixed:k=3"
+    deadline = time.monotonic() + 60
+    while seen()["trial"]["verdict"] == "running" and time.monotonic() < deadline:
+        load()
+    found = seen()
+    assert (found["trial"]["verdict"], found["policy"]) in {("kept", "fixed:k=4"), ("reverted", "fixed:k=3")}
+    refused = server.http.post("/dspark/policy", json={"policy": "hull", "trial_s": 1})
+    assert refused.status_code == 400 and "trial of 1 s is refused" in refused.json()["error"]

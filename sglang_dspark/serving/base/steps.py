@@ -48,7 +48,8 @@ class StepDecision:
 
     total: admitted draft tokens K, or None for "none, verify-all". plan: K, floor and cap fixed before the draft; the
     live admission order then says which. lengths: [R] decided from this step's survivals. With neither, all. fault:
-    what the rule raised, where this is what was decided instead.
+    what the rule raised, where this is what was decided instead. goes_back: a trial has failed, and every rank returns
+    to the policy before it with the next step.
     """
 
     reason: Reason
@@ -57,6 +58,7 @@ class StepDecision:
     lengths: Ints | None = None
     predicted_s: float | None = None
     fault: str | None = None
+    goes_back: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from sglang_dspark.policies import Policy, policy_from_json, policy_to_json, pol
 from sglang_dspark.serving.base.options import Resolved, check_policy
 from sglang_dspark.serving.control import requests
 from sglang_dspark.serving.control.switch import KEY
+from sglang_dspark.serving.feedback.trial import TrialPlan
 
 PATH = "/dspark/policy"
 
@@ -52,6 +53,7 @@ async def post_policy(body: dict[str, Any]) -> Any:
 
     try:
         text = policy_to_string(_checked(body))
+        key = KEY + text + _trial(body)
     except InputError as error:
         return JSONResponse({"error": str(error)}, status_code=400)
     if _switching.locked():
@@ -61,7 +63,7 @@ async def post_policy(body: dict[str, Any]) -> Any:
         manager = _manager()
         # Every replica is asked before any of them switches; a replica answers for all ranks of its group.
         for ask_only in (0, 1):
-            votes = await manager.set_internal_state(SetInternalStateReq(server_args={KEY + text: ask_only}))
+            votes = await manager.set_internal_state(SetInternalStateReq(server_args={key: ask_only}))
             if not all(votes):
                 refused = f"{votes.count(False)} of {len(votes)} replicas"
                 message = f"policy '{text}' was refused by {refused}, see the server's log"
@@ -75,12 +77,28 @@ def _checked(body: dict[str, Any]) -> Policy:
             "this server was started without the DSpark flags: SGLang's own worker has no policy to switch"
         )
     given = body.get("policy")
-    if not isinstance(given, str | dict) or set(body) != {"policy"}:
-        raise InputError('expected a body such as {"policy": "hull:fill=true"}')
+    if not isinstance(given, str | dict) or not set(body) <= {"policy", "trial_s", "tpot_ms"}:
+        raise InputError(
+            'expected a body such as {"policy": "hull:fill=true"}, on trial with "trial_s": 600 and maybe "tpot_ms": 50'
+        )
     policy = policy_from_json(given)
     resolved, gamma = _served
     check_policy(policy, resolved.schedule_of(policy, resolved.schedule), resolved.cost, gamma)
     return policy
+
+
+def _trial(body: dict[str, Any]) -> str:
+    """The trial of a body as the key has it, empty without one."""
+    values = {name: body.get(name) for name in ("trial_s", "tpot_ms")}
+    for name, value in values.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise InputError(f"{name}={value!r} is refused, expected a number")
+    if values["trial_s"] is None:
+        if values["tpot_ms"] is not None:
+            raise InputError("tpot_ms does nothing without trial_s")
+        return ""
+    plan = TrialPlan(float(values["trial_s"]), None if values["tpot_ms"] is None else float(values["tpot_ms"]))
+    return f"@{plan.seconds:g},{plan.tpot_ms or 0:g}"
 
 
 def _answer(states: list[dict[str, Any]]) -> dict[str, Any]:
@@ -98,5 +116,5 @@ def _answer(states: list[dict[str, Any]]) -> dict[str, Any]:
     faults = [
         {"replica": rank["replica"], "rank": rank["rank"], **fault} for rank in ranks for fault in rank.pop("faults")
     ]
-    shown = {"faults": faults, "recording": first["recording"], "kernels": first["kernels"]}
+    shown = {"trial": first["trial"], "faults": faults, "recording": first["recording"], "kernels": first["kernels"]}
     return {key: first[key] for key in kept} | shown | {"parameters": policy_to_json(policy), "ranks": ranks}

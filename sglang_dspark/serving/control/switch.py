@@ -2,7 +2,8 @@
 
 The switch rides on SGLang's `set_internal_state`, which every rank handles at the same point between two steps. Its
 wire type carries numbers under free keys, so the policy's text is part of the key: {"dspark_policy=hull": 1} switches,
-the value 0 only asks whether every rank would.
+the value 0 only asks whether every rank would. {"dspark_policy=hull@600,50": 1} is on trial for 600 s, at no more than
+50 ms per output token (0: whatever it takes).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 from sglang_dspark.errors import InputError, printable
 from sglang_dspark.policies import Policy, policy_from_string
 from sglang_dspark.serving.base.faults import sentence_of
+from sglang_dspark.serving.feedback.trial import TrialPlan
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +89,7 @@ class SwitchHandler:
     def __init__(self, engine: Any) -> None:
         """One for every control message: what it validates is what it applies."""
         self._engine = engine
-        self._policies: dict[str, Policy] = {}
+        self._policies: dict[str, tuple[Policy, TrialPlan | None]] = {}
 
     def validate(self, key: str, value: float) -> None:
         """Raise SGLang's UpdateRejected unless every rank of the group can run the policy.
@@ -96,10 +98,12 @@ class SwitchHandler:
         """
         from sglang.srt.managers.scheduler_components.internal_state import UpdateRejected
 
-        text, reason, policy = key.removeprefix(KEY), "another rank refused it", None
+        (text, _, on_trial), reason, policy = key.removeprefix(KEY).partition("@"), "another rank refused it", None
+        trial = None
         try:
             if self._policies and key not in self._policies:
                 raise InputError("the message names another policy as well, expected one")
+            trial = trial_of(on_trial) if on_trial else None
             policy = self._parse(text)
         except InputError as error:
             reason = str(error)
@@ -108,7 +112,7 @@ class SwitchHandler:
         if not self._engine.can_switch(policy):
             raise UpdateRejected(printable(f"DSpark policy '{text}' stays unused: {reason}"))
         assert policy is not None
-        self._policies[key] = policy
+        self._policies[key] = policy, trial
 
     def _parse(self, text: str) -> Policy:
         policy = policy_from_string(text)
@@ -120,9 +124,19 @@ class SwitchHandler:
     def apply(self, key: str, value: float) -> None:
         """Switch, when the value asks for more than a check."""
         if value and key in self._policies:
-            self._engine.switch(self._policies[key])
+            self._engine.switch(*self._policies[key])
             live = self._engine.decider.live
             logger.info("DSpark policy is now %s (from decode step %d)", live.text, live.since_step)
+
+
+def trial_of(text: str) -> TrialPlan:
+    """`SECONDS,TPOT_MS` of a key."""
+    seconds, _, tpot_ms = text.partition(",")
+    try:
+        limit = float(tpot_ms or 0)
+        return TrialPlan(float(seconds), limit or None)
+    except ValueError as error:
+        raise InputError(f"trial '{text}' is refused, expected seconds and milliseconds") from error
 
 
 def _engine(scheduler: Any) -> Any:

@@ -13,9 +13,8 @@ import numpy as np
 from sglang_dspark.policies import Plan
 from sglang_dspark.serving.base.steps import REASONS, StepDecision
 
-_HEADER = (
-    8  # step, reason, total, budget, floor, cap, correction (2); lengths of a live decision or caps of a plan follow
-)
+_HEADER = 9  # step, reason, total, budget, floor, cap, goes back, correction (2); then lengths or caps
+_CORRECTION = slice(7, _HEADER)
 _NONE = -1
 
 
@@ -77,22 +76,24 @@ class Agreement:
 def _write(message: np.ndarray[Any, np.dtype[np.int64]], step: int, decision: StepDecision) -> None:
     plan = decision.plan or Plan(_NONE, _NONE, _NONE)
     total = _NONE if decision.total is None else decision.total
-    message[:6] = (step, REASONS.index(decision.reason), total, plan.budget, plan.floor, plan.cap)
+    fixed = (step, REASONS.index(decision.reason), total, plan.budget, plan.floor, plan.cap, decision.goes_back)
+    message[: len(fixed)] = fixed
     if plan.correction is not None:
-        message[6:_HEADER] = np.array(plan.correction).view(np.int64)
+        message[_CORRECTION] = np.array(plan.correction).view(np.int64)
     rows = plan.caps if decision.lengths is None else decision.lengths
     if rows is not None:
         message[_HEADER:] = rows
 
 
 def _read(message: np.ndarray[Any, np.dtype[np.int64]]) -> StepDecision:
-    _, reason, total, budget, floor, cap = (int(value) for value in message[:6])
+    _, reason, total, budget, floor, cap, goes_back = (int(value) for value in message[:7])
+    why, back = REASONS[reason], bool(goes_back)
     if total == _NONE:
-        return StepDecision(REASONS[reason], None)
+        return StepDecision(why, None, goes_back=back)
     rows = message[_HEADER:].copy()
-    if budget != _NONE:
-        slope, shift = message[6:_HEADER].view(np.float64).tolist()
-        correction = None if (message[6:_HEADER] == _NONE).all() else (slope, shift)
-        caps = None if (rows == _NONE).any() else rows
-        return StepDecision(REASONS[reason], total, Plan(budget, floor, cap, caps, None, correction))
-    return StepDecision(REASONS[reason], total, None, rows)
+    if budget == _NONE:
+        return StepDecision(why, total, None, rows, goes_back=back)
+    slope, shift = message[_CORRECTION].view(np.float64).tolist()
+    correction = None if (message[_CORRECTION] == _NONE).all() else (slope, shift)
+    caps = None if (rows == _NONE).any() else rows
+    return StepDecision(why, total, Plan(budget, floor, cap, caps, None, correction), goes_back=back)

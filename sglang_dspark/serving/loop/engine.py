@@ -6,9 +6,11 @@ It touches SGLang's objects only by attribute, so that tests drive it without a 
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,10 +28,13 @@ from sglang_dspark.serving.feedback.counters import Counters, ShadowLog
 from sglang_dspark.serving.feedback.drift import DriftWatch
 from sglang_dspark.serving.feedback.observers import Observers
 from sglang_dspark.serving.feedback.publishes import Publishes
+from sglang_dspark.serving.feedback.trial import Ledger, Trial, TrialPlan
 from sglang_dspark.serving.gpu.device_kernels.live import LiveDecisions
 from sglang_dspark.serving.loop.agreement import Agreement
 from sglang_dspark.serving.loop.batch_reader import BatchReader
 from sglang_dspark.serving.loop.decider import Decider
+
+logger = logging.getLogger(__name__)
 
 
 class PolicyEngine:
@@ -56,6 +61,9 @@ class PolicyEngine:
         publishes = Publishes(generations.shape[0], gamma, OVERLAPPED_LAG, waits=False)
         self.decider = Decider(resolved, gamma, publishes, seed, self.faults)
         self.counters = Counters()
+        self.ledger = Ledger()
+        self.trial: Trial | None = None
+        self._returns = False  # a failed trial ends before the next decision
         self._agreement = agreement
         self.reader = BatchReader(generations, gamma)
         self._device = device
@@ -104,6 +112,7 @@ class PolicyEngine:
 
     def before_forward(self, batch: Any) -> StepDecision | None:
         """Overlapped schedule: decide while the device still works on the previous step."""
+        self._return_if_due()
         if self.decider.schedule != "overlapped":
             return None
         self._decision = self._agreed(self.reader.view(batch), batch, None)
@@ -125,6 +134,7 @@ class PolicyEngine:
     def decide(self, confidence: torch.Tensor) -> StepDecision:
         """This step's decision; confidence: [R, gamma] of this step's draft, read only where the policy needs it."""
         if self._decision is None:
+            self._return_if_due()
             self._decision = self._agreed(self.reader.view(self._batch), self._batch, confidence)
         return self._decision
 
@@ -191,10 +201,46 @@ class PolicyEngine:
         """Whether every rank of the group accepts (None: this rank could not make the policy); a collective."""
         return self._agreement.unanimous(policy is not None)
 
-    def switch(self, policy: Policy) -> None:
-        """Decide with `policy` from the next step on. The caller has asked `can_switch`."""
+    def switch(self, policy: Policy, trial: TrialPlan | None = None) -> None:
+        """Decide with `policy` from the next step on. The caller has asked `can_switch`.
+
+        trial: go back by itself where what is measured is worse. A switch ends a trial that is under way.
+        """
+        previous, before = self.decider.live, self.ledger
         self.decider.switch(policy)
-        self.observers.on_switch(self.decider.live.text, self.decider.live.since_step)
+        self._returns = False
+        live = self.decider.live
+        self.ledger = Ledger(live.since_step)
+        if trial is None:
+            self.trial = None
+        else:
+            self.trial = Trial(trial, live.text, previous.policy, previous.text, before)
+        self.observers.on_switch(live.text, live.since_step)
+
+    def _return_if_due(self) -> None:
+        """Before a step is decided, on every rank at the same one: return to the policy before a failed trial."""
+        if not self._returns:
+            return
+        trial = self.trial
+        assert trial is not None, "every rank knows of a trial"
+        self.switch(trial.previous)
+        self.trial = trial  # its verdict stays to be read
+        trial.verdict, trial.returned = "reverted", True
+        if self._agreement.decides:
+            logger.warning("sglang-dspark: %s", trial.sentence())
+
+    def _watch_trial(self, record: StepRecord) -> None:
+        """Rank 0, at every step that has arrived."""
+        completed = self.ledger.on_step(record)
+        trial = self.trial
+        if trial is None or trial.verdict != "running":
+            return
+        if record.decision.fault is not None and record.policy == trial.policy:
+            trial.fell_back()
+        elif completed:
+            trial.look(self.ledger)
+        if trial.verdict == "kept":
+            logger.info("sglang-dspark: %s", trial.sentence())
 
     def state(self) -> dict[str, Any]:
         """What /server_info shows: policies, per-rank view and counters; a collective."""
@@ -218,6 +264,7 @@ class PolicyEngine:
             "counters": self.counters.as_dict(),
             "drift": self.drift.as_dict(),
             "kernels": self.kernels,
+            "trial": None if self.trial is None else self.trial.as_dict(),
             "recording": None if self.recording is None else self.recording(),
         }
 
@@ -231,8 +278,11 @@ class PolicyEngine:
             except Exception as error:  # what a policy raises is its class's business, and does not come here
                 self.faults.note("decision", error, "the step verifies everything")
                 decision = self.decider.everything("fault", view)
+            if self.trial is not None and self.trial.due:
+                decision = replace(decision, goes_back=True)
         shared = self._agreement.share(self.decider.steps, view.num_requests, decision)
         self.decider.steps += 1
+        self._returns = shared.goes_back
         return shared
 
     def _own(self, view: BatchView, batch: Any, confidence: torch.Tensor | None) -> StepDecision:
@@ -304,4 +354,6 @@ class PolicyEngine:
         if shadow is not None:
             with self.faults.caught("shadow policy", "this step has no shadow"):
                 record.shadow = shadow(published.confidence)
+        with self.faults.caught("trial", "it goes on without this step"):
+            self._watch_trial(record)
         self.observers.on_step(record)
