@@ -103,7 +103,7 @@ def test_a_request_s_cap_is_kept(server, prompts, tmp_path: Path) -> None:
 
 
 def test_a_trial_of_a_policy_that_is_worse_by_construction_goes_back_and_another_is_kept(server, prompts) -> None:
-    """Verifying one token a step instead of the block, on a CPU where a step costs what it costs: the server returns."""
+    """No draft token verified, though all are drafted, against three: less than half the tokens in most of the time."""
 
     def load() -> None:
         server.generate_all(prompts[:8], 8, tokens=100, temperature=1.0, ignore_eos=True)
@@ -126,12 +126,14 @@ def test_a_trial_of_a_policy_that_is_worse_by_construction_goes_back_and_another
     found = seen()
     assert found["trial"]["verdict"] == "reverted" and found["policy"] == "fixed:k=3", found["trial"]
     assert "trial of tetris:capacity=1" in server.log.read_text()
+    server.switch("tetris:capacity=1")
     load()
-    assert post("fixed:k=4", 10.0)["previous"] == "fixed:k=3"
+    load()
+    assert post("fixed:k=3", 10.0)["previous"] == "tetris:capacity=1"
     deadline = time.monotonic() + 60
     while seen()["trial"]["verdict"] == "running" and time.monotonic() < deadline:
         load()
     found = seen()
-    assert (found["trial"]["verdict"], found["policy"]) in {("kept", "fixed:k=4"), ("reverted", "fixed:k=3")}
+    assert (found["trial"]["verdict"], found["policy"]) == ("kept", "fixed:k=3") and found["trial"]["gain"] > 0
     refused = server.http.post("/dspark/policy", json={"policy": "hull", "trial_s": 1})
     assert refused.status_code == 400 and "trial of 1 s is refused" in refused.json()["error"]
