@@ -20,7 +20,7 @@ from sglang_dspark.policies import (  # noqa: E402
 )
 from sglang_dspark.serving.base.options import Resolved  # noqa: E402
 from sglang_dspark.serving.base.steps import StepRecord  # noqa: E402
-from sglang_dspark.serving.feedback.trial import TrialPlan  # noqa: E402
+from sglang_dspark.serving.base.trial_plan import TrialPlan  # noqa: E402
 from sglang_dspark.serving.gpu.device_kernels.live import LiveDecisions  # noqa: E402
 from sglang_dspark.serving.loop.agreement import Agreement  # noqa: E402
 from sglang_dspark.serving.loop.engine import PolicyEngine  # noqa: E402

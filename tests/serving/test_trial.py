@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from sglang_dspark.errors import InputError
 from sglang_dspark.policies import make_policy
 from sglang_dspark.serving.base.steps import BatchView, StepDecision
-from sglang_dspark.serving.feedback.trial import BLOCK, WARM_UP, Ledger, Trial, TrialPlan, compared
+from sglang_dspark.serving.base.trial_plan import TrialPlan
+from sglang_dspark.serving.feedback.trial import BLOCK, WARM_UP, Ledger, Trial, compared
 
 
 def step(number: int, rows: int, seconds: float | None, accepted: int = 2) -> Any:
@@ -80,7 +81,7 @@ def test_noise_does_not_turn_a_trial() -> None:
     kept = 0
     for seed in range(40):
         same, clock = trial(ledger(1000.0, 30, noise=0.1, seed=seed))
-        for blocks in range(2, 30):
+        for blocks in range(2, 30, 5):
             same.look(ledger(1000.0, blocks, noise=0.1, seed=1000 + seed, since=10))
         clock[0] = 101.0
         same.look(ledger(1000.0, 30, noise=0.1, seed=1000 + seed, since=10))

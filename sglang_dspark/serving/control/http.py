@@ -8,9 +8,9 @@ from typing import Any
 from sglang_dspark.errors import InputError
 from sglang_dspark.policies import Policy, policy_from_json, policy_to_json, policy_to_string
 from sglang_dspark.serving.base.options import Resolved, check_policy
+from sglang_dspark.serving.base.trial_plan import TrialPlan
 from sglang_dspark.serving.control import requests
 from sglang_dspark.serving.control.switch import KEY
-from sglang_dspark.serving.feedback.trial import TrialPlan
 
 PATH = "/dspark/policy"
 

@@ -14,7 +14,7 @@ from typing import Any
 from sglang_dspark.errors import InputError, printable
 from sglang_dspark.policies import Policy, policy_from_string
 from sglang_dspark.serving.base.faults import sentence_of
-from sglang_dspark.serving.feedback.trial import TrialPlan
+from sglang_dspark.serving.base.trial_plan import TrialPlan
 
 logger = logging.getLogger(__name__)
 

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from sglang_dspark.errors import InputError
 from sglang_dspark.policies import Policy
 from sglang_dspark.serving.base.steps import StepRecord
+from sglang_dspark.serving.base.trial_plan import TrialPlan
 
 BLOCK = 16
 """Decode steps of one block."""
@@ -26,23 +26,8 @@ WARM_UP = 16
 """Steps after a switch that are left out."""
 _EARLY, _LATE = 5.0, 3.0  # standard errors behind that end a trial at once (it is looked at often), and at its end
 _LEAST_BLOCKS = 6
-_SHORTEST_S, _LONGEST_S = 10.0, 86_400.0
 
 Verdict = Literal["running", "kept", "reverted"]
-
-
-@dataclass(frozen=True)
-class TrialPlan:
-    """How long to try, and the mean time per output token [ms] that must be kept, None without one."""
-
-    seconds: float
-    tpot_ms: float | None = None
-
-    def __post_init__(self) -> None:
-        if not _SHORTEST_S <= self.seconds <= _LONGEST_S:
-            raise InputError(f"trial of {self.seconds:g} s is refused, expected {_SHORTEST_S:g}..{_LONGEST_S:g} s")
-        if self.tpot_ms is not None and not 0 < self.tpot_ms < math.inf:
-            raise InputError(f"tpot_ms={self.tpot_ms:g} of a trial is refused, expected a time above 0")
 
 
 @dataclass

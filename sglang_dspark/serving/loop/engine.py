@@ -22,13 +22,14 @@ from sglang_dspark.serving.base.admission import bounds_of, planned_lengths
 from sglang_dspark.serving.base.faults import Faults
 from sglang_dspark.serving.base.options import OVERLAPPED_LAG, Kernels, Resolved
 from sglang_dspark.serving.base.steps import BatchView, StepDecision, StepObserver, StepRecord
+from sglang_dspark.serving.base.trial_plan import TrialPlan
 from sglang_dspark.serving.feedback.clock import StepClock
 from sglang_dspark.serving.feedback.copies import StepCopy
 from sglang_dspark.serving.feedback.counters import Counters, ShadowLog
 from sglang_dspark.serving.feedback.drift import DriftWatch
 from sglang_dspark.serving.feedback.observers import Observers
 from sglang_dspark.serving.feedback.publishes import Publishes
-from sglang_dspark.serving.feedback.trial import Ledger, Trial, TrialPlan
+from sglang_dspark.serving.feedback.trial import Ledger, Trial
 from sglang_dspark.serving.gpu.device_kernels.live import LiveDecisions
 from sglang_dspark.serving.loop.agreement import Agreement
 from sglang_dspark.serving.loop.batch_reader import BatchReader
