@@ -58,7 +58,7 @@ def test_the_list_names_gpus_precisions_and_models(
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("--out", "x.json"), "--out is needed"),
+        ((), "--out is needed"),
         (
             ("--url", "http://localhost:1", "--out", "x.json", "--gpu", "h100_sxm"),
             "--gpu does nothing without --estimate",
