@@ -26,14 +26,15 @@ def free_port() -> int:
 
 
 class LiveServer:
-    """One server process; `with` starts and stops it."""
+    """One server process; `with` starts and stops it. records: where it records, if it does."""
+
+    records: Path | None = None
 
     def __init__(self, pair: Path, log: Path, *flags: str, env: dict[str, str] | None = None) -> None:
         self.pair, self.log, self.flags = pair, log, flags
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.env = {**os.environ, "TOKENIZERS_PARALLELISM": "false", **(env or {})}
-        self.records: Path | None = None
         self.http = httpx.Client(base_url=self.url, timeout=300, limits=httpx.Limits(max_connections=1024))
 
     def command(self) -> list[str]:

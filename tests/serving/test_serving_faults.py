@@ -40,6 +40,7 @@ class GuardedServer(LiveServer):
             *("--speculative-dspark-schedule", "synchronous", "--speculative-dspark-policy", "hull"),
             *("--speculative-dspark-kernels", "ours", "--speculative-dspark-record", str(self.records)),
             *("--enable-metrics", "--api-key", KEY, "--admin-api-key", ADMIN),
+            *("--max-running-requests", "16"),  # kernels are tried at every size that is served
         )
         super().__init__(pair, folder / "server.log", *flags, env=planted.environment)
         self.http.headers["Authorization"] = f"Bearer {KEY}"
