@@ -6,7 +6,7 @@ Regret of a policy in a case = 1 - its steady tokens/s / those of the best refer
 knowledge: its confidences are the true conditionals and its believed costs the real ones. One factor at a time is moved
 off a named centre (64 in flight, SGLang's graphs, the paper's Qwen3-4B acceptance, calibrated, true costs, 200 tokens);
 --full takes the product. What is off is off for what the policies see and believe; draws and engine are the same. Each
-policy runs under its own schedule. Confidences do not drift within a run here (the unit tests let them).
+policy runs under its own schedule.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ CALIBRATIONS = {
     "temperature 2": {"temperature": 2.0, "bias": 0.0},
     "temperature 0.5": {"temperature": 0.5, "bias": 0.0},
     "bias -1, temperature 2": {"temperature": 2.0, "bias": -1.0},
+    "bias +1, then -1": {"temperature": 1.0, "bias": 1.0, "drift": -2.0},
     "noise 1": {"temperature": 1.0, "bias": 0.0, "noise": 1.0},
 }
 COSTS = ("true", "whole +25 %", "slope +25 %", "tiers 10 %")

@@ -126,6 +126,8 @@ class StatisticalAcceptance:
         elif not model.exact:
             logit *= np.float32(1.0 / model.temperature)
             logit += np.float32(model.bias)
+            if model.drift:
+                logit[:, max(self._total // 2 - begin, 0) :] += np.float32(model.drift)
             if model.noise:
                 noise = normal_numbers(self._reports.at(number).bit_generator, gamma, end - begin)
                 logit += np.float32(model.noise) * noise

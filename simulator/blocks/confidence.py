@@ -14,9 +14,10 @@ _RANGES = {
     "temperature": (0.05, 20.0),
     "bias": (-10.0, 10.0),
     "noise": (0.0, 10.0),
+    "drift": (-10.0, 10.0),
 }
 SPREADS = ("spread_request", "spread_block", "spread_position")
-ERRORS = ("temperature", "bias", "noise")
+ERRORS = ("temperature", "bias", "noise", "drift")
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ class Confidence:
     spread_request, spread_block, spread_position: standard deviations of the logit between requests, between blocks of
     one request and between positions of one block. The paper's Figure 5 gives 1.2 for requests and blocks together and
     0.6 for positions (`benchmarks/fit_confidence_spread.py`); how the 1.2 divides is not published: 0.6 and 1.04 is an
-    assumption. noise: standard deviation of a further error on the reported logit.
+    assumption. noise: standard deviation of a further error on the reported logit. drift: what the bias has become more
+    by in the second half of the trace's tokens.
 
     The default errs as the paper's head does after STS (Figure 6, `benchmarks/fit_confidence_error.py`): survivals have
     an expected calibration error (ECE) of about 1 %. See `CALIBRATIONS` for others.
@@ -40,6 +42,7 @@ class Confidence:
     temperature: float = 1.1
     bias: float = 0.15
     noise: float = 0.0
+    drift: float = 0.0
     online: bool = False
 
     def __post_init__(self) -> None:
@@ -54,14 +57,14 @@ class Confidence:
         if calibration not in CALIBRATIONS:
             raise InputError(f"confidence '{calibration}' is unknown, expected one of {', '.join(CALIBRATIONS)}")
         if calibration == "online" and set(changes) & set(ERRORS):
-            raise InputError("confidence online has no temperature, bias or noise: it is learned from outcomes")
+            raise InputError("confidence online has no temperature, bias, noise or drift: it is learned from outcomes")
         values: dict[str, Any] = {**CALIBRATIONS[calibration], **changes}
         return cls(**values)
 
     @property
     def exact(self) -> bool:
         """Whether reported confidences are the true conditionals."""
-        return self.temperature == 1.0 and self.bias == 0.0 and self.noise == 0.0
+        return self.temperature == 1.0 and self.bias == self.noise == self.drift == 0.0
 
     @property
     def calibration(self) -> str:

@@ -27,6 +27,7 @@ from sglang_dspark.policies import (
     Policy,
     Tetris,
     Threshold,
+    make_policy,
 )
 
 SHAPE = Shape()
@@ -210,3 +211,10 @@ def test_bad_requests_are_refused() -> None:
         audit_exactly([Hull()], SHAPE, jobs=0)
     with pytest.raises(InputError, match="seed=-1"):
         audit_exactly([Hull()], SHAPE, seed=-1)
+
+
+def test_the_audit_s_shapes_reach_every_chunk_of_an_array_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`lookahead` walks in chunks of 64 ranks, more than small worlds have: with chunks of one all is enumerated."""
+    monkeypatch.setattr("sglang_dspark.policies.rules.stopping._CHUNK", 1)
+    verdict = audit_exactly([make_policy("lookahead")], Shape(2, 2, 2, 4), instances=40)[0]
+    assert verdict.worst_tv <= TOLERANCE

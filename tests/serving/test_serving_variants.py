@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -34,8 +35,9 @@ def test_overlapped_with_a_shadow_and_exploration(demo_pair, prompts, reference,
         reasons = counters["steps_by_reason"]
         assert reasons["policy"] > reasons["explore"] > 0 and reasons["late"] == 0
         assert counters["shadow_steps"] == counters["decode_steps"] > 20
-        refused = server.http.post("/dspark/policy", json={"policy": "hull"})
-        assert refused.status_code == 400 and "--speculative-dspark-schedule synchronous" in refused.text
+        assert server.switch("hull")["schedule"] == "synchronous"
+        greedy_is_the_targets(server, prompts, reference)
+        assert server.switch("argmax:lag=2")["schedule"] == "overlapped"
 
 
 def test_without_the_overlap_loop(demo_pair, prompts, reference, tmp_path: Path) -> None:
@@ -87,10 +89,25 @@ def test_only_a_test_build_runs_a_biased_policy(demo_pair, tmp_path: Path) -> No
 
 
 def test_two_ranks_run_one_policy(demo_pair, prompts, reference, tmp_path: Path) -> None:
-    flags = (PROFILE, str(write_profile(tmp_path / "made.json")), "--speculative-dspark-schedule", "synchronous")
+    """The same steps switch on both, across schedules, and a failed trial goes back on both."""
+    flags = (PROFILE, str(write_profile(tmp_path / "made.json")))
+
+    def agreed(answer: dict, policy: str) -> None:
+        ranks = answer["ranks"]
+        assert [rank["rank"] for rank in ranks] == [0, 1] and {rank["policy"] for rank in ranks} == {policy}
+        assert len({rank["since_step"] for rank in ranks}) == 1
+
     with LiveServer(demo_pair, tmp_path / "log", *flags, "--tp", "2") as server:
-        for policy in ("argmax:lag=1", "hull"):
-            ranks = server.switch(policy)["ranks"]
-            assert [rank["rank"] for rank in ranks] == [0, 1] and {rank["policy"] for rank in ranks} == {policy}
-            assert len({rank["since_step"] for rank in ranks}) == 1
+        for policy in ("argmax:lag=1", "hull", "argmax:lag=2,calibrate=online", "foresight:lag=2", "fixed:k=3"):
+            agreed(server.switch(policy), policy)
             greedy_is_the_targets(server, prompts, reference)
+        server.generate_all(prompts[:8], 8, tokens=100, temperature=1.0, ignore_eos=True)
+        tried = server.http.post("/dspark/policy", json={"policy": "tetris:capacity=1", "trial_s": 60}).json()
+        agreed(tried, "tetris:capacity=1")
+        deadline = time.monotonic() + 150
+        while tried["trial"]["verdict"] == "running" and time.monotonic() < deadline:
+            server.generate_all(prompts[:8], 8, tokens=60, temperature=1.0, ignore_eos=True)
+            tried = server.http.get("/dspark/policy").json()
+        assert tried["trial"]["verdict"] == "reverted", tried["trial"]
+        agreed(tried, "fixed:k=3")
+        greedy_is_the_targets(server, prompts, reference)

@@ -87,6 +87,19 @@ def test_confidences_are_calibrated_by_construction() -> None:
     assert calibration_error(blocks_of(Confidence.of("calibrated", **by_position))) < 0.004
 
 
+def test_a_drift_is_of_the_second_half_of_the_tokens() -> None:
+    honest, bent = (blocks_of(Confidence.of("calibrated", **each)) for each in ({}, {"bias": 1.0, "drift": -2.0}))
+    assert honest.confidence is not None and bent.confidence is not None and (honest.depth == bent.depth).all()
+    inside = (honest.confidence > 0.01) & (honest.confidence < 0.99)
+    moved = np.where(inside, _logit(bent.confidence) - _logit(honest.confidence), np.nan)
+    half = len(moved) // 2
+    assert np.nanmax(np.abs(moved[: half - 200] - 1.0)) < 0.01 and np.nanmax(np.abs(moved[half + 200 :] + 1.0)) < 0.01
+
+
+def _logit(p: np.ndarray) -> np.ndarray:
+    return np.log(p / (1.0 - p))
+
+
 @pytest.mark.parametrize(
     "change", [{"temperature": 0.5}, {"temperature": 2.0}, {"bias": 0.7}, {"bias": -0.7}, {"noise": 1.5}]
 )

@@ -129,4 +129,4 @@ def test_it_is_asked_for_by_name_and_stated(capsys: pytest.CaptureFixture[str]) 
     headed = call(capsys, *shared, "--drafter", "dspark", "--confidence", "online")
     assert headed.status == 0, "a head that is not used"
     refused = call(capsys, *base, "--confidence", "online,bias=1")
-    assert refused.status == 2 and "confidence online has no temperature, bias or noise" in refused.err
+    assert refused.status == 2 and "confidence online has no temperature, bias, noise or drift" in refused.err
