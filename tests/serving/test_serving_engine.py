@@ -26,6 +26,7 @@ from sglang_dspark.serving.loop.agreement import Agreement  # noqa: E402
 from sglang_dspark.serving.loop.engine import PolicyEngine  # noqa: E402
 
 GAMMA = 3
+CPU = torch.device("cpu")
 
 
 class Seen:
@@ -48,13 +49,19 @@ class Seen:
         self.events.append(("switch", policy, since_step))
 
 
-def make_engine(policy: str, schedule: str = "overlapped", shadow: str | None = None, caps_only: bool = False):
+def make_engine(
+    policy: str,
+    schedule: str = "overlapped",
+    shadow: str | None = None,
+    caps_only: bool = False,
+    device: torch.device = CPU,
+):
     other = None if shadow is None else make_policy(shadow)
     engine = PolicyEngine(
         Resolved(make_policy(policy), other, flat_cost(), schedule, 0.0),
         gamma=GAMMA,
         generations=torch.ones(8, dtype=torch.int64),
-        device=torch.device("cpu"),
+        device=device,
         agreement=Agreement(None, 0, 0),
         caps_only=caps_only,
     )
@@ -71,6 +78,7 @@ def fake_batch(num_requests: int) -> SimpleNamespace:
 
 
 def step(engine: PolicyEngine, confidence: torch.Tensor, accepted: list[int], trimmed: list[int] | None = None):
+    device = confidence.device
     batch = fake_batch(confidence.shape[0])
     engine.before_forward(batch)
     engine.enter(batch, 1)
@@ -79,9 +87,9 @@ def step(engine: PolicyEngine, confidence: torch.Tensor, accepted: list[int], tr
     decision = engine.decide(confidence)
     lengths = engine.lengths(confidence)
     outcome = {
-        "accepted": torch.tensor(accepted),
-        "trimmed": torch.tensor(trimmed or [0] * len(accepted)),
-        "prefix_lengths": torch.arange(len(accepted)) + 10,
+        "accepted": torch.tensor(accepted, device=device),
+        "trimmed": torch.tensor(trimmed or [0] * len(accepted), device=device),
+        "prefix_lengths": torch.arange(len(accepted), device=device) + 10,
     }
     engine.published(confidence=confidence, lengths=lengths, executed_tier=0, **outcome)
     return decision
@@ -315,16 +323,22 @@ POLICIES = ("fixed:k=2", "hull", "argmax:lag=2", "threshold:t=0.4", "foresight",
 
 
 @pytest.mark.parametrize("begins", ["overlapped", "synchronous"])
-def test_any_policy_follows_any_other_and_every_decision_is_decided_again(begins: str) -> None:
+@pytest.mark.parametrize("where", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_any_policy_follows_any_other_and_every_decision_is_decided_again(begins: str, where: str) -> None:
     """Started either way: each step is decided under the schedule that its policy needs, from what that may see."""
-    engine, seen = make_engine("hull" if begins == "synchronous" else "fixed:k=2", begins)
+    if where == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    device = torch.device(where)
+    engine, seen = make_engine("hull" if begins == "synchronous" else "fixed:k=2", begins, device=device)
+    engine.prepare_live_decisions(3)
     generator = torch.Generator().manual_seed(3)
     order = [POLICIES[i % len(POLICIES)] for i in range(3 * len(POLICIES))]
     for text in order:
         engine.switch(make_policy(text))
         for _ in range(3):
-            confidence = torch.rand(3, GAMMA, generator=generator)
-            step(engine, confidence, [0, 1, 0])
+            step(engine, torch.rand(3, GAMMA, generator=generator).to(device), [0, 1, 0])
+            if where == "cuda":
+                torch.cuda.synchronize()  # no step is late
     engine.settle()
     assert [record.step for record in seen.records] == list(range(3 * len(order)))
     published = [survival_units(record.confidence) for record in seen.records]
