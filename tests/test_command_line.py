@@ -96,14 +96,22 @@ def children(pid: int) -> set[int]:
 def test_no_process_is_left_behind(how: signal.Signals) -> None:
     flags = ("--trace", "example", "--profile", PROFILE, "--replications", "50", "--jobs", "2")
     command, quiet = [sys.executable, "-c", *SIMULATE, *flags], subprocess.DEVNULL
-    run = subprocess.Popen(command, stdout=quiet, stderr=quiet, env=environment())
-    begun = time.monotonic()
-    while len(workers := children(run.pid)) < 2 and time.monotonic() - begun < 30:
-        time.sleep(0.05)
-    assert len(workers) == 2
-    time.sleep(0.5)
-    run.send_signal(how)
-    assert run.wait(20) != 0
+
+    def interruptible() -> None:  # a shell's background job ignores interrupts, and what it starts inherits that
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    run = subprocess.Popen(command, stdout=quiet, stderr=quiet, env=environment(), preexec_fn=interruptible)
+    try:
+        begun = time.monotonic()
+        while len(workers := children(run.pid)) < 2 and time.monotonic() - begun < 30:
+            time.sleep(0.05)
+        assert len(workers) == 2
+        time.sleep(0.5)
+        run.send_signal(how)
+        assert run.wait(20) != 0
+    finally:
+        run.kill()
+        run.wait()
     begun = time.monotonic()
     while any(Path(f"/proc/{pid}").exists() for pid in workers) and time.monotonic() - begun < 20:
         time.sleep(0.05)
