@@ -8,7 +8,7 @@ from gpu_stages import Stage
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 GAMMA = 7
-POLICIES = ("early-stop", "hull", "lookahead")
+POLICIES = ("early-stop", "hull", "lookahead", "foresight")
 
 
 def run(stage: Stage) -> None:
