@@ -51,6 +51,9 @@ def policy(
     print(f"profile   {answer['profile'] or 'none'}")
     if answer.get("shadow"):
         print(f"shadow    {answer['shadow']}")
+    learned = answer.get("calibration")
+    if learned:
+        print(f"learned   logit c' = {learned['slope']:.2f} logit c {learned['shift']:+.2f}")
     if answer.get("trial"):
         print(f"trial     {_said(answer['trial'])}")
     recording = answer.get("recording")

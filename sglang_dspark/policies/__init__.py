@@ -28,7 +28,7 @@ from sglang_dspark.policies.rules.foresight import Foresight
 from sglang_dspark.policies.rules.guard import Guard
 from sglang_dspark.policies.rules.length import Fixed, NoDraft, Threshold
 from sglang_dspark.policies.rules.research import ArgmaxLive, Oracle
-from sglang_dspark.policies.rules.self_tuning import SelfTuning, single_part
+from sglang_dspark.policies.rules.self_tuning import SelfTuning, calibration_of, single_part
 from sglang_dspark.policies.rules.stopping import EarlyStop, Hull, Lookahead
 from sglang_dspark.policies.state import (
     Decision,
@@ -80,6 +80,7 @@ __all__ = [
     "Threshold",
     "Unrestricted",
     "allocate",
+    "calibration_of",
     "carry_as_json",
     "carry_from_json",
     "find_policy",

@@ -358,6 +358,18 @@ def test_any_policy_follows_any_other_and_every_decision_is_decided_again(begins
     assert {record.policy for record in seen.records} >= {"hull", "foresight:lag=2", "hull:calibrate=online"}
 
 
+def test_what_calibration_has_learned_is_shown() -> None:
+    engine, _ = make_engine("fixed:k=2")
+    assert engine.state()["calibration"] is None
+    engine.switch(make_policy("self-tuning"))
+    assert engine.state()["calibration"] == {"slope": 1.0, "shift": 0.0}
+    for _ in range(6):
+        step(engine, torch.full((3, GAMMA), 0.9), [0, 0, 0])
+    engine.settle()
+    learned = engine.state()["calibration"]
+    assert learned is not None and learned["shift"] < 0.0, "nothing was accepted: confidences of 0.9 were too high"
+
+
 def test_self_tuning_keeps_the_schedule_in_force() -> None:
     engine, _ = make_engine("fixed:k=2")
     engine.switch(make_policy("self-tuning"))

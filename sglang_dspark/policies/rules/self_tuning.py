@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from sglang_dspark.policies.base import Policy
 from sglang_dspark.policies.calibration import correction
@@ -52,3 +52,10 @@ def single_part(policy: Policy, past: Past) -> tuple[Policy, Past, tuple[float, 
             numbers = correction(past.carry[0])
         policy, past = policy.parts[0], view
     return policy, past, numbers
+
+
+def calibration_of(policy: Policy, carry: Any) -> tuple[float, float] | None:
+    """(a, b) of logit c' = a logit c + b as learned so far, from what the policy carries; None if it learns none."""
+    while isinstance(policy, SelfTuning):
+        policy, carry = policy.parts[0], carry[0]
+    return (float(carry[0][0]), float(carry[0][1])) if isinstance(policy, Calibrated) and carry else None

@@ -116,5 +116,11 @@ def _answer(states: list[dict[str, Any]]) -> dict[str, Any]:
     faults = [
         {"replica": rank["replica"], "rank": rank["rank"], **fault} for rank in ranks for fault in rank.pop("faults")
     ]
-    shown = {"trial": first["trial"], "faults": faults, "recording": first["recording"], "kernels": first["kernels"]}
+    shown = {
+        "calibration": first["calibration"],
+        "trial": first["trial"],
+        "faults": faults,
+        "recording": first["recording"],
+        "kernels": first["kernels"],
+    }
     return {key: first[key] for key in kept} | shown | {"parameters": policy_to_json(policy), "ranks": ranks}

@@ -37,9 +37,14 @@ class PrometheusObserver:
     Import it after SGLang has set PROMETHEUS_MULTIPROC_DIR; one object per process.
     """
 
-    def __init__(self, labels: dict[str, Any], recording: Callable[[], dict[str, Any] | None] = lambda: None) -> None:
+    def __init__(
+        self,
+        labels: dict[str, Any],
+        recording: Callable[[], dict[str, Any] | None] = lambda: None,
+        calibration: Callable[[], dict[str, float] | None] = lambda: None,
+    ) -> None:
         """labels: those of SGLang's own metrics, so that both can be joined. recording: what the recorder says of
-        itself, None without one."""
+        itself, None without one. calibration: what online calibration has learned, None without it."""
         from prometheus_client import Counter, Gauge
 
         names = list(labels)
@@ -67,7 +72,11 @@ class PrometheusObserver:
         self._drift = drift.labels(*labels.values())
         self._faults = counter("faults", "What of sglang-dspark failed and was stepped over, by part.", "part")
         self._values = tuple(labels.values())
-        self._recording = recording
+        self._recording, self._learned = recording, calibration
+        text = "Online calibration: logit c' = slope * logit c + shift; 1 and 0 without it."
+        self._calibration = {
+            key: gauge(f"calibration_{key}", text).labels(*labels.values()) for key in ("slope", "shift")
+        }
         texts = {
             "written": ("records_written", "Records on disk."),
             "dropped": ("records_dropped", "Records that were dropped."),
@@ -102,6 +111,9 @@ class PrometheusObserver:
         if record.step_s is not None:
             self._measured.set(record.step_s)
         self._show_recording()
+        learned = self._learned() or {"slope": 1.0, "shift": 0.0}
+        for key, metric in self._calibration.items():
+            metric.set(learned[key])
 
     def on_prefill(self, reqs: list[Any], num_tokens: int) -> None:
         """SGLang counts prefills."""

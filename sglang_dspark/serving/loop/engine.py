@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from sglang_dspark.cost.capture import captured_as
-from sglang_dspark.policies import Outcome, Policy, carry_as_json
+from sglang_dspark.policies import Outcome, Policy, calibration_of, carry_as_json
 from sglang_dspark.serving.base.admission import bounds_of, planned_lengths
 from sglang_dspark.serving.base.faults import Faults
 from sglang_dspark.serving.base.options import OVERLAPPED_LAG, Kernels, Resolved
@@ -198,6 +198,11 @@ class PolicyEngine:
             for (rule, bits), choice in self.live_decisions.choices.items()
         }
 
+    def calibration(self) -> dict[str, float] | None:
+        """What online calibration has learned, None where the policy has none."""
+        found = calibration_of(self.decider.live.policy, self.decider.live.carry)
+        return None if found is None else {"slope": found[0], "shift": found[1]}
+
     def can_switch(self, policy: Policy | None) -> bool:
         """Whether every rank of the group accepts (None: this rank could not make the policy); a collective."""
         return self._agreement.unanimous(policy is not None)
@@ -265,6 +270,7 @@ class PolicyEngine:
             "counters": self.counters.as_dict(),
             "drift": self.drift.as_dict(),
             "kernels": self.kernels,
+            "calibration": self.calibration(),
             "trial": None if self.trial is None else self.trial.as_dict(),
             "recording": None if self.recording is None else self.recording(),
         }

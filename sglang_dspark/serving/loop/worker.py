@@ -109,7 +109,9 @@ class PolicyWorker(DSparkWorkerV2):
 
     def _start_metrics(self) -> None:
         engine = self.policy_engine
-        metrics = PrometheusObserver(sglangs_labels(), lambda: None if engine.recording is None else engine.recording())
+        metrics = PrometheusObserver(
+            sglangs_labels(), lambda: None if engine.recording is None else engine.recording(), engine.calibration
+        )
         self.add_observer(metrics)
         engine.drift.listeners.append(metrics.set_drift)
         self._faults.listeners.append(metrics.count_fault)
