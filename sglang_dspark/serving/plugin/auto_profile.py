@@ -91,7 +91,9 @@ def find_or_measure(arguments: Any, command: Sequence[str]) -> str:
     print("sglang-dspark: no profile for this machine and model yet: measuring one, in minutes", file=sys.stderr)
     path.parent.mkdir(parents=True, exist_ok=True)
     most = int(getattr(arguments, "max_running_requests", None) or _BATCHES[-1])
-    batches = tuple(size for size in _BATCHES if size <= most)
+    # DSPARK prefills beside running requests only while several slots are free: it is seldom that all of them decode.
+    sizes = tuple(size for size in _BATCHES if size <= most)
+    batches = sizes[:-1] if sizes[-1] == most and len(sizes) > 2 else sizes
     plan = ProfilePlan(batches=batches, shares=(0.0, 0.5, 1.0), contexts=(64,), windows=2, window_s=0.5)
     keys = Keys(getattr(arguments, "api_key", None), getattr(arguments, "admin_api_key", None))
     short = short_command(command, port := _free_port())
