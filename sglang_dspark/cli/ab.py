@@ -59,7 +59,9 @@ def ab(
             "gain": verdict.gain,
             "low": verdict.low,
             "high": verdict.high,
+            "noise": verdict.noise,
             "keep": verdict.keep,
+            "verdict": verdict.sentence(),
             "tokens_per_decode_second": rates,
             "stopped_early": verdict.stopped_early,
         }
@@ -72,4 +74,4 @@ def ab(
         f"gain of B {verdict.gain:+.1%} (95 % interval {verdict.low:+.1%} to {verdict.high:+.1%}; "
         f"{len(verdict.pairs)} pairs{early})"
     )
-    typer.echo(f"keep {verdict.keep}" if verdict.keep else "no difference: keep what is there")
+    typer.echo(verdict.sentence())

@@ -21,7 +21,10 @@ from sglang_dspark.statistics import t_interval
 MIN_STEPS = 20
 """A block with fewer timed decode steps says nothing about its policy; its pair is repeated."""
 
-_SETTLE_S = 0.5  # steps under way at a switch belong to nobody
+WARM_UP_STEPS = 16
+"""Timed decode steps after a switch that count for nobody: what was under way, and what a policy has yet to learn."""
+
+_SETTLE_S = 0.5  # between looks at whether the warm-up is over
 _STOP_EARLY_PAIRS = 5
 _MOST_IDLE = 5
 
@@ -68,6 +71,22 @@ class Verdict:
         sums = [(sum(p[i].tokens for p in self.pairs), sum(p[i].seconds for p in self.pairs)) for i in (0, 1)]
         return sums[0][0] / sums[0][1], sums[1][0] / sums[1][1]
 
+    @property
+    def noise(self) -> float:
+        """Which share of the gain may be noise: half of the 95 % interval over the gain, at most 1."""
+        half = (self.high - self.low) / 2
+        return min(1.0, half / abs(self.gain)) if self.gain else 1.0
+
+    def sentence(self) -> str:
+        """What to do, and how much of what was measured may be noise."""
+        if self.keep is None:
+            return f"no difference between {self.a} and {self.b} beyond the noise: keep what is there"
+        gain, other = (self.gain, self.a) if self.keep == self.b else (1 / (1 + self.gain) - 1, self.b)
+        return (
+            f"keep {self.keep}: {100 * gain:.1f} % more tokens per decode second than {other}, "
+            f"of which {100 * self.noise:.0f} % may be noise"
+        )
+
 
 def compare_live(
     server: Server,
@@ -113,13 +132,22 @@ def compare_live(
 
 def _block(hold: Hold, policy: str, seconds: float, sleep: Callable[[float], None]) -> Block:
     hold.switch(policy)
-    sleep(_SETTLE_S)
+    _warm_up(hold.server, seconds, sleep)
     begin = _counters(hold.server)
     sleep(seconds)
     end = _counters(hold.server)
     hold.check()
     steps, spent, tokens, requests = (after - first for first, after in zip(begin, end, strict=True))
     return Block(policy, int(steps), spent, int(tokens), int(requests))
+
+
+def _warm_up(server: Server, seconds: float, sleep: Callable[[float], None]) -> None:
+    """Wait until `WARM_UP_STEPS` have been timed, but no longer than a block (an idle server times none)."""
+    first = _counters(server)[0]
+    for _ in range(max(1, math.ceil(seconds / _SETTLE_S))):
+        sleep(_SETTLE_S)
+        if _counters(server)[0] - first >= WARM_UP_STEPS:
+            return
 
 
 def _counters(server: Server) -> tuple[float, float, float, float]:

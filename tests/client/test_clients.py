@@ -14,7 +14,7 @@ from sglang_dspark.cost import load_profile
 from sglang_dspark.errors import InputError
 from sglang_dspark.keys import Keys
 from sglang_dspark.live import ab, profiling
-from sglang_dspark.live.ab import compare_live
+from sglang_dspark.live.ab import Verdict, compare_live
 from sglang_dspark.live.client import Server, read_prompts, run_closed_loop
 from sglang_dspark.live.evaluate import EvalSettings, evaluate
 from sglang_dspark.live.profiling import ProfilePlan, measure, table_of
@@ -47,6 +47,7 @@ def test_the_better_policy_is_named_and_the_old_one_put_back(fake):
     assert verdict.keep == "hull" and verdict.gain == pytest.approx(0.25, abs=0.03)
     assert verdict.low > 0.15 and verdict.stopped_early and len(verdict.pairs) == 5
     assert server.policy == "argmax:lag=2"
+    assert verdict.noise < 0.5 and verdict.sentence().startswith("keep hull: 2")
     orders = [tuple(server.switches[2:][i : i + 2]) for i in range(0, 10, 2)]
     assert {("fixed:k=4", "hull"), ("hull", "fixed:k=4")} == set(orders), "both orders occur"
 
@@ -55,6 +56,33 @@ def test_no_difference_is_said(fake):
     server = fake(rates={"fixed:k=4": 100.0, "hull": 100.0})
     verdict = compare_live(Server(server.url), "fixed:k=4", "hull", pairs=4, block_s=0.2)
     assert verdict.keep is None and verdict.low < 0 < verdict.high and abs(verdict.gain) < 0.05
+    assert verdict.noise == 1.0 and "no difference between fixed:k=4 and hull beyond the noise" in verdict.sentence()
+
+
+def test_a_verdict_says_which_to_keep_and_which_share_of_it_may_be_noise():
+    def verdict(gain, low, high, keep):
+        return Verdict("fixed:k=4", "hull", [], gain, low, high, keep, stopped_early=False)
+
+    assert verdict(0.25, 0.2, 0.3, "hull").sentence() == (
+        "keep hull: 25.0 % more tokens per decode second than fixed:k=4, of which 20 % may be noise"
+    )
+    behind = verdict(-0.2, -0.25, -0.15, "fixed:k=4")
+    assert behind.sentence().startswith("keep fixed:k=4: 25.0 % more tokens per decode second than hull, of which 25 %")
+    assert verdict(0.0, -0.1, 0.1, None).noise == 1.0
+
+
+def test_the_warm_up_after_a_switch_is_left_out_and_ends_on_an_idle_server(fake):
+    server, slept = fake(rates={"hull": 100.0}), []
+
+    def sleep(seconds):
+        slept.append(seconds)
+        server.counters["timed_steps"] += 5
+
+    ab._warm_up(Server(server.url), 10.0, sleep)
+    assert 1 <= len(slept) <= 4
+    idle, slept = fake(busy=False), []
+    ab._warm_up(Server(idle.url), 1.0, slept.append)
+    assert len(slept) == 20, "a block of 1 s, looked at every 0.05 s"
 
 
 def test_an_idle_server_and_a_refused_policy_end_it(fake):

@@ -102,6 +102,10 @@ class LiveServer:
         state = self.http.get("/server_info").json()["internal_states"][0]["dspark"]
         return state["counters"]
 
+    def metrics(self, name: str) -> list[str]:
+        """The lines of /metrics that start with `name` (--enable-metrics)."""
+        return [line for line in self.http.get("/metrics").text.splitlines() if line.startswith(name)]
+
     def works(self) -> None:
         """The server still answers a plain request."""
         assert len(self.generate("import os\n", 8, ignore_eos=True)["output_ids"]) == 8

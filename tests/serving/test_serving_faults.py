@@ -70,9 +70,6 @@ class GuardedServer(LiveServer):
         [pid] = [pid for pid, group, name in rows if int(group) == self.process.pid and "sglang::scheduler" in name]
         return int(pid)
 
-    def metrics(self, name: str) -> list[str]:
-        return [line for line in self.http.get("/metrics").text.splitlines() if line.startswith(name)]
-
 
 @pytest.fixture(scope="module")
 def guarded(demo_pair, tmp_path_factory) -> Iterator[GuardedServer]:

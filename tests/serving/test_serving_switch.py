@@ -136,5 +136,12 @@ def test_a_trial_of_a_policy_that_is_worse_by_construction_goes_back_and_another
         load()
     found = seen()
     assert (found["trial"]["verdict"], found["policy"]) == ("kept", "fixed:k=3") and found["trial"]["gain"] > 0
+    assert post("hull", 60.0)["verdict"] == "running"
+    server.switch("fixed:k=3")
+    ended = {
+        line.rpartition(" ")[0].split('outcome="')[1].split('"')[0]: float(line.rpartition(" ")[2])
+        for line in server.metrics("sglang:dspark_trials_total{")
+    }
+    assert ended == {"kept": 1, "reverted": 1, "replaced": 1}
     refused = server.http.post("/dspark/policy", json={"policy": "hull", "trial_s": 1})
     assert refused.status_code == 400 and "trial of 1 s is refused" in refused.json()["error"]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 from sglang_dspark.serving.base.steps import REASONS, StepRecord
+from sglang_dspark.serving.feedback.trial import TrialOutcome
 
 _PREFIX = "sglang:dspark_"
 
@@ -71,6 +72,8 @@ class PrometheusObserver:
         drift = gauge("profile_drift", "Median of measured over predicted step time in the last window of steps.")
         self._drift = drift.labels(*labels.values())
         self._faults = counter("faults", "What of sglang-dspark failed and was stepped over, by part.", "part")
+        trials = counter("trials", "Policies that were switched to on trial, by how it ended.", "outcome")
+        self._trials = {outcome: trials.labels(*labels.values(), outcome) for outcome in get_args(TrialOutcome)}
         self._values = tuple(labels.values())
         self._recording, self._learned = recording, calibration
         text = "Online calibration: logit c' = slope * logit c + shift; 1 and 0 without it."
@@ -91,6 +94,10 @@ class PrometheusObserver:
     def count_fault(self, what: str) -> None:
         """A listener of `Faults`."""
         self._faults.labels(*self._values, what).inc()
+
+    def count_trial(self, outcome: TrialOutcome) -> None:
+        """A listener of the engine's trials."""
+        self._trials[outcome].inc()
 
     def _show_recording(self) -> None:
         found = self._recording()

@@ -28,6 +28,8 @@ _EARLY, _LATE = 5.0, 3.0  # standard errors behind that end a trial at once (it 
 _LEAST_BLOCKS = 6
 
 Verdict = Literal["running", "kept", "reverted"]
+TrialOutcome = Literal["kept", "reverted", "replaced"]
+"""How trials end; replaced: by another switch."""
 
 
 @dataclass

@@ -29,7 +29,7 @@ from sglang_dspark.serving.feedback.counters import Counters, ShadowLog
 from sglang_dspark.serving.feedback.drift import DriftWatch
 from sglang_dspark.serving.feedback.observers import Observers
 from sglang_dspark.serving.feedback.publishes import Publishes
-from sglang_dspark.serving.feedback.trial import Ledger, Trial
+from sglang_dspark.serving.feedback.trial import Ledger, Trial, TrialOutcome
 from sglang_dspark.serving.gpu.device_kernels.live import LiveDecisions
 from sglang_dspark.serving.loop.agreement import Agreement
 from sglang_dspark.serving.loop.batch_reader import BatchReader
@@ -65,6 +65,7 @@ class PolicyEngine:
         self.ledger = Ledger()
         self.trial: Trial | None = None
         self._returns = False  # a failed trial ends before the next decision
+        self.trial_listeners: list[Callable[[TrialOutcome], None]] = []
         self._agreement = agreement
         self.reader = BatchReader(generations, gamma)
         self._device = device
@@ -213,6 +214,8 @@ class PolicyEngine:
         trial: go back by itself where what is measured is worse. A switch ends a trial that is under way.
         """
         previous, before = self.decider.live, self.ledger
+        if self.trial is not None and self.trial.verdict == "running":
+            self._tell("replaced")
         self.decider.switch(policy)
         self._returns = False
         live = self.decider.live
@@ -229,9 +232,10 @@ class PolicyEngine:
             return
         trial = self.trial
         assert trial is not None, "every rank knows of a trial"
+        trial.verdict, trial.returned = "reverted", True  # also on ranks that have not measured it
         self.switch(trial.previous)
         self.trial = trial  # its verdict stays to be read
-        trial.verdict, trial.returned = "reverted", True
+        self._tell("reverted")
         if self._agreement.decides:
             logger.warning("sglang-dspark: %s", trial.sentence())
 
@@ -246,7 +250,12 @@ class PolicyEngine:
         elif completed:
             trial.look(self.ledger)
         if trial.verdict == "kept":
+            self._tell("kept")
             logger.info("sglang-dspark: %s", trial.sentence())
+
+    def _tell(self, outcome: TrialOutcome) -> None:
+        for listener in self.trial_listeners if self._agreement.decides else ():
+            listener(outcome)
 
     def state(self) -> dict[str, Any]:
         """What /server_info shows: policies, per-rank view and counters; a collective."""
