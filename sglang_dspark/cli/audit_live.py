@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -52,6 +52,10 @@ def live(
     dtype: Annotated[str, typer.Option(help="The target's dtype: float32, bfloat16 or float16.")] = "float32",
     api_key: ApiKey = None,
     admin_api_key: AdminApiKey = None,
+    across: Annotated[
+        list[str] | None, typer.Option(help="Switch through these policies meanwhile: give it twice or more.")
+    ] = None,
+    every: Annotated[float, typer.Option(help="Seconds between switches (with --across).")] = 1.0,
     timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds that one request may take.")] = 600.0,
     predict: Annotated[
         str | None, typer.Option(help="Policy whose bias to predict instead; no server is asked.")
@@ -87,6 +91,7 @@ def live(
         seed=seed,
     )
     files = _PromptFiles(prompts, background_prompts, limit)
+    _check_across(across, predict)
     if predict is not None:
         _predict(predict, target, draft, profile, files, settings, simulated, json)
         return
@@ -94,7 +99,19 @@ def live(
         raise InputError("--draft and --profile belong to --predict; a live server has its own")
     if not timeout_s > 0:
         raise InputError(f"--timeout {timeout_s} is refused, expected a positive number of seconds")
-    _audit(url or URL, Keys.given(api_key, admin_api_key), timeout_s, target, device, dtype, files, settings, json)
+    served = _Served(url or URL, Keys.given(api_key, admin_api_key), timeout_s, across or [], every)
+    _audit(served, target, device, dtype, files, settings, json)
+
+
+@dataclass(frozen=True)
+class _Served:
+    """The server to audit, and the policies that it is switched through meanwhile."""
+
+    url: str
+    keys: Keys
+    timeout_s: float
+    across: list[str]
+    every_s: float
 
 
 @dataclass(frozen=True)
@@ -113,10 +130,19 @@ class _PromptFiles:
         return audited, audited if self.background is None else read_prompts(self.background, self.limit, tokenizer)
 
 
+def _check_across(across: list[str] | None, predict: str | None) -> None:
+    from sglang_dspark.policies import make_policy, policy_to_string
+
+    if across is None:
+        return
+    if predict is not None:
+        raise InputError("--across switches a live server; it does not go with --predict")
+    if len({policy_to_string(make_policy(text)) for text in across}) < 2:
+        raise InputError(f"--across was given {', '.join(across)}: expected at least two different policies")
+
+
 def _audit(
-    url: str,
-    keys: Keys,
-    timeout_s: float,
+    served: _Served,
     folder: Path,
     device: str,
     dtype: str,
@@ -128,12 +154,15 @@ def _audit(
     from sglang_dspark.audit.live.client import Server
     from sglang_dspark.audit.live.report import print_report
     from sglang_dspark.audit.live.target import ExactTarget
+    from sglang_dspark.live.client import Server as Switchable
+    from sglang_dspark.live.rotation import rotating
 
-    server = Server(url, keys, timeout_s)
+    server = Server(served.url, served.keys, served.timeout_s)
     target = ExactTarget.load(folder, device, dtype)
     prompts, beside = files.read(target.tokenizer)
-    with _bars() as progress:
-        report = audit_server(server, target, prompts, beside, settings, progress)
+    turning = rotating(Switchable(served.url, served.keys), served.across, served.every_s)
+    with _bars() as progress, turning if served.across else nullcontext():
+        report = audit_server(server, target, prompts, beside, settings, progress, served.across)
     if json:
         _print_json(report.as_json())
     else:

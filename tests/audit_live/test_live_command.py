@@ -36,6 +36,9 @@ def refused(*arguments: str) -> str:
         (("--url", "http://x", "--timeout", "0"), "--timeout 0"),
         (("--url", "http://x", "--samples", "3"), "--samples 3"),
         (("--url", "x"), "--url x is refused"),
+        (("--across", "hull", "--across", "hull"), "at least two different policies"),
+        (("--across", "hull", "--across", "no-such"), "no-such"),
+        (("--predict", "hull", "--across", "hull", "--across", "none"), "does not go with --predict"),
         (("--url", "http://x"), "expected a folder with a model's config.json"),
         (("--predict", "hull"), "give --draft DIR"),
         (("--predict", "hull", "--draft", "d", "--simulated", "1"), "--simulated 1"),
@@ -50,7 +53,7 @@ def test_bad_input_is_one_sentence(tmp_path: Path, arguments: tuple[str, ...], m
 
 def report(verdict: Any) -> AuditReport:
     state = ServerState(7, "hull", True, 0, {}, "m", {})
-    return AuditReport(verdict, ["because"], AuditSettings(), state, [], [None, None], NOISE, 1e-3, 0.5, 10, 1.0)  # type: ignore[list-item]
+    return AuditReport(verdict, ["because"], AuditSettings(), state, [], [], [None, None], NOISE, 1e-3, 0.5, 10, 1.0)  # type: ignore[list-item]
 
 
 @pytest.mark.parametrize("verdict", list(EXIT_STATUS))

@@ -149,6 +149,8 @@ LOSSLESS = (
     "goodput:cap=3",
     "tetris:capacity=20",
     "guard:inner=(hull),baseline=(fixed:k=2)",
+    "foresight",
+    "self-tuning",
 )
 
 
@@ -167,3 +169,17 @@ def test_lossless_policies_pass(pair: Path, server: LeakyServer, tmp_path: Path,
     )
     assert (status, report["verdict"]) == (0, "lossless"), report["reasons"]
     assert report["noise"]["mean_tv"] < 1e-4 and report["cut_share"] >= 0.3
+
+
+def test_switches_across_schedules_pass(pair: Path, server: LeakyServer, tmp_path: Path) -> None:
+    """The policy changes each second, and with it the schedule: the law stays the target's."""
+    server.switch("fixed:k=3")
+    prompts = write_prompts(tmp_path / "prompts.jsonl", candidates(2))
+    policies = ("hull", "argmax:lag=2", "threshold:t=0.7", "foresight", "fixed:k=2", "argmax:lag=2,calibrate=online")
+    status, report = audit(
+        *("--url", server.url, "--target", str(pair / "target"), "--prompts", str(prompts)),
+        *("--samples", "500", "--detect", "0.12", "--background", "2", "--concurrency", "6"),
+        *(part for policy in policies for part in ("--across", policy)),
+    )
+    assert (status, report["verdict"], report["across"]) == (0, "lossless", list(policies)), report["reasons"]
+    assert server.http.get("/dspark/policy").json()["policy"] == "fixed:k=3"

@@ -18,6 +18,7 @@ from sglang_dspark.live.ab import Verdict, compare_live
 from sglang_dspark.live.client import Server, read_prompts, run_closed_loop
 from sglang_dspark.live.evaluate import EvalSettings, evaluate
 from sglang_dspark.live.profiling import ProfilePlan, measure, table_of
+from sglang_dspark.live.rotation import rotating
 from sglang_dspark.records import ROUNDED, Header, RecordSet, RecordWriter, StepRecord
 
 
@@ -83,6 +84,25 @@ def test_the_warm_up_after_a_switch_is_left_out_and_ends_on_an_idle_server(fake)
     idle, slept = fake(busy=False), []
     ab._warm_up(Server(idle.url), 1.0, slept.append)
     assert len(slept) == 20, "a block of 1 s, looked at every 0.05 s"
+
+
+def test_a_server_is_switched_in_a_circle_and_gets_its_policy_back(fake):
+    server = fake()
+    with rotating(Server(server.url), ["hull", "fixed:k=1"], 0.1) as made:
+        time.sleep(0.6)
+    assert made[:3] == ["hull", "fixed:k=1", "hull"] and server.policy == "argmax:lag=2"
+    assert server.switches[2 : 2 + len(made)] == made
+    with pytest.raises(InputError, match="400"), rotating(Server(server.url), ["hull", "argmax-live"], 0.1):
+        raise AssertionError("nothing is measured on a server that refuses a policy")
+    with pytest.raises(InputError, match="--every 0 is refused"), rotating(Server(server.url), ["hull"], 0.0):
+        pass
+    with (
+        pytest.raises(InputError, match="somebody else switched the server to fixed:k=3"),
+        rotating(Server(server.url), ["hull", "fixed:k=1"], 0.1),
+    ):
+        server.post("/dspark/policy", {"policy": "fixed:k=3"})
+        time.sleep(0.5)
+    assert server.policy == "fixed:k=3"
 
 
 def test_an_idle_server_and_a_refused_policy_end_it(fake):

@@ -31,10 +31,12 @@ def audit_server(
     beside: Sequence[Prompt],
     settings: AuditSettings,
     progress: Progress,
+    across: Sequence[str] = (),
 ) -> AuditReport:
     """Audit a running server against `target`; beside: prompts of the background. Blocks until done.
 
-    Errors: InputError when a request fails, the target is another model, or the policy is switched meanwhile.
+    across: the policies between which the caller switches the server meanwhile, none where one policy is audited.
+    Errors: InputError when a request fails, the target is another model, or the policy is switched by somebody else.
     """
     began = time.monotonic()
     check_vocabulary([*prompts, *beside], target)
@@ -45,7 +47,7 @@ def audit_server(
 
     async def ask() -> Collected:
         async with server:
-            return await collect(server, prompts, beside, settings, inspect, progress)
+            return await collect(server, prompts, beside, settings, inspect, progress, switched=bool(across))
 
     found = asyncio.run(ask())
     noise = floor[0]
@@ -64,6 +66,7 @@ def audit_server(
         reasons,
         settings,
         found.after,
+        list(across),
         prompt_results,
         pooled,
         noise,

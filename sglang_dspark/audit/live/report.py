@@ -35,7 +35,7 @@ def print_report(console: Console, report: AuditReport) -> None:
     console.print(table)
     for line in _notes(report):
         console.print(line, highlight=False, soft_wrap=True)
-    policy = server.policy or "no sglang-dspark policy"
+    policy = " -> ".join(report.across) or server.policy or "no sglang-dspark policy"
     console.print(f"[bold {_COLOURS[report.verdict]}]{report.verdict}[/] ({policy})", highlight=False)
     for reason in report.reasons:
         console.print(f"  {reason}", highlight=False, soft_wrap=True)

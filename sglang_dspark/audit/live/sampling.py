@@ -49,12 +49,14 @@ async def collect(
     settings: AuditSettings,
     inspect: Callable[[list[list[Reply]]], None],
     progress: Progress,
+    *,
+    switched: bool = False,
 ) -> Collected:
     """Greedy continuations, control samples with log-probabilities, then the samples, all beside the background.
 
     beside: prompts of the background. inspect: sees the control samples of every prompt before the long part begins,
-    and may raise.
-    Errors: InputError when a request fails, or when the policy was switched meanwhile.
+    and may raise. switched: the policy is switched on purpose meanwhile.
+    Errors: InputError when a request fails, or when the policy was switched meanwhile without `switched`.
     """
     before = await server.state()
     async with _Background(server, beside, settings):
@@ -80,7 +82,7 @@ async def collect(
             lambda done, total: progress("sampling", done, total),
         )
     after = await server.state()
-    if (before.policy, before.since_step) != (after.policy, after.since_step):
+    if not switched and (before.policy, before.since_step) != (after.policy, after.since_step):
         raise InputError(
             f"the policy was switched from {before.policy} to {after.policy} during the audit: audit again"
         )

@@ -44,6 +44,7 @@ class PromptResult:
 class AuditReport:
     """Everything that an audit found.
 
+    across: the policies between which the server was switched meanwhile, empty where one policy was audited.
     cut_share: see `sampling.Collected`; blocks: audited blocks that it is a share of.
     """
 
@@ -51,6 +52,7 @@ class AuditReport:
     reasons: list[str]
     settings: AuditSettings
     server: ServerState
+    across: list[str]
     prompts: list[PromptResult]
     pooled: list[TestResult]
     noise: NoiseFloor
