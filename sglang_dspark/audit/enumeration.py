@@ -15,7 +15,18 @@ from numpy.typing import NDArray
 from sglang_dspark.audit.engine import Engine
 from sglang_dspark.audit.world import World
 from sglang_dspark.errors import InputError
-from sglang_dspark.policies import SCALE, LiveBlock, NotAFault, Outcome, Past, Policy, learned, started
+from sglang_dspark.policies import (
+    SCALE,
+    LiveBlock,
+    NotAFault,
+    Outcome,
+    Past,
+    Policy,
+    StepTiming,
+    learned,
+    started,
+    timing_of,
+)
 
 _EMPTY = -1
 _UNPUBLISHED = -1
@@ -199,9 +210,15 @@ class Enumeration:
         memo = (carry, rows, lengths, accepted)
         if memo not in self._learned:
             survival = np.array([self.world.units[row] for row in rows], dtype=np.int64)
-            outcome = Outcome(survival, np.array(lengths, dtype=np.int64), np.array(accepted, dtype=np.int64))
+            timing = self._timing(len(rows), sum(lengths))
+            outcome = Outcome(survival, np.array(lengths, dtype=np.int64), np.array(accepted, dtype=np.int64), timing)
             self._learned[memo] = self._carry_id(learned(self.policy, self._carries[carry], outcome)[0])
         return self._learned[memo]
+
+    def _timing(self, num_requests: int, total: int) -> StepTiming:
+        """A measured step time that tells as much as one can: each admitted count is off by a factor of its own."""
+        prices = self.world.cost.prices(num_requests, self.world.shape.gamma)
+        return timing_of(prices, num_requests, total, prices.step_s(total) * (1.0 + 0.3 * (total % 3)))
 
     def _blocks(self, slot_id: int) -> list[Option]:
         """Everything that a slot may draft."""

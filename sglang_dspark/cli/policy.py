@@ -54,6 +54,9 @@ def policy(
     learned = answer.get("calibration")
     if learned:
         print(f"learned   logit c' = {learned['slope']:.2f} logit c {learned['shift']:+.2f}")
+    if answer.get("costs"):
+        ratios = ", ".join(f"{tokens}: {ratio:.2f}" for tokens, ratio in answer["costs"].items())
+        print(f"costs     measured over believed step time by executed tokens: {ratios}")
     if answer.get("trial"):
         print(f"trial     {_said(answer['trial'])}")
     recording = answer.get("recording")

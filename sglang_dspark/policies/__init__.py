@@ -19,6 +19,7 @@ from sglang_dspark.policies.classes import (
 )
 from sglang_dspark.policies.fallback import NotAFault, learned, started
 from sglang_dspark.policies.format import policy_to_json, policy_to_string
+from sglang_dspark.policies.needs import NoPrices, PriceNeeded, knows_depth, needs_prices
 from sglang_dspark.policies.parameters import parameter
 from sglang_dspark.policies.parse import make_policy, policy_from_json, policy_from_string
 from sglang_dspark.policies.registry import POLICIES, find_policy, installed
@@ -27,8 +28,9 @@ from sglang_dspark.policies.rules.calibrated import Calibrated
 from sglang_dspark.policies.rules.foresight import Foresight
 from sglang_dspark.policies.rules.guard import Guard
 from sglang_dspark.policies.rules.length import Fixed, NoDraft, Threshold
+from sglang_dspark.policies.rules.repriced import Repriced
 from sglang_dspark.policies.rules.research import ArgmaxLive, Oracle
-from sglang_dspark.policies.rules.self_tuning import SelfTuning, calibration_of, single_part
+from sglang_dspark.policies.rules.self_tuning import SelfTuning, calibration_of, costs_of, single_part
 from sglang_dspark.policies.rules.stopping import EarlyStop, Hull, Lookahead
 from sglang_dspark.policies.state import (
     Decision,
@@ -37,10 +39,12 @@ from sglang_dspark.policies.state import (
     Outcome,
     Past,
     Plan,
+    StepTiming,
     SurvivalRing,
     carry_as_json,
     carry_from_json,
 )
+from sglang_dspark.policies.tier_costs import timing_of
 
 __all__ = [
     "POLICIES",
@@ -63,14 +67,18 @@ __all__ = [
     "LiveBlock",
     "Lookahead",
     "NoDraft",
+    "NoPrices",
     "NotAFault",
     "Oracle",
     "Outcome",
     "Past",
     "Plan",
     "Policy",
+    "PriceNeeded",
+    "Repriced",
     "Schedule",
     "SelfTuning",
+    "StepTiming",
     "StopTables",
     "StoppingRule",
     "SurvivalRing",
@@ -83,10 +91,13 @@ __all__ = [
     "calibration_of",
     "carry_as_json",
     "carry_from_json",
+    "costs_of",
     "find_policy",
     "installed",
+    "knows_depth",
     "learned",
     "make_policy",
+    "needs_prices",
     "parameter",
     "policy_from_json",
     "policy_from_string",
@@ -95,4 +106,5 @@ __all__ = [
     "single_part",
     "started",
     "survival_units",
+    "timing_of",
 ]

@@ -14,7 +14,7 @@ from sglang_dspark.errors import InputError
 from sglang_dspark.policies.arithmetic import SCALE, Ints, survival_units
 from sglang_dspark.policies.base import Policy
 from sglang_dspark.policies.fallback import NotAFault
-from sglang_dspark.policies.state import KnownBlock, LiveBlock, Outcome, Past
+from sglang_dspark.policies.state import KnownBlock, LiveBlock, Outcome, Past, StepTiming
 
 LARGEST_GAMMA = 16
 LARGEST_BATCH = 256
@@ -119,7 +119,10 @@ def random_confidence(rng: np.random.Generator, requests: int, gamma: int) -> ND
 def random_outcome(rng: np.random.Generator, requests: int, gamma: int) -> Outcome:
     """How an earlier step may have ended."""
     lengths = rng.integers(0, gamma + 1, size=requests)
-    return Outcome(survival_units(random_confidence(rng, requests, gamma)), lengths, rng.integers(0, lengths + 1))
+    measured = StepTiming(int(rng.integers(1, 64)), 0.01, 0.01 * float(rng.lognormal(0, 0.2)))
+    timing = measured if rng.random() < 0.8 else None
+    survival = survival_units(random_confidence(rng, requests, gamma))
+    return Outcome(survival, lengths, rng.integers(0, lengths + 1), timing)
 
 
 def random_cost(

@@ -11,10 +11,9 @@ import msgspec
 
 from sglang_dspark.errors import InputError
 from sglang_dspark.policies.base import Policy
-from sglang_dspark.policies.format import CALIBRATE
+from sglang_dspark.policies.format import ONLINE
 from sglang_dspark.policies.parameters import expected, field_types
 from sglang_dspark.policies.registry import find_policy
-from sglang_dspark.policies.rules.calibrated import Calibrated
 
 _MAX_DEPTH = 4  # nested policies
 META = "meta"
@@ -43,7 +42,7 @@ def policy_from_string(text: str, depth: int = 0) -> Policy:
             raise InputError(f"policy '{name}': '{item}' is refused, expected key=value")
         if key in values:
             raise InputError(f"policy '{name}': parameter '{key}' is given twice")
-        if key == CALIBRATE:
+        if key in ONLINE:
             values[key] = value.strip()
             continue
         field = _field(policy_class, key)
@@ -64,7 +63,7 @@ def policy_from_json(data: Any, depth: int = 0) -> Policy:
     policy_class = find_policy(data["policy"])
     values: dict[str, Any] = {}
     for key, value in data.items():
-        if key in ("policy", CALIBRATE) or (key == META and depth == 0):
+        if key in ("policy", *ONLINE) or (key == META and depth == 0):
             continue
         kind = field_types(policy_class)[_field(policy_class, key).name]
         if isinstance(kind, type) and issubclass(kind, Policy):
@@ -72,20 +71,20 @@ def policy_from_json(data: Any, depth: int = 0) -> Policy:
         elif typing.get_origin(kind) is tuple and isinstance(value, list):
             value = tuple(value)
         values[key] = value
-    if CALIBRATE in data:
-        values[CALIBRATE] = data[CALIBRATE]
+    values |= {name: data[name] for name in ONLINE if name in data}
     return _made(policy_class, values)
 
 
 def _made(policy_class: type[Policy], values: dict[str, Any]) -> Policy:
-    """The policy of these parameters; `calibrate` is one that every scheduling rule has."""
-    calibrate = values.pop(CALIBRATE, "none")
-    if calibrate not in ("none", "online"):
-        raise InputError(
-            f"policy '{policy_class.name}': calibrate={calibrate} is refused, expected one of none, online"
-        )
+    """The policy of these parameters, and around it what it is to learn online."""
+    learned = {name: values.pop(name, "none") for name in ONLINE}
+    for name, value in learned.items():
+        if value not in ("none", "online"):
+            raise InputError(f"policy '{policy_class.name}': {name}={value} is refused, expected one of none, online")
     policy = policy_class(**values)
-    return Calibrated(policy) if calibrate == "online" else policy
+    for name, value in learned.items():
+        policy = ONLINE[name](policy) if value == "online" else policy
+    return policy
 
 
 def load_policy_file(path: Path) -> Policy:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,13 +86,25 @@ class KnownBlock(LiveBlock):
     depth: Ints = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
 
+class StepTiming(NamedTuple):
+    """What an ended step took. tokens: executed ones, the tier's; believed_s, measured_s: seconds of the whole step."""
+
+    tokens: int
+    believed_s: float
+    measured_s: float
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How an earlier step ended, as the host learns it. All arrays are [R] of that step; survivals [R, gamma]."""
+    """How an earlier step ended, as the host learns it. All arrays are [R] of that step; survivals [R, gamma].
+
+    timing: None where it was not measured or nothing was believed.
+    """
 
     survival: Ints
     lengths: Ints
     accepted: Ints
+    timing: StepTiming | None = None
 
 
 @dataclass(frozen=True, slots=True)

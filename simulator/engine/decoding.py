@@ -16,10 +16,11 @@ from sglang_dspark.policies import (
     Outcome,
     Past,
     SurvivalRing,
-    Unrestricted,
+    knows_depth,
     learned,
     policy_to_string,
     started,
+    timing_of,
 )
 from sglang_dspark.policies.arithmetic import Ints
 from simulator.blocks.online import OnlineEstimate
@@ -58,7 +59,7 @@ class Decoder:
         self.ring = SurvivalRing(capacity, model.gamma, policy.max_lag) if policy.max_lag else None
         self._carry, fault = started(policy, model.gamma)
         self._note(fault)
-        self._knows_depth = isinstance(policy, Unrestricted) and policy.knows_depth
+        self._knows_depth = knows_depth(policy)
         self._online = OnlineEstimate(model.gamma) if model.online else None
         self._outcomes: deque[Outcome] = deque()
         self._outcome_lag = OVERLAPPED_LAG if model.schedule == "overlapped" else 1
@@ -82,9 +83,11 @@ class Decoder:
         accepted = np.minimum(decision.lengths, depth)
         if self._online is not None:
             self._online.learn(decision.lengths, accepted)
-        if model.policy.learns:
-            self._learn(Outcome(live.units, decision.lengths, accepted))
         seconds = model.decode_seconds(draft, verify, live=model.policy.live and not eager)
+        if model.policy.learns:
+            prices = model.belief.prices(size, model.gamma, context)
+            timing = timing_of(prices, size, decision.total, seconds)
+            self._learn(Outcome(live.units, decision.lengths, accepted, timing))
         beyond = model.cost.beyond_probes(size, size + decision.total)
         return Step(decision, accepted, draft, verify, seconds, kv, beyond)
 

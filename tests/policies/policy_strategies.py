@@ -8,7 +8,7 @@ import typing
 from hypothesis import strategies as st
 
 from sglang_dspark.errors import InputError
-from sglang_dspark.policies import POLICIES, Policy, Unrestricted
+from sglang_dspark.policies import POLICIES, Policy, Unrestricted, make_policy, needs_prices
 from sglang_dspark.policies.parameters import field_types
 
 SMALL = 7
@@ -39,9 +39,17 @@ def policies(draw: st.DrawFn, names: tuple[str, ...] = tuple(POLICIES), depth: i
 
 
 def _nested(depth: int, within: str) -> st.SearchStrategy[Policy]:
-    outside = {"none", "guard"} | ({"fixed", "calibrated", "self-tuning"} if within == "calibrated" else set())
+    outside = {"none", "guard"}
+    if within == "calibrated":
+        outside |= {"fixed", "calibrated", "self-tuning"}
+    if within == "repriced":
+        learners = {"calibrated", "repriced", "self-tuning"}
+        outside |= learners | {
+            name for name in POLICIES if name not in learners and not needs_prices(make_policy(name))
+        }
     names = [name for name, rule in POLICIES.items() if not issubclass(rule, Unrestricted) and name not in outside]
-    return policies((*names, *(("guard",) if depth < 2 and within != "calibrated" else ())), depth + 1)
+    plain = within not in ("calibrated", "repriced")
+    return policies((*names, *(("guard",) if depth < 2 and plain else ())), depth + 1)
 
 
 def _value(field: dataclasses.Field, kind: type) -> st.SearchStrategy:

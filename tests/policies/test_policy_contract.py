@@ -100,7 +100,8 @@ class DeepFirstStop(StoppingRule):
 
     def decide(self, past: Past, live: LiveBlock) -> Decision:
         requests, gamma = live.units.shape
-        ranked = sorted((-int(live.units[r, j]), -j, r) for r in range(requests) for j in range(gamma))[:3]
+        caps = np.full(requests, gamma) if past.caps is None else past.caps
+        ranked = sorted((-int(live.units[r, j]), -j, r) for r in range(requests) for j in range(caps[r]))[:3]
         lengths = np.bincount(np.array([r for _, _, r in ranked], dtype=np.int64), minlength=requests)
         return Decision(lengths, len(ranked))
 

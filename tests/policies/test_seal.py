@@ -101,4 +101,4 @@ def test_a_shipped_rule_can_be_refined_where_its_class_allows() -> None:
 
 def test_no_rule_sees_a_depth() -> None:
     assert not hasattr(LiveBlock.of(np.ones((1, 1), dtype=np.float32)), "depth")
-    assert set(Outcome.__slots__) == {"survival", "lengths", "accepted"}
+    assert set(Outcome.__slots__) == {"survival", "lengths", "accepted", "timing"}

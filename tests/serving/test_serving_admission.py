@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch", reason="admission on a device is torch code")
 
-from sglang_dspark.policies import LiveBlock, Past, Plan, allocate, survival_units  # noqa: E402
+from sglang_dspark.policies import (  # noqa: E402
+    LiveBlock,
+    NoPrices,  # noqa: E402
+    Past,
+    Plan,
+    allocate,
+    survival_units,
+)
 from sglang_dspark.policies.classes import of_plan  # noqa: E402
 from sglang_dspark.serving.base.admission import (  # noqa: E402
     allocate_on_device,
@@ -15,7 +22,6 @@ from sglang_dspark.serving.base.admission import (  # noqa: E402
     planned_lengths,
     survival_units_on_device,
 )
-from sglang_dspark.serving.base.options import NoPrices  # noqa: E402
 
 SPECIAL = [0.0, 1.0, 0.5, np.float32(1 - 2**-24), np.nan, np.inf, -1.0]
 CONFIDENCES = st.one_of(st.sampled_from(SPECIAL), st.floats(0, 1, width=32))

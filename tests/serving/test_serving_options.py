@@ -4,12 +4,11 @@ import pytest
 from serving_support import flat_cost
 
 from sglang_dspark.errors import InputError
-from sglang_dspark.policies import POLICIES, make_policy
+from sglang_dspark.policies import POLICIES, make_policy, needs_prices
 from sglang_dspark.serving.base.options import (
     Resolved,
     ServingOptions,
     check_policy,
-    needs_prices,
     record_limit,
     resolve,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -12,12 +13,14 @@ from sglang_dspark.policies.parameters import parameter
 from sglang_dspark.policies.rules.budget import Argmax
 from sglang_dspark.policies.rules.calibrated import Calibrated
 from sglang_dspark.policies.rules.foresight import Foresight
+from sglang_dspark.policies.rules.repriced import Repriced
+from sglang_dspark.policies.rules.wrapped import Wrapped
 from sglang_dspark.policies.state import Past
 
 
 @dataclass(frozen=True)
 class SelfTuning(Combined):
-    """Lagged argmax on an overlapped schedule, foresight on a synchronous one, both calibrating online.
+    """Lagged argmax on an overlapped schedule, foresight on a synchronous one; confidences and costs learned online.
 
     rule=auto is argmax until somebody who knows the schedule asks (`for_schedule`); what ran is in the records.
     """
@@ -28,7 +31,7 @@ class SelfTuning(Combined):
 
     @property
     def parts(self) -> tuple[Policy]:
-        return (Calibrated(Foresight(lag=self.lag) if self.rule == "foresight" else Argmax(lag=self.lag)),)
+        return (Calibrated(Repriced(Foresight(lag=self.lag) if self.rule == "foresight" else Argmax(lag=self.lag))),)
 
     @property
     def max_lag(self) -> int:
@@ -46,7 +49,7 @@ class SelfTuning(Combined):
 def single_part(policy: Policy, past: Past) -> tuple[Policy, Past, tuple[float, float] | None]:
     """The rule inside what holds one alone: (rule, the past as it sees it, the correction of its confidences)."""
     numbers = None
-    while isinstance(policy, SelfTuning | Calibrated):
+    while isinstance(policy, SelfTuning | Wrapped):
         view = policy.seen(past, 0)
         if isinstance(policy, Calibrated):
             numbers = correction(past.carry[0])
@@ -56,6 +59,20 @@ def single_part(policy: Policy, past: Past) -> tuple[Policy, Past, tuple[float, 
 
 def calibration_of(policy: Policy, carry: Any) -> tuple[float, float] | None:
     """(a, b) of logit c' = a logit c + b as learned so far, from what the policy carries; None if it learns none."""
-    while isinstance(policy, SelfTuning):
-        policy, carry = policy.parts[0], carry[0]
-    return (float(carry[0][0]), float(carry[0][1])) if isinstance(policy, Calibrated) and carry else None
+    state = _learned(Calibrated, policy, carry)
+    return None if state is None else (float(state[0]), float(state[1]))
+
+
+def costs_of(policy: Policy, carry: Any) -> dict[int, float] | None:
+    """Measured over believed seconds by executed tokens as learned so far; None if the policy learns none."""
+    state = _learned(Repriced, policy, carry)
+    return None if state is None else {int(tier): math.exp(mean) for tier, mean, _ in sorted(state)}
+
+
+def _learned(wrapper: type[Wrapped], policy: Policy, carry: Any) -> Any:
+    """What the outermost `wrapper` has learned, None without one (or where `start` raised)."""
+    while isinstance(policy, SelfTuning | Wrapped) and carry:
+        if isinstance(policy, wrapper):
+            return carry[0]
+        policy, carry = policy.parts[0], carry[-1]
+    return None

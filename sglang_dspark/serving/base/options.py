@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
-
 from sglang_dspark.cost import StepCost, load_profile
 from sglang_dspark.errors import InputError
-from sglang_dspark.policies import LiveBlock, NotAFault, Past, Policy, Unrestricted, make_policy
+from sglang_dspark.policies import Policy, knows_depth, make_policy, needs_prices
 
 Schedule = Literal["overlapped", "synchronous"]
 Kernels = Literal["auto", "ours", "upstream"]
@@ -168,7 +166,7 @@ def check_policy(policy: Policy, schedule: Schedule, cost: StepCost | None, gamm
 
 def check_shadow(policy: Policy, schedule: Schedule, cost: StepCost | None, gamma: int | None) -> None:
     """Like `check_policy`, but a shadow changes nothing and may therefore be biased."""
-    if _knows_depth(policy) or not policy.drafts:
+    if knows_depth(policy) or not policy.drafts:
         raise InputError(f"shadow policy '{policy.name}' is refused: only the simulator can tell what it would do")
     _check_common(policy, schedule, cost, gamma)
 
@@ -194,33 +192,3 @@ def _check_diagonal(policy: Policy, cost: StepCost, gamma: int | None) -> None:
         raise cost.off_diagonal(f"the decisions of policy '{policy.name}'", instead)
     if gamma is not None and not cost.holds_diagonal(gamma, gamma):
         raise cost.off_diagonal(f"the steps of a server that drafts {gamma}", instead)
-
-
-class NoPrices:
-    """Stands for the prices of a server without a profile: any use of them is an error, by default the rule's."""
-
-    def __init__(self, error: type[Exception] = LookupError) -> None:
-        self._error = error
-
-    def __getattr__(self, name: str) -> Any:
-        raise self._error(f"{name} of a server without a profile")
-
-
-class PriceNeeded(NotAFault, RuntimeError):
-    """A policy looked at prices where there are none."""
-
-
-def needs_prices(policy: Policy) -> bool:
-    """Whether the policy looks at step times at all, found out by running it once without any."""
-    past = Past(1, 64, NoPrices(PriceNeeded), carry=policy.start(64))  # type: ignore[arg-type]
-    if _knows_depth(policy):
-        return True
-    try:
-        policy.decide(past, LiveBlock.of(np.full((1, 64), 0.5, dtype=np.float32)))
-    except PriceNeeded:
-        return True
-    return False
-
-
-def _knows_depth(policy: Policy) -> bool:
-    return isinstance(policy, Unrestricted) and policy.knows_depth

@@ -118,6 +118,7 @@ def _answer(states: list[dict[str, Any]]) -> dict[str, Any]:
     ]
     shown = {
         "calibration": first["calibration"],
+        "costs": first["costs"],
         "trial": first["trial"],
         "faults": faults,
         "recording": first["recording"],

@@ -13,11 +13,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sglang_dspark.policies import Decision, LiveBlock, Outcome, Past, Plan, Policy, learned, policy_to_string, started
+from sglang_dspark.policies import (
+    Decision,
+    LiveBlock,
+    NoPrices,
+    Outcome,
+    Past,
+    Plan,
+    Policy,
+    StepTiming,
+    learned,
+    policy_to_string,
+    started,
+    timing_of,
+)
 from sglang_dspark.serving.base.faults import Faults
 from sglang_dspark.serving.base.options import (
     OVERLAPPED_LAG,
-    NoPrices,
     Resolved,
     Schedule,
     check_policy,
@@ -184,6 +196,13 @@ class Decider:
             return None
         seconds = self._prices(batch).seconds
         return float(seconds[-1 if total is None else min(total, seconds.size - 1)])
+
+    def timing(self, batch: BatchView, total: int | None, measured_s: float | None) -> StepTiming | None:
+        """What a step that verified `total` (None: all) took beside the belief; None without either."""
+        if self.cost is None or measured_s is None or batch.num_requests == 0:
+            return None
+        prices = self._prices(batch)
+        return timing_of(prices, batch.num_requests, prices.seconds.size - 1 if total is None else total, measured_s)
 
     def _prices(self, batch: BatchView) -> Any:
         if self.cost is None:

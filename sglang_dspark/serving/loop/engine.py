@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from sglang_dspark.cost.capture import captured_as
-from sglang_dspark.policies import Outcome, Policy, calibration_of, carry_as_json
+from sglang_dspark.policies import Outcome, Policy, calibration_of, carry_as_json, costs_of
 from sglang_dspark.serving.base.admission import bounds_of, planned_lengths
 from sglang_dspark.serving.base.faults import Faults
 from sglang_dspark.serving.base.options import OVERLAPPED_LAG, Kernels, Resolved
@@ -204,6 +204,11 @@ class PolicyEngine:
         found = calibration_of(self.decider.live.policy, self.decider.live.carry)
         return None if found is None else {"slope": found[0], "shift": found[1]}
 
+    def costs(self) -> dict[str, float] | None:
+        """Measured over believed step time by executed tokens, as `costs=online` has learned it; None without it."""
+        found = costs_of(self.decider.live.policy, self.decider.live.carry)
+        return None if found is None else {str(tokens): ratio for tokens, ratio in found.items()}
+
     def can_switch(self, policy: Policy | None) -> bool:
         """Whether every rank of the group accepts (None: this rank could not make the policy); a collective."""
         return self._agreement.unanimous(policy is not None)
@@ -280,6 +285,7 @@ class PolicyEngine:
             "drift": self.drift.as_dict(),
             "kernels": self.kernels,
             "calibration": self.calibration(),
+            "costs": self.costs(),
             "trial": None if self.trial is None else self.trial.as_dict(),
             "recording": None if self.recording is None else self.recording(),
         }
@@ -366,7 +372,8 @@ class PolicyEngine:
             what = f"{record.invalid} of step {record.step} are no probabilities"
             self.faults.note("confidences", what, "they count as 0")
         if self.decider.learns:
-            self.decider.learn(Outcome(published.units, published.lengths, published.accepted))
+            timing = self.decider.timing(record.batch, record.decision.total, record.step_s)
+            self.decider.learn(Outcome(published.units, published.lengths, published.accepted, timing))
         if shadow is not None:
             with self.faults.caught("shadow policy", "this step has no shadow"):
                 record.shadow = shadow(published.confidence)
