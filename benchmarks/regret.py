@@ -6,7 +6,8 @@ Regret of a policy in a case = 1 - its steady tokens/s / those of the best refer
 knowledge: its confidences are the true conditionals and its believed costs the real ones. One factor at a time is moved
 off a named centre (64 in flight, SGLang's graphs, the paper's Qwen3-4B acceptance, calibrated, true costs, 200 tokens);
 --full takes the product. What is off is off for what the policies see and believe; draws and engine are the same. Each
-policy runs under its own schedule.
+policy runs under its own schedule. The case "500 steps after it" is the drift once it has been learned: tokens/s from
+500 decode steps after half of the tokens are out, until the batch drains.
 """
 
 from __future__ import annotations
@@ -20,13 +21,15 @@ from pathlib import Path
 import numpy as np
 
 from sglang_dspark.cost import StepCost, load_profile
-from sglang_dspark.policies import make_policy
+from sglang_dspark.policies import Policy, make_policy
 from simulator import load_trace
 from simulator.blocks.confidence import Confidence
 from simulator.blocks.drafters import find_drafter
+from simulator.engine.recorder import StepView
 from simulator.engine.run import Setting
 from simulator.engine.settings import EngineSettings
 from simulator.parallel import run_all
+from simulator.results.run import run_once
 from simulator.traces import Trace
 
 PROFILE = "vllm-b300-dsv4-flash"
@@ -41,9 +44,13 @@ POLICIES = (
     "foresight",
     "hull:calibrate=online",
     "argmax:lag=2,calibrate=online",
+    "argmax:lag=2,costs=online",
     "self-tuning",
     "self-tuning:rule=foresight",
 )
+DRIFT = "bias +1, then -1"
+RELEARNED = 500
+"""Decode steps."""
 CALIBRATIONS = {
     "calibrated": {"temperature": 1.0, "bias": 0.0},
     "bias -1": {"temperature": 1.0, "bias": -1.0},
@@ -51,7 +58,7 @@ CALIBRATIONS = {
     "temperature 2": {"temperature": 2.0, "bias": 0.0},
     "temperature 0.5": {"temperature": 0.5, "bias": 0.0},
     "bias -1, temperature 2": {"temperature": 2.0, "bias": -1.0},
-    "bias +1, then -1": {"temperature": 1.0, "bias": 1.0, "drift": -2.0},
+    DRIFT: {"temperature": 1.0, "bias": 1.0, "drift": -2.0},
     "noise 1": {"temperature": 1.0, "bias": 0.0, "noise": 1.0},
 }
 COSTS = ("true", "whole +25 %", "slope +25 %", "tiers 10 %")
@@ -67,13 +74,16 @@ class World:
     calibration: str = "calibrated"
     costs: str = "true"
     output: int = 200
+    relearned: bool = False
+    """Whether only the steps count that come `RELEARNED` or more after the drift."""
 
     @property
     def name(self) -> str:
         """What differs from the centre."""
         centre = World()
         changed = [f"{getattr(self, key)}" for key in FACTORS if getattr(self, key) != getattr(centre, key)]
-        return ", ".join(changed) or "the centre"
+        after = [f"{RELEARNED} steps after it"] if self.relearned else []
+        return ", ".join(changed + after) or "the centre"
 
 
 FACTORS: dict[str, tuple[object, ...]] = {
@@ -97,6 +107,7 @@ def worlds(full: bool) -> Iterator[World]:
         for value in values:
             if value != getattr(World(), key):
                 yield replace(World(), **{key: value})  # type: ignore[arg-type]
+    yield World(calibration=DRIFT, relearned=True)
 
 
 def believed(cost: StepCost, how: str) -> StepCost:
@@ -132,12 +143,29 @@ def regrets(world: World, trace: Trace, replications: int, jobs: int | None) -> 
     """Regret by policy."""
 
     def throughputs(texts: tuple[str, ...], ideal: bool) -> dict[str, float]:
-        runs = run_all(setting(world, trace, ideal=ideal), [make_policy(text) for text in texts], replications, jobs)
-        means = (float(np.mean([run["steady_output_throughput"] for run in by])) for by in runs)
-        return dict(zip(texts, means, strict=True))
+        where, policies = setting(world, trace, ideal=ideal), [make_policy(text) for text in texts]
+        if world.relearned:
+            found = [[relearned(where, policy, number) for number in range(replications)] for policy in policies]
+        else:
+            runs = run_all(where, policies, replications, jobs)
+            found = [[run["steady_output_throughput"] for run in by] for by in runs]
+        return {text: float(np.mean(by)) for text, by in zip(texts, found, strict=True)}
 
     best = max(throughputs(REFERENCES, ideal=True).values())
     return {text: 1.0 - found / best for text, found in throughputs(POLICIES, ideal=False).items()}
+
+
+def relearned(where: Setting, policy: Policy, replication: int) -> float:
+    """Tokens/s from `RELEARNED` decode steps after half of the tokens, where the drift is, until the batch drains."""
+    steps: list[StepView] = []
+    run_once(where, policy, replication, on_step=steps.append)
+    out = np.cumsum([step.committed for step in steps])
+    decoding = np.array([step.kind == "decode" for step in steps])
+    begin = int(np.searchsorted(out, out[-1] / 2))
+    begin = int(np.flatnonzero(decoding & (np.arange(len(steps)) >= begin))[RELEARNED])
+    end = max(index for index, step in enumerate(steps) if step.waiting or step.running == where.concurrency)
+    assert end > begin + RELEARNED / 2, f"{end - begin} steps are left, expected more --requests"
+    return float((out[end] - out[begin]) / (steps[end].end_s - steps[begin].end_s))
 
 
 def main() -> None:
@@ -155,7 +183,8 @@ def main() -> None:
     for world in worlds(args.full):
         if args.only and args.only not in world.name:
             continue
-        trace = load_trace(args.trace, limit=max(400, args.requests * world.in_flight))
+        requests = 4 * args.requests if world.relearned else args.requests
+        trace = load_trace(args.trace, limit=max(400, requests * world.in_flight))
         found[world.name] = regrets(world, trace, args.replications, args.jobs)
         print(f"{world.name:28s}" + "".join(f"{100 * value:14.2f}" for value in found[world.name].values()), flush=True)
     worst = {text: max(by[text] for by in found.values()) for text in POLICIES}
@@ -165,7 +194,8 @@ def main() -> None:
 
 
 def _short(text: str) -> str:
-    return text.replace(":lag=2", "").replace("calibrate=online", "cal").replace(",cal", ":cal").replace("rule=", "")
+    short = text.replace(":lag=2,", ":").replace(":lag=2", "").replace("rule=", "")
+    return short.replace("calibrate=online", "cal").replace("costs=online", "costs")
 
 
 def draw(found: dict[str, dict[str, float]], out: Path) -> None:
