@@ -172,7 +172,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("trace")
     parser.add_argument("--full", action="store_true", help="the product of all factors, for hours")
-    parser.add_argument("--requests", type=int, default=12, help="requests per request in flight")
+    parser.add_argument("--requests", type=int, default=12, help="answers of 200 tokens per request in flight")
     parser.add_argument("--replications", type=int, default=2)
     parser.add_argument("--jobs", type=int, default=None)
     parser.add_argument("--only", help="cases whose name holds this text")
@@ -183,7 +183,8 @@ def main() -> None:
     for world in worlds(args.full):
         if args.only and args.only not in world.name:
             continue
-        requests = 4 * args.requests if world.relearned else args.requests
+        # Short answers say little each: as many tokens as at the centre.
+        requests = args.requests * (4 if world.relearned else max(1, World().output // world.output))
         trace = load_trace(args.trace, limit=max(400, requests * world.in_flight))
         found[world.name] = regrets(world, trace, args.replications, args.jobs)
         print(f"{world.name:28s}" + "".join(f"{100 * value:14.2f}" for value in found[world.name].values()), flush=True)
