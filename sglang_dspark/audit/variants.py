@@ -45,7 +45,7 @@ def _variants(requests: int, gamma: int) -> dict[str, list[str]]:
         ],
         "foresight": ["foresight", "foresight:lag=1", "foresight:lag=1,floor=1", f"foresight:lag=1,cap={part}"],
         "calibrated": ["hull:calibrate=online", "argmax:lag=1,calibrate=online", "threshold:calibrate=online"],
-        "repriced": ["hull:costs=online", "argmax:lag=1,costs=online", "foresight:lag=1,costs=online,calibrate=online"],
+        "repriced": ["hull:costs=online", "argmax:lag=1,costs=online", "foresight:lag=1,calibrate=online,costs=online"],
         "self-tuning": ["self-tuning:lag=1", "self-tuning:lag=1,rule=foresight"],
         "schedule": [f"schedule:upto=1,k={gamma}/{part}", f"schedule:upto=1,k=0/{gamma},cap={part}"],
         "goodput": ["goodput", "goodput:window=2,prior=0.3"],

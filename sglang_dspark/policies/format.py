@@ -10,7 +10,7 @@ from sglang_dspark.policies.rules.calibrated import Calibrated
 from sglang_dspark.policies.rules.repriced import Repriced
 from sglang_dspark.policies.rules.wrapped import Wrapped
 
-ONLINE: dict[str, type[Wrapped]] = {"costs": Repriced, "calibrate": Calibrated}
+ONLINE: dict[str, type[Wrapped]] = {"calibrate": Calibrated, "costs": Repriced}
 """The parameters that put something learned online around any rule that can have it, from the inside out."""
 
 

@@ -41,12 +41,10 @@ def policies(draw: st.DrawFn, names: tuple[str, ...] = tuple(POLICIES), depth: i
 def _nested(depth: int, within: str) -> st.SearchStrategy[Policy]:
     outside = {"none", "guard"}
     if within == "calibrated":
-        outside |= {"fixed", "calibrated", "self-tuning"}
+        outside |= {"fixed", "calibrated", "repriced", "self-tuning"}
     if within == "repriced":
-        learners = {"calibrated", "repriced", "self-tuning"}
-        outside |= learners | {
-            name for name in POLICIES if name not in learners and not needs_prices(make_policy(name))
-        }
+        outside |= {"calibrated", "repriced", "self-tuning"}
+        outside |= {name for name in POLICIES if name not in outside and not needs_prices(make_policy(name))}
     names = [name for name, rule in POLICIES.items() if not issubclass(rule, Unrestricted) and name not in outside]
     plain = within not in ("calibrated", "repriced")
     return policies((*names, *(("guard",) if depth < 2 and plain else ())), depth + 1)

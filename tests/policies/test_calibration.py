@@ -113,7 +113,7 @@ def test_self_tuning_is_argmax_or_foresight_by_the_schedule() -> None:
         case = random_case(chosen, np.random.default_rng(0), 4, 5)
         found, past, numbers = single_part(chosen, case.past(chosen))
         assert isinstance(found, rule) and past.num_requests == 4
-        assert (numbers is None) == (case.carry[0][0][:2] == (1.0, 0.0))
+        assert (numbers is None) == (case.carry[0][1][0][:2] == (1.0, 0.0))
 
 
 @given(st.integers(0, 2**32))

@@ -84,10 +84,10 @@ def test_steps_without_a_graph_are_told_apart_by_eight_sizes_an_octave(num_reque
 
 
 def test_it_is_a_parameter_of_any_rule_that_compares_step_times() -> None:
-    policy = make_policy("argmax:lag=1,costs=online,calibrate=online")
+    policy = make_policy("argmax:lag=1,calibrate=online,costs=online")
     assert policy.lossless and policy.learns and policy.reads_confidence and policy.kind == "budget"
-    assert policy_to_string(policy) == "argmax:lag=1,costs=online,calibrate=online"
-    assert make_policy("argmax:calibrate=online,lag=1,costs=online") == policy
+    assert policy_to_string(policy) == "argmax:lag=1,calibrate=online,costs=online"
+    assert make_policy("argmax:costs=online,lag=1,calibrate=online") == policy
     assert make_policy(policy_to_string(policy)) == policy == policy_from_json(policy_to_json(policy))
     assert not make_policy("hull:costs=online").reads_confidence
     for text in ("fixed:k=3,costs=online", "threshold:costs=online", "self-tuning:costs=online"):
@@ -117,7 +117,7 @@ def test_it_decides_as_its_rule_does_on_the_corrected_prices() -> None:
 
 def test_what_was_learned_is_shown_whichever_way_it_is_wrapped() -> None:
     outcome = Outcome(np.zeros((1, 3), np.int64), np.zeros(1, np.int64), np.zeros(1, np.int64), StepTiming(8, 1.0, 2.0))
-    for text in ("self-tuning", "argmax:lag=1,costs=online,calibrate=online", "hull:costs=online"):
+    for text in ("self-tuning", "argmax:lag=1,calibrate=online,costs=online", "hull:costs=online"):
         policy = make_policy(text)
         carry = policy.learn(policy.start(3), outcome)
         assert costs_of(policy, carry) == {8: pytest.approx(2.0)}

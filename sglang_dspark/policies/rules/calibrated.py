@@ -26,7 +26,7 @@ class Calibrated(Wrapped):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.holds(Calibrated) or not self.inner.adaptive or not self.inner.drafts:
+        if self.holds(Wrapped) or not self.inner.adaptive or not self.inner.drafts:
             raise InputError(
                 f"policy '{self.inner.name}': calibrate=online is refused, it looks at no confidence or is calibrated "
                 "already; expected a rule that schedules by confidence"

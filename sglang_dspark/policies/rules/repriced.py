@@ -23,7 +23,7 @@ class Repriced(Wrapped):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.holds(Wrapped) or not needs_prices(self.inner):
+        if self.holds(Repriced) or not needs_prices(self.inner):
             raise InputError(
                 f"policy '{self.inner.name}': costs=online is refused, it compares no step times or learns them "
                 "already; expected a rule that compares step times"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, ClassVar
 
 from sglang_dspark.policies.base import Policy
@@ -31,7 +32,7 @@ class SelfTuning(Combined):
 
     @property
     def parts(self) -> tuple[Policy]:
-        return (Calibrated(Repriced(Foresight(lag=self.lag) if self.rule == "foresight" else Argmax(lag=self.lag))),)
+        return (_learning(self.rule, self.lag),)
 
     @property
     def max_lag(self) -> int:
@@ -44,6 +45,12 @@ class SelfTuning(Combined):
         if self.rule != "auto":
             return self
         return replace(self, rule="foresight" if synchronous else "argmax")
+
+
+@cache
+def _learning(rule: str, lag: int) -> Policy:
+    """The rule with all that can be learned online; kept, as every step asks for it."""
+    return Repriced(Calibrated(Foresight(lag=lag) if rule == "foresight" else Argmax(lag=lag)))
 
 
 def single_part(policy: Policy, past: Past) -> tuple[Policy, Past, tuple[float, float] | None]:
