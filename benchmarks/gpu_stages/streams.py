@@ -25,6 +25,7 @@ def run(stage: Stage) -> None:
             host = [1e6 * one_step(engine, confidence, wait=True) for _ in range(60)][10:]
             engine.settle()
             stage.note(**{f"host us a step, {policy}, R={rows}": round(statistics.median(host), 1)})
+    stage.note(**switched(device))
     if device.type == "cpu":
         return
     for rows in BATCHES:
@@ -81,6 +82,22 @@ def one_step(engine: Any, confidence: Any, *, busy: bool = False, wait: bool = F
     if wait and confidence.device.type == "cuda":
         torch.cuda.synchronize()
     return taken
+
+
+def switched(device: Any, rows: int = 64) -> dict[str, Any]:
+    """Host time of an overlapped step before and after a synchronous policy decided in between."""
+    import torch
+
+    from sglang_dspark.policies import make_policy
+
+    engine, confidence = make_engine("argmax:lag=2", device, rows), torch.rand(rows, GAMMA, device=device)
+    found = {}
+    for when, policy in (("before", "argmax:lag=2"), ("between", "hull"), ("after", "argmax:lag=2")):
+        engine.switch(make_policy(policy))
+        host = [1e6 * one_step(engine, confidence, wait=True) for _ in range(60)][10:]
+        found[f"host us a step, {policy}, R={rows}, {when}"] = round(statistics.median(host), 1)
+    engine.settle()
+    return found
 
 
 def copy_seconds(device: Any, rows: int) -> float:

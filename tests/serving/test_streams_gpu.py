@@ -106,6 +106,25 @@ def test_a_late_publish_verifies_everything_and_is_not_lost() -> None:
     assert [record.lengths.tolist() for record in seen.records][2] == [GAMMA, GAMMA]
 
 
+def test_policies_are_switched_behind_a_busy_stream_the_schedule_with_them() -> None:
+    """Overlapped, synchronous and back: every step is decided by the policy of its time, and every copy arrives."""
+    engine, seen = engine_on_device("argmax:lag=2")
+    confidence = torch.full((2, GAMMA), 0.9, device="cuda")
+    torch.cuda.synchronize()
+    ran = []
+    for text in ("argmax:lag=2", "hull", "fixed:k=1", "foresight", "argmax:lag=2"):
+        engine.switch(make_policy(text))
+        for number in range(4):
+            step(engine, confidence, busy=number == 0)
+            ran.append((text, "synchronous" if text in ("hull", "foresight") else "overlapped"))
+            torch.cuda.synchronize()
+    engine.settle()
+    assert [(record.policy.partition(":")[0], record.schedule) for record in seen.records] == [
+        (text.partition(":")[0], schedule) for text, schedule in ran
+    ]
+    assert all(np.array_equal(record.confidence, confidence.cpu().numpy()) for record in seen.records)
+
+
 @pytest.mark.parametrize("text", ["early-stop", "hull", "hull:fill=false", "lookahead"])
 @pytest.mark.parametrize("rows", [1, 3, 32, 256])
 def test_live_decisions_are_the_host_s(text: str, rows: int) -> None:
