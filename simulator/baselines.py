@@ -16,7 +16,7 @@ from simulator.run_store import RunStore
 OTHER_SEEDS = 1 << 31
 """Added to a seed where something is chosen, so that what is chosen is reported on draws that did not choose it."""
 
-ADAPTIVE = ("hull", "argmax:lag=2")
+ADAPTIVE = ("hull", "argmax:lag=2", "self-tuning")
 _MOST_LENGTHS = 16
 _FAVOURITES = 3
 

@@ -109,7 +109,7 @@ def command(
         list[str] | None,
         typer.Option(
             help="policy such as hull:fill=true or a JSON file; repeat to compare (default: no speculation, best fixed "
-            "length, every token verified, hull, argmax:lag=2)",
+            "length, every token verified, hull, argmax:lag=2, self-tuning)",
             rich_help_panel="Policies",
         ),
     ] = None,

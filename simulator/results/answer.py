@@ -16,7 +16,8 @@ from simulator.results.verdict import verdict, why_none
 class Choice:
     """What to run at one load: `policy`, ahead of `base` by `gain` where it is not the baseline itself.
 
-    base: the best of no speculation and the fixed lengths. rival: the best other policy.
+    base: the best of no speculation and the fixed lengths. rival: the best other policy, or self-tuning where that is
+    less than `NEAR` behind it.
     """
 
     policy: str
@@ -28,6 +29,11 @@ class Choice:
     def pays(self) -> bool:
         """Whether some policy beats the baselines beyond the noise."""
         return self.policy != self.base
+
+
+SELF_TUNING = "self-tuning"
+NEAR = 0.005
+"""So much less is worth a policy that needs no table and no calibration."""
 
 
 def is_baseline(policy: str) -> bool:
@@ -43,9 +49,16 @@ def choose(comparison: Comparison) -> Choice | None:
     kinds = [[one for one in lossless if is_baseline(one.policy) is kind] for kind in (True, False)]
     if not all(kinds) or len(lossless[0].replications) < 2:
         return None
-    base, rival = (by.ranked(kind)[0] for kind in kinds)
+    base = by.ranked(kinds[0])[0]
+    rival = _least_trouble(comparison, by.ranked(kinds[1]))
     gap = comparison.gain(rival, base)
     return Choice(rival.policy if gap.verdict == "higher" else base.policy, base.policy, rival.policy, gap)
+
+
+def _least_trouble(comparison: Comparison, ranked: Sequence[PolicyResult]) -> PolicyResult:
+    """The best, or self-tuning where it is less than `NEAR` behind: it needs no preparation."""
+    easy = find(ranked, SELF_TUNING)
+    return easy if easy is not None and comparison.gain(easy, ranked[0]).mean > -NEAR else ranked[0]
 
 
 def answer(comparison: Comparison) -> str:
@@ -56,7 +69,8 @@ def answer(comparison: Comparison) -> str:
     where, by = load_words(comparison.setting), comparison.judged.words
     if found.pays:
         over = f"{found.base} {where}{_over_none(comparison, found)}"
-        return f"switch on {found.policy}: {interval(found.gain)} over {over} ({by})"
+        easy = " (no table or calibration to make)" if found.policy == SELF_TUNING else ""
+        return f"switch on {found.policy}{easy}: {interval(found.gain)} over {over} ({by})"
     base = "no speculation" if found.base == "none" else found.base
     return f"no policy beats {base} here: {found.rival} {interval(found.gain)} {where} ({by})"
 

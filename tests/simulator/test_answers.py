@@ -52,6 +52,14 @@ def test_the_answer_names_what_to_switch_on() -> None:
     )
 
 
+def test_self_tuning_is_named_where_hardly_anything_is_better() -> None:
+    worlds = {"fixed:k=5": [150, 151], "argmax:lag=2": [165, 166.2], "self-tuning": [164.5, 165.6]}
+    assert answer(made(worlds)).startswith("switch on self-tuning (no table or calibration to make): +9.7 %")
+    assert answer(made({**worlds, "self-tuning": [163, 164]})).startswith("switch on argmax:lag=2: +10.0 %")
+    slow = {"fixed:k=5": [90, 90.3], "hull": [81, 81.1], "self-tuning": [81.2, 81.3]}
+    assert answer(made(slow, OPEN)).startswith("switch on self-tuning")
+
+
 def test_a_gain_above_0_is_better_in_every_figure() -> None:
     """10 % less latency is +10 %, as 10 % more throughput is."""
     slow = made({"none": [100, 100.2], "fixed:k=5": [90, 90.3], "hull": [81, 81.1]}, OPEN)
@@ -116,7 +124,7 @@ def test_the_best_length_is_chosen_on_other_draws() -> None:
     assert isinstance(fixed, Fixed) and 1 <= fixed.k <= 7 and 3 <= batch <= 4
     found = lineup(setting, jobs=1)
     texts = [policy.name for policy in found.policies]
-    assert texts[:2] == ["none", "fixed"] and texts[-2:] == ["hull", "argmax"] and found.left_out == ()
+    assert texts[:2] == ["none", "fixed"] and texts[-3:] == ["hull", "argmax", "self-tuning"] and found.left_out == ()
     flat = prepare(Load(trace_of([(5, 60)] * 40), concurrency=4), flat_cost(prefill_s=0.0))
     assert best_fixed(flat, jobs=1)[0] == Fixed(7)
 

@@ -259,7 +259,8 @@ def test_kv_memory_is_stated_once_and_failures_are_told(capsys: pytest.CaptureFi
 
 def test_defaults_fit_a_smaller_block(capsys: pytest.CaptureFixture[str], written: dict[str, Path]) -> None:
     answer = call(capsys, "--trace", "example", "--profile", PROFILE, "--json", *QUICK, "--gamma", "3")
-    assert [result["policy"] for result in answer.report["results"]][1:] == ["fixed:k=3", "hull", "argmax:lag=2"]
+    policies = [result["policy"] for result in answer.report["results"]]
+    assert policies[1:] == ["fixed:k=3", "hull", "argmax:lag=2", "self-tuning"]
 
 
 def test_complete_is_for_records(capsys: pytest.CaptureFixture[str]) -> None:
