@@ -33,7 +33,7 @@ class ClusterFlags:
     ray_address: Annotated[
         str | None,
         typer.Option(
-            help="on this Ray cluster, HOST:6379 or auto; this machine is part of it, and all of it has sglang-dspark[ray]",
+            help="on this Ray cluster, HOST:6379 or auto; this machine is part of it, all of it has sglang-dspark[ray]",
             rich_help_panel=PANEL,
         ),
     ] = None
