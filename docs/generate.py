@@ -333,7 +333,7 @@ def figures_page() -> str:
         [
             "# Figures of a run",
             "What `simulate --output FILE` writes a policy, and what `dspark tune --objective NAME` searches for. "
-            "Names that end in `_ms` are milliseconds. *Better* says which direction is; a figure without one is neither.",
+            "Names that end in `_ms` are milliseconds. *Better* says which direction is; one without it is neither.",
             "## Under bench_serving's names",
             "Computed as SGLang 0.5.23's bench_serving computes them, over the whole run.",
             table(["figure", "better", "meaning"], rows(BENCH_SERVING)),
