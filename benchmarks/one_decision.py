@@ -1,8 +1,8 @@
 """One decode step as the rules see it: tau, step time and Theta along the admission order; docs' picture and table.
 
-Run: python benchmarks/one_decision.py [--out docs/how_it_decides.svg] (the picture needs matplotlib). The block is drawn
-from the paper's acceptance of DSpark on Qwen3-4B, calibrated confidences; costs are those of `vllm-b300-dsv4-flash` on
-SGLang's graphs.
+Run: python benchmarks/one_decision.py [--out docs/how_it_decides.svg] (the picture needs matplotlib). The block is
+drawn from the paper's acceptance of DSpark on Qwen3-4B, calibrated confidences; costs are those of
+`vllm-b300-dsv4-flash` on SGLang's graphs.
 """
 
 from __future__ import annotations

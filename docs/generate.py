@@ -1,6 +1,7 @@
 """The reference pages, written from the code: `python docs/generate.py`; `--check` says which of them are out of date.
 
-Every page is what a function of `PAGES` returns. Nothing is simulated but two small runs, whose figures are listed.
+A page of docs/reference is what its function in `PAGES` returns; a part of another page, between two marks, what its
+function in `PARTS` returns. Nothing is simulated but two small runs, whose figures are listed, and one step.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from typing import Any
 
 import typer
 
-FOLDER = Path(__file__).parent / "reference"
+DOCS = Path(__file__).parent
+FOLDER = DOCS / "reference"
 NOTE = "<!-- Written by `python docs/generate.py` from the code: change the code, not this page. -->"
 PROFILE = "vllm-b300-dsv4-flash"
 
@@ -25,29 +27,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 if a page is out of date")
     args = parser.parse_args()
-    stale = [name for name, text in pages().items() if read(name) != text]
-    unknown = [path.name for path in FOLDER.glob("*.md") if path.name not in PAGES]
+    wanted = pages()
+    stale = [path for path, text in wanted.items() if not path.exists() or path.read_text() != text]
+    unknown = [path for path in FOLDER.glob("*.md") if path not in wanted]
     if args.check:
-        for name in (*stale, *unknown):
-            print(f"docs/reference/{name} is not what the code says: run python docs/generate.py")
+        for path in (*stale, *unknown):
+            print(f"docs/{path.relative_to(DOCS)} is not what the code says: run python docs/generate.py")
         sys.exit(1 if stale or unknown else 0)
     FOLDER.mkdir(exist_ok=True)
-    for name, text in pages().items():
-        (FOLDER / name).write_text(text)
-    for name in unknown:
-        (FOLDER / name).unlink()
-    print(f"wrote {len(PAGES)} pages into docs/reference, {len(stale)} of them changed")
+    for path in stale:
+        path.write_text(wanted[path])
+    for path in unknown:
+        path.unlink()
+    print(f"{len(wanted)} pages, {len(stale)} of them written anew")
 
 
-def pages() -> dict[str, str]:
-    """Text by file name."""
-    return {name: f"{NOTE}\n\n{page().strip()}\n" for name, page in PAGES.items()}
-
-
-def read(name: str) -> str | None:
-    """A page as it is in the folder."""
-    path = FOLDER / name
-    return path.read_text() if path.exists() else None
+def pages() -> dict[Path, str]:
+    """Text of every page that the code decides, or a part of it."""
+    found = {FOLDER / name: f"{NOTE}\n\n{page().strip()}\n" for name, page in PAGES.items()}
+    for (name, mark), part in PARTS.items():
+        text = (DOCS / name).read_text()
+        begin, end = f"<!-- {mark} -->", "<!-- end -->"
+        before, _, after = text.partition(begin)
+        assert after, f"docs/{name} has no mark {begin}"
+        found[DOCS / name] = f"{before}{begin}\n{part().strip()}\n{end}{after.partition(end)[2]}"
+    return found
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -420,6 +424,16 @@ PAGES: dict[str, Callable[[], str]] = {
     "figures.md": figures_page,
     "traces.md": traces_page,
 }
+
+
+def one_decision() -> str:
+    sys.path.insert(0, str(DOCS.parent / "benchmarks"))
+    import one_decision as found
+
+    return "\n".join(found.table(found.one_step()))
+
+
+PARTS: dict[tuple[str, str], Callable[[], str]] = {("how_it_decides.md", "one decision"): one_decision}
 
 if __name__ == "__main__":
     main()
