@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -142,3 +143,26 @@ def test_the_docs_build_without_a_warning(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "site" / "reference" / "commands" / "index.html").exists()
+
+
+def test_readme_says_what_the_package_holds(tmp_path: Path) -> None:
+    """What files settle; CI runs an example again, and `python benchmarks/check_readme.py all` every figure."""
+    command = [sys.executable, "benchmarks/check_readme.py", "files"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, env=environment())
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("same  ") > 10
+
+
+def test_a_figure_that_is_no_longer_true_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    import check_readme
+
+    said = "Of 31 that ship as files"
+    assert said in check_readme.README
+    monkeypatch.setattr(check_readme, "README", check_readme.README.replace(said, "Of 30 that ship as files"))
+    claims = list(check_readme.files(None))  # type: ignore[arg-type]
+    assert [what for what, written, found in claims if written != found] == ["estimates that ship"]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
