@@ -44,7 +44,7 @@ def main() -> None:
 
 def pages() -> dict[Path, str]:
     """Text of every page that the code decides, or a part of it."""
-    found = {FOLDER / name: f"{NOTE}\n\n{page().strip()}\n" for name, page in PAGES.items()}
+    found = {FOLDER / name: f"{page().strip()}\n\n{NOTE}\n" for name, page in PAGES.items()}
     for (name, mark), part in PARTS.items():
         text = (DOCS / name).read_text()
         begin, end = f"<!-- {mark} -->", "<!-- end -->"

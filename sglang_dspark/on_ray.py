@@ -43,7 +43,7 @@ class RayCluster:
     def __enter__(self) -> RayCluster:
         """Connect. Errors: InputError."""
         if self._ours:
-            _check_answers(self._address)
+            check_answers(self._address)
             handler = signal.getsignal(signal.SIGTERM)
             try:
                 self._ray.init(self._address, logging_level=logging.CRITICAL, log_to_driver=False)
@@ -75,8 +75,8 @@ class RayCluster:
         return RayWorkers(self._ray, self.cpus, start, arguments)
 
 
-def _check_answers(address: str | None) -> None:
-    """Ray itself would try for minutes where nobody listens."""
+def check_answers(address: str | None) -> None:
+    """Whether somebody listens there: Ray itself would try for minutes. Errors: InputError."""
     host, _, port = (address or "").removeprefix("ray://").rpartition(":")
     if address in (None, "auto", "local"):
         return
@@ -170,7 +170,7 @@ def _one(key: str, begun: Sequence[Any], theirs: dict[str, str], task: Any) -> t
 
     try:
         if _begun is None or _begun[0] != key:
-            _check_same(theirs)
+            check_same(theirs)
             start, arguments = _import_ray().get(begun[0])
             _begun = key, start(*arguments)
         return _begun[1](task, report), count, None
@@ -178,8 +178,11 @@ def _one(key: str, begun: Sequence[Any], theirs: dict[str, str], task: Any) -> t
         return None, count, portable(error)
 
 
-def _check_same(theirs: dict[str, str]) -> None:
-    """Other code gives other results, which nobody would notice."""
+def check_same(theirs: dict[str, str]) -> None:
+    """Whether this process computes what theirs does: other code gives other results, which nobody would notice.
+
+    Errors: InputError.
+    """
     for what, ours in fingerprint().items():
         if ours != theirs[what]:
             raise InputError(
