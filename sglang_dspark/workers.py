@@ -14,11 +14,13 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 from sglang_dspark.errors import InputError
 
-_POLL_S = 0.2
+POLL_S = 0.2
+"""How often progress is told."""
+
 _COUNT, _RESULT, _ERROR = "count", "result", "error"
 
 Report = Callable[[int], None]
@@ -27,6 +29,26 @@ Report = Callable[[int], None]
 
 Work = Callable[[Any, Report], Any]
 """What a worker does with a task: its result, with reports on the way."""
+
+
+class Crew(Protocol):
+    """Workers wherever they are: results come in the order of the tasks, so that it makes no difference to them."""
+
+    jobs: int
+
+    def __enter__(self) -> Crew: ...
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def run(self, tasks: Sequence[Any], on_counts: Callable[[int], None] | None = None) -> list[Any]:
+        """Results in the order of the tasks."""
+        ...
+
+
+class Hire(Protocol):
+    """What gives a crew for some work: processes of this machine, or those of a cluster (`on_ray`)."""
+
+    def __call__(self, start: Callable[..., Work], *arguments: Any, script: bool = False) -> Crew: ...
 
 
 class Workers:
@@ -47,7 +69,7 @@ class Workers:
         path = getattr(sys.modules["__main__"], "__file__", None) if script else None
         self._idle = []
         if jobs > 1:
-            first = pickle.dumps((path and os.path.abspath(path), _pickled((start, arguments))))
+            first = pickle.dumps((path and os.path.abspath(path), pickled((start, arguments))))
             self._idle = [_Process(first) for _ in range(jobs)]
         self._all = list(self._idle)
 
@@ -86,7 +108,7 @@ class Workers:
         def report(count: int) -> None:
             counts[index] = count
             now = time.monotonic()
-            if on_counts is not None and now - clock[0] > _POLL_S:
+            if on_counts is not None and now - clock[0] > POLL_S:
                 clock[0] = now
                 on_counts(sum(counts))
 
@@ -109,14 +131,15 @@ class Workers:
 def _watch(futures: list[Future[Any]], counts: list[int], on_counts: Callable[[int], None] | None) -> None:
     pending = set(futures)
     while pending:
-        done, pending = wait(pending, timeout=_POLL_S)
+        done, pending = wait(pending, timeout=POLL_S)
         for future in done:
             future.result()
         if on_counts is not None:
             on_counts(sum(counts))
 
 
-def _pickled(what: Any) -> bytes:
+def pickled(what: Any) -> bytes:
+    """What is sent to a worker. Errors: InputError."""
     try:
         return pickle.dumps(what)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
@@ -139,7 +162,7 @@ class _Process:
         self._send(first)
 
     def ask(self, task: Any, report: Report) -> Any:
-        self._send(_pickled(task))
+        self._send(pickled(task))
         while True:
             try:
                 kind, value = pickle.load(self._from)
@@ -184,7 +207,7 @@ class _Worker:
 
     def report(self, count: int) -> None:
         self._count, now = count, time.monotonic()
-        if now - self._last_s > _POLL_S:
+        if now - self._last_s > POLL_S:
             self._last_s = now
             self.send(_COUNT, count)
 
@@ -192,14 +215,15 @@ class _Worker:
         try:
             result = work(pickle.loads(task), self.report)
         except Exception as error:
-            self.send(_ERROR, _portable(error))
+            self.send(_ERROR, portable(error))
         else:
             self.send(_COUNT, self._count)
             self.send(_RESULT, result)
         self._count = 0
 
 
-def _portable(error: Exception) -> Exception:
+def portable(error: Exception) -> Exception:
+    """The error, or its words where it cannot be sent."""
     try:
         pickle.loads(pickle.dumps(error))
         return error
@@ -234,7 +258,7 @@ def serve() -> None:
         start, arguments = pickle.loads(begun)
         work = start(*arguments)
     except Exception as error:
-        failed = _portable(error)
+        failed = portable(error)
 
         def work(task: Any, report: Report) -> Any:
             raise failed

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from sglang_dspark.errors import InputError
 from sglang_dspark.policies import Fixed, NoDraft, Policy, make_policy, policy_to_string
+from sglang_dspark.workers import Hire
 from simulator.engine.run import Setting
 from simulator.parallel import run_all
 from simulator.results.comparison import Comparison, PolicyResult
@@ -38,7 +39,7 @@ def lineup(
     setting: Setting,
     asked: Sequence[Policy] = (),
     *,
-    jobs: int | None = None,
+    jobs: int | Hire | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     store: RunStore | None = None,
 ) -> Lineup:
@@ -66,7 +67,7 @@ def lineup(
 def best_fixed(
     setting: Setting,
     *,
-    jobs: int | None = None,
+    jobs: int | Hire | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     store: RunStore | None = None,
 ) -> tuple[Policy | None, float]:

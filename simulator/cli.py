@@ -18,6 +18,7 @@ from sglang_dspark.policies import Policy, make_policy
 from simulator.baselines import lineup
 from simulator.engine.run import Setting
 from simulator.flags.acceptance import AcceptanceFlags, refuse_unread_confidence
+from simulator.flags.cluster import ClusterFlags
 from simulator.flags.engine import EngineFlags
 from simulator.flags.load import LoadFlags
 from simulator.inputs import prepare
@@ -105,6 +106,7 @@ def command(
     engine: EngineFlags,
     acceptance: AcceptanceFlags,
     output: OutputFlags,
+    cluster: ClusterFlags,
     policy: Annotated[
         list[str] | None,
         typer.Option(
@@ -151,6 +153,7 @@ def command(
           --profile vllm-b300-dsv4-flash --concurrency 64
     """
     output.check()
+    cluster.check("--jobs", jobs)
     settings = _settings(load, engine, acceptance, seed)
     several = len(settings) > 1
     for flag, value in {
@@ -173,31 +176,37 @@ def command(
     store = None if resume is None else RunStore(resume)
     notes = tuned_elsewhere(policy or (), settings[0])
     if several:
-        with progress("simulating") as told:
+        with cluster.hire() as hire, progress("simulating") as told:
 
             def on_load(what: str) -> Teller:
                 told.says(what)
                 return told
 
-            found = sweep(settings, asked, only=only, replications=count, jobs=jobs, on_load=on_load, store=store)
+            found = sweep(
+                settings, asked, only=only, replications=count, jobs=hire or jobs, on_load=on_load, store=store
+            )
         _deliver_sweep(found, output, notes)
         return
     (setting,) = settings
     policies: Sequence[Policy] = asked
-    with progress("choosing a fixed length") as told:
-        if not only:
-            each = lineup(setting, asked, jobs=jobs, on_progress=told, store=store)
-            policies, notes = each.policies, (*each.left_out, *notes)
+    with cluster.hire() as hire:
+        workers = hire or jobs
+        with progress("choosing a fixed length") as told:
+            if not only:
+                each = lineup(setting, asked, jobs=workers, on_progress=told, store=store)
+                policies, notes = each.policies, (*each.left_out, *notes)
+            if sensitivity:
+                check_sensitivity(policies)
+            told.says("simulating")
+            comparison = compare_policies(
+                setting, policies, replications=count, jobs=workers, on_progress=told, store=store
+            )
+        if find_rate is not None:
+            rates = sustainable_rates(setting, policies, find_rate, comparison.setting["replications"], workers)
+            stated = {**comparison.setting, "find_rate": find_rate}
+            comparison = replace(comparison, sustainable=rates, setting=stated)
         if sensitivity:
-            check_sensitivity(policies)
-        told.says("simulating")
-        comparison = compare_policies(setting, policies, replications=count, jobs=jobs, on_progress=told, store=store)
-    if find_rate is not None:
-        rates = sustainable_rates(setting, policies, find_rate, comparison.setting["replications"], jobs)
-        stated = {**comparison.setting, "find_rate": find_rate}
-        comparison = replace(comparison, sustainable=rates, setting=stated)
-    if sensitivity:
-        comparison = replace(comparison, sensitivity=vary(setting, policies, comparison, jobs))
+            comparison = replace(comparison, sensitivity=vary(setting, policies, comparison, workers))
     if output.timeline is not None:
         write_timeline(output.timeline, setting, list(policies))
     _deliver(comparison, output, notes)

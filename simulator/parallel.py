@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from sglang_dspark.cores import available_cores
 from sglang_dspark.policies import Policy
-from sglang_dspark.workers import Report, Work, Workers
+from sglang_dspark.workers import Hire, Report, Work, Workers
 from simulator.engine.run import Setting
 from simulator.results.metrics import Figures
 from simulator.results.run import run_once
@@ -20,11 +21,12 @@ def run_all(
     setting: Setting,
     policies: Sequence[Policy],
     replications: int,
-    jobs: int | None = None,
+    jobs: int | Hire | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     store: RunStore | None = None,
 ) -> list[list[Figures]]:
-    """Figures of every (policy, replication), by policy. jobs=1 runs in this process.
+    """Figures of every (policy, replication), by policy. jobs=1 runs in this process; a `Hire` gives
+    workers elsewhere (`on_ray`).
 
     on_progress(completed requests, requests in all) is called about every 0.2 s. store: runs that are known already are
     taken from it, others are added.
@@ -37,7 +39,7 @@ def run_all(
 def run_tasks(
     settings: Sequence[Setting],
     tasks: Sequence[Task],
-    jobs: int | None = None,
+    jobs: int | Hire | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     store: RunStore | None = None,
 ) -> list[Figures]:
@@ -50,11 +52,11 @@ def run_tasks(
     def report(before: int) -> Callable[[int], None] | None:
         return None if on_progress is None else lambda count: on_progress(before + count, total)
 
-    jobs = max(1, min(jobs or available_cores(), len(left)))
+    hire = partial(Workers, max(1, min(jobs or available_cores(), len(left)))) if not callable(jobs) else jobs
     script = any(type(policy).__module__ == "__main__" for _, policy, _ in tasks)
-    step = len(left) if store is None else 4 * jobs  # what is kept when the run is interrupted
     finished = done
-    with Workers(jobs, _runner, list(settings), script=script) as workers:
+    with hire(_runner, list(settings), script=script) as workers:
+        step = len(left) if store is None else 4 * workers.jobs  # what is kept when the run is interrupted
         for begin in range(0, len(left), max(step, 1)):
             batch = left[begin : begin + step]
             found = workers.run([tasks[index] for index in batch], report(finished))

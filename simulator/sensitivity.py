@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from sglang_dspark.errors import InputError
 from sglang_dspark.policies import Policy
+from sglang_dspark.workers import Hire
 from simulator.engine.run import Setting
 from simulator.parallel import run_all
 from simulator.results.comparison import Comparison
@@ -17,7 +18,7 @@ from simulator.results.verdict import why_none
 
 
 def sensitivity(
-    setting: Setting, policies: Sequence[Policy], comparison: Comparison, jobs: int | None = None
+    setting: Setting, policies: Sequence[Policy], comparison: Comparison, jobs: int | Hire | None = None
 ) -> Sensitivity | None:
     """The leading lossless policy and the best one of the other kind (adaptive or not), else the second best.
 

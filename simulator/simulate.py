@@ -9,6 +9,7 @@ from pathlib import Path
 from sglang_dspark.cost import StepCost
 from sglang_dspark.errors import InputError
 from sglang_dspark.policies import Policy, make_policy, policy_to_string
+from sglang_dspark.workers import Hire
 from simulator.engine.recorded_load import RecordedLoad
 from simulator.engine.run import Setting
 from simulator.inputs import Acceptance, Engine, Load, prepare
@@ -36,14 +37,15 @@ def simulate(
     acceptance: Acceptance | None = None,
     replications: int = 5,
     seed: int = 0,
-    jobs: int | None = None,
+    jobs: int | Hire | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Comparison:
     """Serve a load under several verification policies on the same draws.
 
     load: what is asked, see `Load`; a trace alone is an open loop by its stamps. engine: what serves it, see `Engine`;
     a profile alone is SGLang's defaults. acceptance: see `Acceptance`. replications: sets of draws; every policy meets
-    the same ones. jobs: processes (default: one a core). on_progress(completed, total) counts requests over all runs.
+    the same ones. jobs: processes (default: one a core), or `RayCluster(...).hire` of `sglang_dspark.on_ray`.
+    on_progress(completed, total) counts requests over all runs.
 
     Returns a `Comparison`; figures carry bench_serving's names. Errors: InputError.
     """
@@ -57,7 +59,7 @@ def compare_policies(
     policies: Sequence[Policy],
     *,
     replications: int = 5,
-    jobs: int | None = None,
+    jobs: int | Hire | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     store: RunStore | None = None,
 ) -> Comparison:
@@ -108,7 +110,7 @@ def _differences(runs: Sequence[Figures], base: Sequence[Figures], windows: int)
     }
 
 
-def check_runs(policies: Sequence[Policy], windows: int, replications: int, jobs: int | None) -> None:
+def check_runs(policies: Sequence[Policy], windows: int, replications: int, jobs: int | Hire | None) -> None:
     """Refuse (InputError) what cannot be compared."""
     if replications % windows:
         raise InputError(f"replications={replications} is refused with windows={windows}, expected a multiple of it")
@@ -116,5 +118,5 @@ def check_runs(policies: Sequence[Policy], windows: int, replications: int, jobs
         raise InputError("no policy is given, expected at least one")
     if not 1 <= replications <= 1000:
         raise InputError(f"replications={replications} is refused, expected 1..1000")
-    if jobs is not None and not 1 <= jobs <= 1024:
+    if isinstance(jobs, int) and not 1 <= jobs <= 1024:
         raise InputError(f"jobs={jobs} is refused, expected 1..1024")

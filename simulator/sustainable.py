@@ -10,6 +10,7 @@ import numpy as np
 
 from sglang_dspark.errors import InputError
 from sglang_dspark.policies import Policy, policy_to_string
+from sglang_dspark.workers import Hire
 from simulator.engine.run import Setting
 from simulator.parallel import run_all
 from simulator.traces import scale_rate
@@ -21,7 +22,7 @@ _FURTHEST = 2.0**20
 
 
 def sustainable_rates(
-    setting: Setting, policies: Sequence[Policy], share: float, replications: int, jobs: int | None = None
+    setting: Setting, policies: Sequence[Policy], share: float, replications: int, jobs: int | Hire | None = None
 ) -> dict[str, float]:
     """{policy: requests a second at which at least `share` of the requests meet every limit}; 0 where none does.
 
@@ -46,7 +47,7 @@ def check_find_rate(setting: Setting, share: float) -> None:
         raise InputError("--find-rate needs a rate to start from, and all requests come at once: give --request-rate")
 
 
-def _search(setting: Setting, policy: Policy, share: float, replications: int, jobs: int | None) -> float:
+def _search(setting: Setting, policy: Policy, share: float, replications: int, jobs: int | Hire | None) -> float:
     def holds(factor: float) -> bool:
         (runs,) = run_all(_faster(setting, factor), [policy], replications, jobs)
         return bool(np.mean([run["slo_attainment"] for run in runs]) >= share - 1e-9)

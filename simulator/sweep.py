@@ -10,6 +10,7 @@ from typing import Any
 
 from sglang_dspark.errors import InputError
 from sglang_dspark.policies import Fixed, Policy, Schedule, policy_to_string
+from sglang_dspark.workers import Hire
 from simulator.baselines import Lineup, lineup
 from simulator.engine.run import Setting
 from simulator.results.answer import Choice, choose
@@ -149,7 +150,7 @@ def sweep(
     *,
     only: bool = False,
     replications: int = 5,
-    jobs: int | None = None,
+    jobs: int | Hire | None = None,
     on_load: Callable[[str], Callable[[int, int], None] | None] | None = None,
     store: RunStore | None = None,
 ) -> Sweep:

@@ -27,6 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     f"{D}.cores": set(),
     f"{D}.statistics": set(),
     f"{D}.workers": {f"{D}.errors"},
+    f"{D}.on_ray": {f"{D}.errors", f"{D}.workers"},
     f"{D}.command": {f"{D}.errors"},
     f"{D}.cost": {f"{D}.errors"},
     f"{D}.policies": {f"{D}.errors", f"{D}.cost"},
@@ -50,6 +51,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "simulator": {
         *BASICS,
         f"{D}.command",
+        f"{D}.on_ray",
         f"{D}.records",
         "simulator.blocks",
         "simulator.traces",

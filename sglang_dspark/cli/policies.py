@@ -41,7 +41,7 @@ def policies(
         found = _judged(check)
         typer.echo(msgspec.json.format(msgspec.json.encode(found), indent=1).decode() if json else _sentences(found))
         raise typer.Exit(0 if found["verdict"] == "holds" else 1)
-    listed = [_described(name) for name in policy or _known()]
+    listed = [described(name) for name in policy or _known()]
     if json:
         typer.echo(msgspec.json.format(msgspec.json.encode(listed), indent=1).decode())
     else:
@@ -54,8 +54,8 @@ def _known() -> list[str]:
     return [*POLICIES, *installed()]
 
 
-def _described(name: str) -> dict[str, Any]:
-    """What the code says of a policy."""
+def described(name: str) -> dict[str, Any]:
+    """What the code says of a policy, in plain values."""
     from sglang_dspark.policies import find_policy, installed
     from sglang_dspark.policies.format import written
     from sglang_dspark.policies.parameters import expected, field_types
@@ -65,7 +65,7 @@ def _described(name: str) -> dict[str, Any]:
     whose = installed()[name].package if name in installed() else "sglang-dspark"
     return {
         "policy": name,
-        "class": cls.kind,
+        "class": cls().kind,
         "lossless": cls().lossless,
         "package": whose,
         "summary": (cls.__doc__ or "").split("\n\n")[0].replace("\n    ", " "),
@@ -102,7 +102,7 @@ def _judged(where: str) -> dict[str, Any]:
     from sglang_dspark.policies.drawing import ContractViolation
 
     cls = _loaded(where)
-    found: dict[str, Any] = {"class": where, "policy": cls.name, "kind": cls.kind, "lossless": cls().lossless}
+    found: dict[str, Any] = {"class": where, "policy": cls.name, "kind": cls().kind, "lossless": cls().lossless}
     began = time.perf_counter()
     try:
         check_class(cls)

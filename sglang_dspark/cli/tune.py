@@ -14,6 +14,7 @@ from sglang_dspark.cli.app import app
 from sglang_dspark.command import gathered
 from sglang_dspark.errors import InputError
 from simulator.flags.acceptance import AcceptanceFlags
+from simulator.flags.cluster import ClusterFlags
 from simulator.flags.engine import EngineFlags
 from simulator.flags.load import LoadFlags
 
@@ -26,6 +27,7 @@ def tune(
     load: LoadFlags,
     engine: EngineFlags,
     acceptance: AcceptanceFlags,
+    cluster: ClusterFlags,
     objective: Annotated[
         list[str] | None,
         typer.Option(
@@ -56,6 +58,14 @@ def tune(
             rich_help_panel=PANEL,
         ),
     ] = None,
+    generation: Annotated[
+        int,
+        typer.Option(
+            help="candidates that are asked for together: the most that are simulated at once; another number is "
+            "another search",
+            rich_help_panel=PANEL,
+        ),
+    ] = 20,
     seed: Annotated[int, typer.Option(help="of every draw, and of the search", rich_help_panel=PANEL)] = 0,
     out: Annotated[Path, typer.Option(help="policy file to write", rich_help_panel="Output")] = Path("policy.json"),
     study: Annotated[
@@ -98,11 +108,12 @@ def tune(
 
     study = study or out.with_suffix(".study.db")
     _check(load, out, study)
+    cluster.check("--workers", workers)
     found = load.requests(seed, acceptance.gamma)
     serving = engine.engine(found)
     drafts, mix = acceptance.read(found, load.domains)
     settings = [prepare(each, serving, drafts, seed=seed) for each in load.loads(found, mix)]
-    with progress("trials", "trials") as told, _saying_how_to_go_on(study):
+    with _saying_how_to_go_on(study), cluster.hire() as hire, progress("trials", "trials") as told:
 
         def on_progress(what: str) -> Callable[[int, int], None]:
             told.unit = what.partition(" ")[0]
@@ -116,6 +127,8 @@ def tune(
             trials=trials,
             requests=requests,
             workers=workers,
+            hire=hire,
+            generation=generation,
             study=study,
             robust=not no_robustness,
             on_progress=on_progress,

@@ -9,7 +9,7 @@ import numpy as np
 
 from sglang_dspark.errors import InputError
 from sglang_dspark.policies import Fixed, NoDraft, make_policy
-from sglang_dspark.workers import Workers
+from sglang_dspark.workers import Crew
 from simulator.baselines import OTHER_SEEDS
 from simulator.engine.run import Setting
 from simulator.results.metrics import Figures
@@ -141,7 +141,7 @@ def decide(
     objective: Objective,
     settings: Sequence[Setting],
     unseen: Sequence[Setting],
-    workers: Callable[[Sequence[Setting]], Workers],
+    workers: Callable[[Sequence[Setting]], Crew],
     on_runs: Callable[[int, int], None] | None = None,
 ) -> Finals:
     """The winner, chosen on other draws of the searched requests, then judged on `unseen` requests and draws.
@@ -190,7 +190,7 @@ def _simulated(
     candidates: Sequence[Candidate],
     settings: Sequence[Setting],
     draws: int,
-    workers: Callable[[Sequence[Setting]], Workers],
+    workers: Callable[[Sequence[Setting]], Crew],
     on_runs: Callable[[int, int], None] | None,
 ) -> list[tuple[Candidate, tuple[tuple[Figures, ...], ...]]]:
     """Runs of every candidate, [loads][draws x windows]."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from sglang_dspark.cost import StepCost
 from sglang_dspark.errors import InputError
-from sglang_dspark.workers import Workers
+from sglang_dspark.workers import Crew
 from simulator.blocks.random import stream
 from simulator.engine.run import Setting
 from simulator.tuning.candidate import Candidate
@@ -58,7 +58,7 @@ def robustness(
     baselines: Sequence[Candidate],
     others: Sequence[Candidate],
     objective: Objective,
-    workers: Callable[[Sequence[Setting]], Workers],
+    workers: Callable[[Sequence[Setting]], Crew],
     on_runs: Callable[[int, int], None] | None = None,
 ) -> Robustness:
     """Regret of `chosen` against baselines and others under each of `worlds`; every one on the windows of the setting.

@@ -62,7 +62,7 @@ class StoredStudy:
                 f"study {self._path} was made with optuna {found['optuna']}, expected {stated['optuna']}: {again}"
             )
         plan = msgspec.json.decode(msgspec.json.encode(stated["plan"]))
-        other = [key for key in plan if found["plan"].get(key) != plan[key]]
+        other = [key for key in {**plan, **found["plan"]} if found["plan"].get(key) != plan.get(key)]
         if other:
             key = other[0]
             was, now = (_short(each.get(key)) for each in (found["plan"], plan))

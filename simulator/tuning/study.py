@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from sglang_dspark.errors import InputError
-from sglang_dspark.workers import Workers
+from sglang_dspark.workers import Crew
 from simulator.tuning.candidate import Candidate
 from simulator.tuning.objective import Objective
 from simulator.tuning.space import Space
@@ -42,19 +42,22 @@ class Trial:
 
 @dataclass(frozen=True)
 class Plan:
-    """What makes a study: the same plan gives the same study. stated: in plain values, kept in the file."""
+    """What makes a study: the same plan gives the same study. stated: in plain values, kept in the file. generation:
+    trials that are asked for together.
+    """
 
     space: Space
     objectives: tuple[Objective, ...]
     segments: int
     seed: int
     stated: dict[str, Any]
+    generation: int = GENERATION
 
 
 def search(
     plan: Plan,
     trials: int,
-    workers: Workers,
+    workers: Crew,
     file: Path | None,
     on_trials: Callable[[int, int], None] | None = None,
     check: Callable[[Sequence[Trial]], None] | None = None,
@@ -71,8 +74,8 @@ def search(
         found: list[Trial] = []
         memory = optuna.create_study(directions=_directions(plan), sampler=None)
         while len(found) < trials:
-            number = len(found) // GENERATION
-            count = min(GENERATION, trials - len(found))
+            number = len(found) // plan.generation
+            count = min(plan.generation, trials - len(found))
             asked = _ask(optuna, memory, plan, number, count)
             known = kept[len(found) : len(found) + count]
             _check_same(asked, known, file)
@@ -131,7 +134,7 @@ def _simulate(
     candidates: Sequence[Candidate],
     known: Sequence[Outcome],
     before: Sequence[Trial],
-    workers: Workers,
+    workers: Crew,
     total: int,
     on_trials: Callable[[int, int], None] | None,
 ) -> list[Outcome]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sglang_dspark.cores import available_cores
 from sglang_dspark.errors import InputError
-from sglang_dspark.workers import Workers
+from sglang_dspark.workers import Crew, Hire, Workers
 from simulator.engine.run import Setting
 from simulator.results.steady import ENOUGH
 from simulator.run_store import digest, release
@@ -19,7 +19,7 @@ from simulator.tuning.objective import Objective, objectives
 from simulator.tuning.robustness import Robustness, robustness
 from simulator.tuning.space import Space, default_space
 from simulator.tuning.space_file import read_space
-from simulator.tuning.study import Plan, Trial, import_optuna, search
+from simulator.tuning.study import GENERATION, Plan, Trial, import_optuna, search
 from simulator.tuning.trials import evaluator, runner
 
 MOST_SEGMENTS = 4
@@ -80,6 +80,8 @@ def tune(
     trials: int = 200,
     requests: int = 2000,
     workers: int | None = None,
+    hire: Hire | None = None,
+    generation: int = GENERATION,
     study: Path | None = None,
     robust: bool = True,
     on_progress: Told | None = None,
@@ -87,29 +89,34 @@ def tune(
     """Search the policy for a load, or for several loads with the same candidates.
 
     settings: one a load, of the same trace (`prepare` makes them). objective: figures of a run; the first one decides,
-    several give a frontier. space: a YAML file (see `space`). requests: of a trial; as many others are held out. study:
-    an SQLite file that is kept, and gone on with. robust: whether the winner is held against wrong assumptions.
+    several give a frontier. space: a YAML file (see `space`). requests: of a trial; as many others are held out.
+    workers: processes of this machine; hire: workers elsewhere instead (`on_ray`). Neither changes what is found, but
+    generation does: trials that are asked for together, the most that are simulated at once. study: an SQLite file that
+    is kept, and gone on with. robust: whether the winner is held against wrong assumptions.
     Errors: InputError.
     """
     import_optuna()
     if not 1 <= trials <= 100_000:
         raise InputError(f"trials={trials} is refused, expected 1..100000")
+    if not 1 <= generation <= 10_000:
+        raise InputError(f"generation={generation} is refused, expected 1..10000")
     if workers is not None and not 1 <= workers <= 1024:
         raise InputError(f"workers={workers} is refused, expected 1..1024")
     seen, unseen = _split(settings, requests)
     wanted = objectives(objective, seen[0])
     running = _running(seen[0])
     searched = default_space(seen[0], running) if space is None else read_space(space, seen[0], running)
-    jobs = workers or available_cores()
-    plan = Plan(searched, tuple(wanted), seen[0].windows, seen[0].seed, _stated(seen, searched, wanted))
+    hired = hire or partial(Workers, workers or available_cores())
+    stated = _stated(seen, searched, wanted, generation)
+    plan = Plan(searched, tuple(wanted), seen[0].windows, seen[0].seed, stated, generation)
 
     def telling(what: str) -> Callable[[int, int], None] | None:
         return None if on_progress is None else on_progress(what)
 
-    def whole(each: Sequence[Setting]) -> Workers:
-        return Workers(jobs, runner, list(each))
+    def whole(each: Sequence[Setting]) -> Crew:
+        return hired(runner, list(each))
 
-    with Workers(jobs, evaluator, seen, wanted, plan.segments) as processes:
+    with hired(evaluator, seen, wanted, plan.segments) as processes:
         reachable = partial(_check_reachable, plan, seen[0])
         found = search(plan, trials, processes, study, telling("trials"), reachable)
     first = wanted[0]
@@ -167,7 +174,9 @@ def _running(setting: Setting) -> int:
     return most if setting.concurrency is None else min(most, setting.concurrency)
 
 
-def _stated(settings: Sequence[Setting], space: Space, wanted: Sequence[Objective]) -> dict[str, object]:
+def _stated(
+    settings: Sequence[Setting], space: Space, wanted: Sequence[Objective], generation: int
+) -> dict[str, object]:
     """What the study depends on, in words where they are short and as a digest as a whole."""
     first = settings[0]
     return {
@@ -179,6 +188,7 @@ def _stated(settings: Sequence[Setting], space: Space, wanted: Sequence[Objectiv
         "goodput": first.slos_ms,
         "seed": first.seed,
         "segments": first.windows,
+        **({"generation": generation} if generation != GENERATION else {}),
         "space": space.stated(),
         "release": release(),
         "digest": digest(list(settings)),

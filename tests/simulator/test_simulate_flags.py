@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from importlib.resources import files
 from pathlib import Path
 
@@ -70,6 +71,8 @@ CHANGES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 ELSEWHERE = {
     "format": "test_format_reads_as_told_or_refuses",
     "sensitivity": "test_sensitivity_varies_one_assumption_at_a_time",
+    "ray": "test_ray_is_refused_where_it_is_missing_and_beside_jobs",
+    "ray_address": "test_ray_is_refused_where_it_is_missing_and_beside_jobs",
     "jobs": "test_jobs_change_nothing_but_the_time",
     "output": "test_output_is_written",
     "timeline": "test_timeline_is_written",
@@ -227,6 +230,17 @@ def test_format_reads_as_told_or_refuses(capsys: pytest.CaptureFixture[str], wri
 def test_jobs_change_nothing_but_the_time(capsys: pytest.CaptureFixture[str], written: dict[str, Path]) -> None:
     one, two = (run(capsys, written, "--replications", "2", "--policy", "hull", "--jobs", jobs) for jobs in ("1", "2"))
     assert one.status == two.status == 0 and one.out == two.out
+
+
+def test_ray_is_refused_where_it_is_missing_and_beside_jobs(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it does is seen on a real cluster (tests/ray_cluster)."""
+    monkeypatch.setitem(sys.modules, "ray", None)
+    for flags in (("--ray",), ("--ray-address", "head:6379")):
+        asked = ("--trace", "example", "--profile", PROFILE, *flags)
+        assert_one_line_error(call(capsys, *asked), 'pip install "sglang-dspark[ray]"')
+        assert_one_line_error(call(capsys, *asked, "--jobs", "2"), "--jobs 2 counts processes of this machine")
 
 
 def test_output_is_written(capsys: pytest.CaptureFixture[str], written: dict[str, Path], tmp_path: Path) -> None:
