@@ -61,6 +61,10 @@ class Calibrated(Combined):
     def min_lag(self) -> int:
         return self.inner.min_lag
 
+    @property
+    def fills(self) -> bool:
+        return self.inner.fills
+
     def choose(self, past: Past) -> int:
         return 0
 

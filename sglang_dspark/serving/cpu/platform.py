@@ -52,6 +52,9 @@ class ReferenceCpuPlatform(CpuDeviceMixin, SRTPlatform):
             server_args.speculative_draft_attention_backend = ATTENTION_BACKEND
         # Nothing is captured on this platform; saying so keeps SGLang from building the in-graph samplers.
         server_args.disable_decode_cuda_graph = True
+        if server_args.enable_dp_attention or (server_args.attn_dp_size or 1) > 1:
+            # A dense draft under DP attention is refused as long as SGLang may think that it captures.
+            server_args.disable_cuda_graph = True
         if server_args.max_total_tokens is None:
             # Host memory is shared with everything else: never claim most of it for the KV cache.
             server_args.max_total_tokens = DEFAULT_TOTAL_TOKENS

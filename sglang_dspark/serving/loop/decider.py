@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sglang_dspark.policies import Decision, LiveBlock, Outcome, Past, Plan, Policy, learned, policy_to_string, started
+from sglang_dspark.policies.shared_tier import Asked, filled, group_seconds
 from sglang_dspark.serving.base.faults import Faults
 from sglang_dspark.serving.base.options import (
     OVERLAPPED_LAG,
@@ -159,6 +160,24 @@ class Decider:
         self._note(slot or self.live, decision.fault, _FALLBACK)
         seconds = self.predicted_s(batch, decision.total)
         return StepDecision("policy", decision.total, None, decision.lengths, seconds, decision.fault)
+
+    def under_tier(self, batch: BatchView, decision: StepDecision, asked: Asked, tier: int) -> StepDecision:
+        """What a decision becomes in a group whose ranks execute `tier` tokens: filled where its policy fills, at the
+        group's price; the whole block in so many words, since ranks that do not verify all share its tier."""
+        total, seconds = decision.total, self._group_seconds(asked, tier)
+        if total is None:
+            whole = Plan(batch.num_requests * self.gamma, self.gamma, self.gamma)
+            return replace(decision, total=whole.budget, plan=whole, predicted_s=seconds)
+        plan = None
+        if decision.reason == "policy":
+            plan = filled(self.live.policy, self.past(batch), total, tier)
+        if plan is None:
+            return replace(decision, predicted_s=seconds)
+        plan = replace(plan, fault=decision.fault)
+        return replace(decision, total=plan.budget, plan=plan, lengths=None, predicted_s=seconds)
+
+    def _group_seconds(self, asked: Asked, tier: int) -> float | None:
+        return None if self.cost is None else sum(group_seconds(self.cost, asked, tier))
 
     def shadow_ticket(self, batch: BatchView) -> Callable[[NDArray[np.float32]], StepDecision] | None:
         """The shadow's decision on this step's past, to be taken once the confidences are on the host.
