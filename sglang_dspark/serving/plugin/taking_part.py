@@ -70,7 +70,7 @@ def why_not_under_graphs(config: Any) -> str | None:
         return None
     return (
         "a dense draft under DP attention verifies blocks of different lengths outside of CUDA graphs only: add "
-        "--disable-cuda-graph (as exact), or drop the DSpark flags, which leaves SGLang's static verify in graphs"
+        "--cuda-graph-backend-decode disabled (as exact), or drop the DSpark flags: SGLang's static verify has graphs"
     )
 
 
