@@ -15,7 +15,9 @@ import numpy as np
 
 from sglang_dspark.cost import StepCost
 from sglang_dspark.errors import InputError
-from sglang_dspark.policies import LiveBlock, Past, Policy, carry_from_json, make_policy
+from sglang_dspark.policies import LiveBlock, NotAFault, Past, Policy, carry_from_json, make_policy
+from sglang_dspark.policies.classes import of_plan
+from sglang_dspark.policies.shared_tier import ask_for, filled
 from sglang_dspark.records import FORCED, ROUNDED, CostRecord, Header, Record, StepRecord
 from sglang_dspark.records.costs import cost_from_plain
 
@@ -73,7 +75,8 @@ def replay(records: Iterable[Record], policy: Callable[[str], Policy] = make_pol
 def decide(step: StepRecord, gamma: int, cost: StepCost | None, policy: Policy) -> np.ndarray:
     """The verify lengths [R] that `policy` chooses on a recorded step's inputs; KeyError names a lag not recorded.
 
-    cost: None for a policy that looks at no prices.
+    cost: None for a policy that looks at no prices. Under DP attention: what it makes of the group's recorded tier.
+    Errors: AskedOtherwise where it would have asked the group for another number of tokens than is recorded.
     """
     past = Past(
         step.num_requests,
@@ -86,8 +89,21 @@ def decide(step: StepRecord, gamma: int, cost: StepCost | None, policy: Policy) 
     )
     if step.confidence is None:
         # Only rules that look at no live value can be asked: a block that would show one is given nothing to show.
-        return policy.decide(past, LiveBlock(np.zeros((step.num_requests, gamma), dtype=np.int64))).lengths
-    return policy.decide(past, LiveBlock.of(step.confidence)).lengths
+        live = LiveBlock(np.zeros((step.num_requests, gamma), dtype=np.int64))
+    else:
+        live = LiveBlock.of(step.confidence)
+    decision = policy.decide(past, live)
+    if step.asked_tokens is None:
+        return decision.lengths
+    asks, asked = ask_for(step.num_requests, gamma, decision.total), int(step.asked_tokens[step.rank])
+    if asks != asked:
+        raise AskedOtherwise(f"{step.policy} asks the group for {asks} tokens, recorded are {asked}")
+    plan = filled(policy, past, decision.total, step.shared_tier)
+    return decision.lengths if plan is None else of_plan(plan, live).lengths
+
+
+class AskedOtherwise(NotAFault, ValueError):
+    """A policy asks its group for another number of tokens than is recorded."""
 
 
 def lagged_lookup(step: StepRecord) -> Callable[[int], tuple[np.ndarray, np.ndarray]] | None:
@@ -119,7 +135,11 @@ def _replay_step(
     if missing:
         _skip(result, missing)
         return
-    decided = decide(step, gamma, costs.get(step.table), rule)
+    try:
+        decided = decide(step, gamma, costs.get(step.table), rule)
+    except AskedOtherwise as error:
+        _differs(result, step, f"{error}; verified were", None)
+        return
     if np.array_equal(decided, step.lengths):
         result.equal += 1
     else:
