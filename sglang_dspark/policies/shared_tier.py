@@ -72,11 +72,11 @@ def filled(policy: Policy, past: Past, total: int, tier: int) -> Plan | None:
     return None if budget <= total else Plan(budget, floor, cap, past.caps, None, correction)
 
 
-def group_seconds(cost: StepCost, asked: Asked, tier: int) -> tuple[float, float]:
+def group_seconds(cost: StepCost, asked: Asked, tier: int, *, eager: bool = False) -> tuple[float, float]:
     """(draft, verify) seconds of a step in which every rank executes `tier` tokens: the slowest rank's."""
     ranks = [(count, context) for count, context in zip(asked.requests, asked.context, strict=True) if count]
     draft = max(cost.draft_s(count, context) for count, context in ranks)
-    return draft, max(float(cost.verify_s(count, tier, context)) for count, context in ranks)
+    return draft, max(float(cost.verify_s(count, tier, context, eager=eager)) for count, context in ranks)
 
 
 def ask_for(num_requests: int, gamma: int, total: int | None) -> int:
