@@ -26,24 +26,40 @@ def follow() -> bool:
     """Let the ranks gather as many rows of a ragged verify as the group's tier has, not a full block of the largest
     batch: eager SGLang pads to that, and what policies save would never be seen. Every rank's layout must then be
     padded to the same tier. Always true."""
+    from sglang.srt.model_executor.forward_batch_info import ForwardBatch
     from sglang.srt.speculative import spec_info
 
-    upstream = spec_info.spec_scale_global_num_tokens
-    if getattr(upstream, "_dspark_tiers", False):
+    scale, prepare = spec_info.spec_scale_global_num_tokens, ForwardBatch.prepare_mlp_sync_batch
+    if getattr(scale, "_dspark_tiers", False):
         return True
 
     def scaled(verify: Any, tokens: list[int], for_logprob: list[int]) -> tuple[list[int], list[int]]:
-        layout = getattr(verify, "ragged_verify_layout", None)
-        if layout is None or len(tokens) < 2:
-            return upstream(verify, tokens, for_logprob)
-        tier = int(layout.graph_num_tokens)
-        # SGLang divides by it to know how many requests it pads to: no fewer than the largest rank has.
-        verify.num_tokens_per_req = max(1, tier // max(tokens))
+        tier = _tier_of(verify, tokens)
+        if tier is None:
+            return scale(verify, tokens, for_logprob)
         return [tier] * len(tokens), [tier] * len(for_logprob)
+
+    def prepared(batch: Any, model_runner: Any) -> None:
+        verify, requests = batch.spec_info, batch.original_global_num_tokens_cpu
+        tier = _tier_of(verify, requests)
+        if tier is None:
+            prepare(batch, model_runner)
+            return
+        # SGLang divides the rows by it to know how many requests it pads to: no fewer than the largest rank has.
+        verify.num_tokens_per_req = max(1, tier // max(requests))
+        prepare(batch, model_runner)
+        verify.num_tokens_per_req = tier  # and multiplies by it to cut the result: every row is wanted
 
     scaled._dspark_tiers = True  # type: ignore[attr-defined]
     spec_info.spec_scale_global_num_tokens = scaled
+    ForwardBatch.prepare_mlp_sync_batch = prepared
     return True
+
+
+def _tier_of(verify: Any, by_rank: list[int]) -> int | None:
+    """Rows of a ragged verify that ranks share, None for any other forward."""
+    layout = getattr(verify, "ragged_verify_layout", None)
+    return None if layout is None or len(by_rank) < 2 else int(layout.graph_num_tokens)
 
 
 def idle_layout(num_requests: int, tier: int, device: Any) -> Any:
