@@ -150,6 +150,7 @@ class PolicyWorker(DSparkWorkerV2):
                     "max_running_requests": int(self.model_runner.max_running_requests),
                     "kv_tokens": int(self.model_runner.max_total_num_tokens),
                     "chunked_prefill_size": int(get_schedule().chunked_prefill_size or -1),
+                    "attn_dp_size": int(parallel.attn_dp_size),
                 },
             )
         except InputError as error:
