@@ -28,8 +28,9 @@ ROUNDED = "rounded, not exactly replayable"
 class Header(msgspec.Struct, tag="header", omit_defaults=True, kw_only=True):
     """Circumstances of a run, repeated at the top of each of its files.
 
-    run: names the run; part: number of the file within it. policy: its string form at the start of the file (each step
-    names its own). costs: step-cost models by table hash, as `records.costs` writes them. profile_meta: provenance of
+    run: names the run; part: number of the file within it. group: names the DP-attention group whose ranks recorded a
+    run each, which together are one server (empty: a run is one). policy: its string form at the start of the file
+    (each step names its own). costs: step-cost models by table hash, as `records.costs` writes them. profile_meta: provenance of
     the profile. temperatures: STS temperatures that were in the confidences already, [gamma] or empty. engine: settings
     of the server. fidelity: `EXACT`, or `ROUNDED` for records drained from an unmodified server.
     """
@@ -38,6 +39,7 @@ class Header(msgspec.Struct, tag="header", omit_defaults=True, kw_only=True):
     version: int = FORMAT_VERSION
     software: str = ""
     run: str = ""
+    group: str = ""
     part: int = 0
     created_time_s: float = 0.0
     gamma: int
@@ -50,6 +52,11 @@ class Header(msgspec.Struct, tag="header", omit_defaults=True, kw_only=True):
     fidelity: str = EXACT
     explore_probability: float = 0.0
     block_verification: bool = False
+
+    @property
+    def server(self) -> str:
+        """What names the server: all ranks of a group are one."""
+        return self.group or self.run
 
 
 class CostRecord(msgspec.Struct, tag="cost", omit_defaults=True, kw_only=True):

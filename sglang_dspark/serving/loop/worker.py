@@ -7,6 +7,7 @@ registers with `PolicyWorker.add_observer`; `steps` documents that seam.
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -115,8 +116,9 @@ class PolicyWorker(DSparkWorkerV2):
             everyone=self._everyone,
         )
         self._verify_planner.attach(self.policy_engine)
+        group = self._everyone.from_first(secrets.token_hex(6)) if get_parallel().attn_dp_enabled else ""
         if self._agreement.decides:
-            self._start_recorder(options_of(self.server_args))
+            self._start_recorder(options_of(self.server_args), group)
             if get_observability().enable_metrics:
                 with self._faults.caught("metrics", "the server shows none of ours"):
                     self._start_metrics()
@@ -130,7 +132,7 @@ class PolicyWorker(DSparkWorkerV2):
         engine.drift.listeners.append(metrics.set_drift)
         self._faults.listeners.append(metrics.count_fault)
 
-    def _start_recorder(self, options: ServingOptions) -> None:
+    def _start_recorder(self, options: ServingOptions, group: str) -> None:
         if options.record is None:
             return
         loop = "normal" if get_schedule().disable_overlap_schedule else "overlap"
@@ -146,6 +148,7 @@ class PolicyWorker(DSparkWorkerV2):
                 rank=rank,
                 texts=options.record_text,
                 keep_bytes=record_limit(options),
+                group=group,
                 limits={
                     "max_running_requests": int(self.model_runner.max_running_requests),
                     "kv_tokens": int(self.model_runner.max_total_num_tokens),
