@@ -31,8 +31,8 @@ class Header(msgspec.Struct, tag="header", omit_defaults=True, kw_only=True):
     run: names the run; part: number of the file within it. group: names the DP-attention group whose ranks recorded a
     run each, which together are one server (empty: a run is one). policy: its string form at the start of the file
     (each step names its own). costs: step-cost models by table hash, as `records.costs` writes them. profile_meta:
-    provenance of the profile. temperatures: STS temperatures that were in the confidences already, [gamma] or empty. engine: settings
-    of the server. fidelity: `EXACT`, or `ROUNDED` for records drained from an unmodified server.
+    provenance of the profile. temperatures: STS temperatures that were in the confidences already, [gamma] or empty.
+    engine: settings of the server. fidelity: `EXACT`, or `ROUNDED` for records drained from an unmodified server.
     """
 
     format: str = FORMAT
