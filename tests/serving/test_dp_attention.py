@@ -25,7 +25,7 @@ from sglang_dspark.records.replay import replay  # noqa: E402
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(1200)]
 
 RANKS = ("--tp", "2", "--dp", "2", "--enable-dp-attention", "--enable-dp-lm-head")
-POLICIES = ("fixed:k=3", "argmax:lag=2", "hull", "threshold:t=0.5", "foresight", "argmax:lag=2,calibrate=online")
+POLICIES = ("fixed:k=3", "argmax:lag=2", "hull", "threshold:t=0.5", "foresight:lag=2", "argmax:lag=2,calibrate=online")
 KV_TOKENS = 3000  # of a rank: fifteen long requests do not fit
 
 
