@@ -178,7 +178,9 @@ def main() -> None:
     parser.add_argument("--only", help="cases whose name holds this text")
     parser.add_argument("--out", type=Path, help="picture (.svg)")
     args = parser.parse_args()
-    print("regret in %, by case\n" + f"{'case':28s}" + "".join(f" {_short(text):>13s}" for text in POLICIES), flush=True)
+    print(
+        "regret in %, by case\n" + f"{'case':28s}" + "".join(f" {_short(text):>13s}" for text in POLICIES), flush=True
+    )
     found: dict[str, dict[str, float]] = {}
     for world in worlds(args.full):
         if args.only and args.only not in world.name:

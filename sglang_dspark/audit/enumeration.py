@@ -7,6 +7,7 @@ carries. Equal states are merged. Nothing is sampled.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -69,6 +70,24 @@ class Option(NamedTuple):
     memory: Any
 
 
+class Seen(NamedTuple):
+    """What a decision depends on: of each running slot its publishes and its confidences, then carry and queue."""
+
+    views: tuple[Key, ...]
+    rows: Key
+    carry: int
+    waiting: int
+
+
+class Draft(NamedTuple):
+    """One draft of a batch. running: slots that have a request; blocks: one of each."""
+
+    running: Key
+    blocks: tuple[Option, ...]
+    chance: float
+    seen: Seen
+
+
 def total_variation(policy: Policy, world: World, engine: Engine, asked: set[int]) -> float:
     """Distance between the joint output law and the product of the targets'.
 
@@ -103,41 +122,58 @@ class Enumeration:
     def law(self) -> NDArray[np.float64]:
         """Joint law of all outputs, axes as in `World.target_law`."""
         shape = self.world.shape
-        never = (_UNPUBLISHED,) * self.policy.max_lag
-        first = [self._slot_id(Slot(owner, False, 0, never, None, -1)) for owner in range(shape.requests)]
-        carry = self._carry_id(started(self.policy, shape.gamma)[0])
-        states: dict[Key, float] = {(*first, *(carry,) * max(self.delay, 1)): 1.0}
+        states = {self.first(): 1.0}
         for step in range(1, shape.steps + 1):
             states = self._advance(states, step)
         law = np.zeros([shape.vocab**length for length in self.world.lengths])
         for key, mass in states.items():
-            law[self._outputs(key)] += mass
+            law[self.outputs(key)] += mass
         return law
+
+    def first(self) -> Key:
+        """The state before the first step."""
+        shape = self.world.shape
+        never = (_UNPUBLISHED,) * self.policy.max_lag
+        slots = [self._slot_id(Slot(owner, False, 0, never, None, -1)) for owner in range(shape.requests)]
+        carry = self._carry_id(started(self.policy, shape.gamma)[0])
+        return (*slots, *(carry,) * max(self.delay, 1))
 
     def _advance(self, states: dict[Key, float], step: int) -> dict[Key, float]:
         """All states after one more decode step."""
-        count = self.world.shape.requests
-        self._slot_laws.clear()  # which publishes are kept depends on the step
+        self.begin_step()
         following: dict[Key, float] = {}
         for key, mass in states.items():
-            ids, queue = key[:count], key[count:]
-            running = [place for place, slot in enumerate(ids) if self.slots[slot].owner != _EMPTY]
-            views = tuple(self.slots[ids[place]].ring for place in running)
-            waiting = int(self.slots[ids[0]].owner == 0)
-            for blocks in itertools.product(*[self._blocks(ids[place]) for place in running]):
-                rows = tuple(option.row for option in blocks)
-                chance = mass
-                for option in blocks:
-                    chance *= option.chance
-                lengths = self._decide(views, rows, queue[0], waiting)
-                laws: list[SlotLaw] = [[(slot, 0, 1.0)] for slot in ids]
-                for place, option, length in zip(running, blocks, lengths, strict=True):
-                    laws[place] = self._slot_law(ids[place], option, length, step)
-                if self.delay and running and step + self.delay <= self.world.shape.steps:
-                    self._spread_and_learn(following, laws, chance, queue, running, rows, lengths)
-                else:
-                    self._spread(following, laws, chance, (*queue[1:], 0) if self.delay else queue)
+            for draft in self.drafts(key):
+                lengths = self._decide(draft)
+                self.follow(following, key, draft, lengths, mass * draft.chance, step)
         return following
+
+    def begin_step(self) -> None:
+        """Which publishes are kept depends on the step."""
+        self._slot_laws.clear()
+
+    def drafts(self, key: Key) -> Iterator[Draft]:
+        """Everything that the batch may draft next."""
+        ids, queue = key[: self.world.shape.requests], key[self.world.shape.requests :]
+        running = tuple(place for place, slot in enumerate(ids) if self.slots[slot].owner != _EMPTY)
+        views = tuple(self.slots[ids[place]].ring for place in running)
+        waiting = int(self.slots[ids[0]].owner == 0)
+        for blocks in itertools.product(*[self._blocks(ids[place]) for place in running]):
+            chance = 1.0
+            for option in blocks:
+                chance *= option.chance
+            yield Draft(running, blocks, chance, Seen(views, tuple(option.row for option in blocks), queue[0], waiting))
+
+    def follow(self, following: dict[Key, float], key: Key, draft: Draft, lengths: Key, mass: float, step: int) -> None:
+        """Add the states that a draft ends in when `lengths` of it are verified, with their share of `mass`."""
+        ids, queue = key[: self.world.shape.requests], key[self.world.shape.requests :]
+        laws: list[SlotLaw] = [[(slot, 0, 1.0)] for slot in ids]
+        for place, option, length in zip(draft.running, draft.blocks, lengths, strict=True):
+            laws[place] = self._slot_law(ids[place], option, length, step)
+        if self.delay and draft.running and step + self.delay <= self.world.shape.steps:
+            self._spread_and_learn(following, laws, mass, queue, draft, lengths)
+        else:
+            self._spread(following, laws, mass, (*queue[1:], 0) if self.delay else queue)
 
     @staticmethod
     def _spread(following: dict[Key, float], laws: list[SlotLaw], mass: float, queue: Key) -> None:
@@ -156,8 +192,7 @@ class Enumeration:
         laws: list[SlotLaw],
         mass: float,
         queue: Key,
-        running: list[int],
-        rows: Key,
+        draft: Draft,
         lengths: Key,
     ) -> None:
         """Add the product of the slots' laws, each with what the policy learns from it."""
@@ -165,19 +200,29 @@ class Enumeration:
             p = mass
             for _, _, share in combination:
                 p *= share
-            accepted = tuple(combination[place][1] for place in running)
-            learned = self._learn(queue[-1], rows, lengths, accepted)
+            accepted = tuple(combination[place][1] for place in draft.running)
+            learned = self._learn(queue[-1], draft.seen.rows, lengths, accepted)
             key = (*(slot for slot, _, _ in combination), *queue[1:], learned)
             following[key] = following.get(key, 0.0) + p
 
-    def _decide(self, views: tuple[Key, ...], rows: Key, carry: int, waiting: int) -> Key:
+    def _decide(self, draft: Draft) -> Key:
         """Verify lengths of the running slots, from the policy itself."""
-        memo = (views, rows, carry, waiting)
-        if memo in self._decisions:
-            return self._decisions[memo]
-        shape, count = self.world.shape, len(rows)
-        if count == 0:
+        if not draft.running:
             return ()
+        if draft.seen not in self._decisions:
+            lengths = tuple(int(length) for length in self.policy.decide(*self.situation(draft.seen)).lengths)
+            self._decisions[draft.seen] = self.checked(lengths, len(draft.running))
+        return self._decisions[draft.seen]
+
+    def checked(self, lengths: Key, count: int) -> Key:
+        """The lengths themselves (InputError where they are none)."""
+        if len(lengths) != count or not all(0 <= length <= self.world.shape.gamma for length in lengths):
+            raise InputError(f"policy '{self.policy.name}' answered lengths {lengths}, expected {count} in 0..gamma")
+        return lengths
+
+    def situation(self, seen: Seen) -> tuple[Past, LiveBlock]:
+        """The past and the block of one step, as the policy is given them."""
+        shape, count = self.world.shape, len(seen.rows)
 
         def lagged(lag: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
             if not 1 <= lag <= self.policy.max_lag:
@@ -185,26 +230,21 @@ class Enumeration:
                 raise LagBeyond(f"policy '{policy.name}' asks for lag {lag} but its max_lag is {policy.max_lag}")
             self.asked.add(lag)
             young = self.engine.ring_sees_current
-            found = rows if young and lag == 1 else tuple(view[lag - 1 - young] for view in views)
+            found = seen.rows if young and lag == 1 else tuple(view[lag - 1 - young] for view in seen.views)
             if _DROPPED in found:
                 raise LagAsked
             full = (SCALE,) * shape.gamma
             units = [full if row == _UNPUBLISHED else self.world.units[row] for row in found]
             return np.array(units, dtype=np.int64), np.array([row != _UNPUBLISHED for row in found])
 
-        confidence = np.array([self.world.rows[row] for row in rows], dtype=np.float32)
+        confidence = np.array([self.world.rows[row] for row in seen.rows], dtype=np.float32)
         live = LiveBlock.of(confidence)
-        carried = self._carries[carry]
+        carried = self._carries[seen.carry]
         if self.engine.learn_sees_current:
             nothing = np.zeros(count, dtype=np.int64)
             carried = learned(self.policy, carried, Outcome(live.units, nothing, nothing))[0]
         prices = self.world.cost.prices(count, shape.gamma)
-        decision = self.policy.decide(Past(count, shape.gamma, prices, lagged, carried, waiting), live)
-        lengths = tuple(int(length) for length in decision.lengths)
-        if len(lengths) != count or not all(0 <= length <= shape.gamma for length in lengths):
-            raise InputError(f"policy '{self.policy.name}' answered lengths {lengths}, expected {count} in 0..gamma")
-        self._decisions[memo] = lengths
-        return lengths
+        return Past(count, shape.gamma, prices, lagged, carried, seen.waiting), live
 
     def _learn(self, carry: int, rows: Key, lengths: Key, accepted: Key) -> int:
         memo = (carry, rows, lengths, accepted)
@@ -261,7 +301,7 @@ class Enumeration:
         """Whether the publish of step - age may still be asked for after `step`."""
         return any(step < step - age + lag <= self.world.shape.steps for lag in self.lags)
 
-    def _outputs(self, key: Key) -> Key:
+    def outputs(self, key: Key) -> Key:
         """Axes positions of the finished outputs in `World.target_law`."""
         requests = self.world.shape.requests
         nodes = [-1] * (requests + 1)

@@ -9,7 +9,8 @@ from typing import Any
 
 from sglang_dspark.audit.engine import Engine
 from sglang_dspark.audit.enumeration import total_variation
-from sglang_dspark.audit.world import Shape, make_world
+from sglang_dspark.audit.ranks import distance as between_ranks
+from sglang_dspark.audit.world import Shape, make_ranks, make_world
 from sglang_dspark.errors import InputError
 from sglang_dspark.policies import Policy, policy_to_string
 from sglang_dspark.workers import Report, Work, Workers
@@ -75,15 +76,21 @@ def audit_exactly(
     seed: int = 0,
     jobs: int = 1,
     engine: Engine | None = None,
+    ranks: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Verdict]:
     """Enumerate every policy in the same `instances` worlds; results in the order of `policies`.
 
     jobs: worker processes; 1 stays in this one (needed for policies that cannot be pickled). engine: what is assumed
-    of the engine, for tests. progress: called with (done, total) enumerations.
+    of the engine, for tests. ranks: 2 for two DP-attention ranks of `shape` that share a tier.
+    progress: called with (done, total) enumerations.
     Errors: InputError for bad numbers, parameters that exceed gamma, or steps < lag + 2.
     """
-    for name, value, low, high in (("instances", instances, 1, 1_000_000), ("jobs", jobs, 1, 256)):
+    for name, value, low, high in (
+        ("instances", instances, 1, 1_000_000),
+        ("jobs", jobs, 1, 256),
+        ("ranks", ranks, 1, 2),
+    ):
         if not low <= value <= high:
             raise InputError(f"{name}={value} is refused, expected {low}..{high}")
     if seed < 0:
@@ -95,7 +102,7 @@ def audit_exactly(
     tallies = [_Tally() for _ in todo]
     chunks = [range(first, min(first + CHUNK, instances)) for first in range(0, instances, CHUNK)]
     on_counts = None if progress is None else lambda done: progress(done, total)
-    with Workers(jobs, _enumerator, todo, shape, seed, engine or Engine()) as workers:
+    with Workers(jobs, _enumerator, todo, shape, seed, engine or Engine(), ranks) as workers:
         for found in workers.run(chunks, on_counts):
             for which, index, distance, seconds in found:
                 tallies[which].add(index, distance, seconds)
@@ -112,9 +119,9 @@ def _check(policy: Policy, shape: Shape) -> None:
         )
 
 
-def _enumerator(policies: Sequence[Policy], shape: Shape, seed: int, engine: Engine) -> Work:
+def _enumerator(policies: Sequence[Policy], shape: Shape, seed: int, engine: Engine, ranks: int) -> Work:
     def work(indices: Sequence[int], report: Report) -> list[Found]:
-        found = enumerate_chunk(policies, shape, indices, seed, engine)
+        found = enumerate_chunk(policies, shape, indices, seed, engine, ranks)
         report(len(found))
         return found
 
@@ -122,16 +129,20 @@ def _enumerator(policies: Sequence[Policy], shape: Shape, seed: int, engine: Eng
 
 
 def enumerate_chunk(
-    policies: Sequence[Policy], shape: Shape, indices: Sequence[int], seed: int, engine: Engine
+    policies: Sequence[Policy], shape: Shape, indices: Sequence[int], seed: int, engine: Engine, ranks: int = 1
 ) -> list[Found]:
     """All policies in some worlds; the worlds' tables are shared by the policies."""
     asked: list[set[int]] = [set() for _ in policies]
     found: list[Found] = []
     for index in indices:
-        world = make_world(shape, seed, index, post_token=engine.post_token)
+        make = make_world if ranks == 1 else make_ranks
+        world: Any = make(shape, seed, index, post_token=engine.post_token)
         for which, policy in enumerate(policies):
             begin = time.perf_counter()
-            distance = total_variation(policy, world, engine, asked[which])
+            if ranks == 1:
+                distance = total_variation(policy, world, engine, asked[which])
+            else:
+                distance = between_ranks(policy, world, engine, asked[which]).joint
             found.append((which, index, distance, time.perf_counter() - begin))
     return found
 

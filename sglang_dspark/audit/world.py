@@ -199,6 +199,17 @@ def make_world(shape: Shape, seed: int, index: int, *, post_token: bool = False)
     return World(shape, lengths, target, draft, confidence, cost, overlapped, drafted_bonus, post_token)
 
 
+def make_ranks(shape: Shape, seed: int, index: int, *, post_token: bool = False) -> tuple[World, World]:
+    """Two ranks of instance `index`: requests and models of their own, one engine and its costs."""
+    one = make_world(shape, seed, index, post_token=post_token)
+    for other in range(1, 1000):  # of its own draws, but of the same engine
+        found = make_world(shape, seed + 1_000_003 * other, index, post_token=post_token)
+        if (found.overlapped, found.drafted_bonus) == (one.overlapped, one.drafted_bonus):
+            found.cost = one.cost
+            return one, found
+    raise AssertionError("two coins never fell alike")
+
+
 def _lengths(rng: np.random.Generator, shape: Shape, overlapped: bool) -> list[int]:
     """Requested lengths such that everything has ended within the steps: the first ends early, the last joins then."""
     late = 1 if overlapped else 0

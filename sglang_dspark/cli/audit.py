@@ -25,6 +25,7 @@ def exact(
     requests: Annotated[int, typer.Option(help="Requests in the batch; one more joins when the first ends.")] = 2,
     gamma: Annotated[int, typer.Option(help="Draft block size.")] = 2,
     vocab: Annotated[int, typer.Option(help="Vocabulary size.")] = 2,
+    ranks: Annotated[int, typer.Option(help="2: two DP-attention ranks of such a batch, which share a tier.")] = 1,
     steps: Annotated[int, typer.Option(help="Engine steps, at least the policy's lag + 2.")] = 4,
     instances: Annotated[int, typer.Option(help="Random worlds: target, drafter, confidences, costs, lengths.")] = 200,
     seed: Annotated[int, typer.Option(help="Seed of the worlds.")] = 0,
@@ -50,11 +51,12 @@ def exact(
             shape,
             instances=instances,
             seed=seed,
+            ranks=ranks,
             jobs=jobs if jobs is not None else available_cores(),
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     if json:
-        settings = {"requests": requests, "gamma": gamma, "vocab": vocab, "steps": steps, "seed": seed}
+        settings = {"requests": requests, "gamma": gamma, "vocab": vocab, "steps": steps, "ranks": ranks, "seed": seed}
         document = {**settings, "tolerance": TOLERANCE, "policies": [verdict.as_json() for verdict in verdicts]}
         typer.echo(msgspec.json.format(msgspec.json.encode(document), indent=1).decode())
     else:

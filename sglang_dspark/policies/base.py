@@ -65,6 +65,12 @@ class Policy(ABC):
         """The newest publish that it looks at; 0 if it never looks at lagged survivals."""
         return self.max_lag
 
+    @property
+    def fills(self) -> bool:
+        """Whether tokens that cost nothing are verified too: up to a tier that runs anyway (`shared_tier`). What it
+        decides must then be the first of the live admission order, as budget and stopping rules' is."""
+        return False
+
     def bounds(self, gamma: int) -> tuple[int, int]:
         """(positions that every request verifies, the last that any may verify) in a block of gamma."""
         return 0, gamma

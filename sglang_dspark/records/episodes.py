@@ -24,7 +24,7 @@ _ANSWER_S = 0.05  # a client of a closed loop sends its next request within that
 
 @dataclass
 class Episode:
-    """Requests of one run between two idle stretches, in order of arrival, and what their decode steps added up to.
+    """Requests of one server between two idle stretches, in order of arrival, and what their decode steps added up to.
 
     concurrency: requests in flight of a closed loop, None when arrivals did not follow finishes. policies, schedules,
     tables: decode steps by each. explore: the coin's probability. rows, committed: request-steps that still wanted
@@ -81,8 +81,9 @@ class Episode:
             np.array([at(request) for request in self.requests])
             for at in (lambda r: r.arrival_time_s, _first, lambda r: r.finish_time_s)
         )
-        slots = self.header.engine.get("max_running_requests")
-        full = min(self.concurrency or 1, slots if isinstance(slots, int) and slots > 0 else len(sent))
+        slots, ranks = (self.header.engine.get(name) for name in ("max_running_requests", "attn_dp_size"))
+        most = slots * (ranks if isinstance(ranks, int) else 1) if isinstance(slots, int) else 0
+        full = min(self.concurrency or 1, most if most > 0 else len(sent))
         window = steady_window(sent, first, finish, full, grace_s=_ANSWER_S)
         if window is None:
             return float("nan")
@@ -96,22 +97,22 @@ def find_episodes(records: RecordSet, chosen: Callable[[Episode], bool] = lambda
 
     Errors: InputError if the records hold no requests or no request rows in their steps.
     """
-    by_run: dict[str, list[tuple[Header, RequestRecord]]] = {}
+    by_server: dict[str, list[tuple[Header, RequestRecord]]] = {}
     for header, request in records.requests_with_headers():
         if not request.rid.startswith("HEALTH_CHECK"):
-            by_run.setdefault(header.run, []).append((header, request))
-    episodes = [episode for pairs in by_run.values() for episode in _split(pairs) if chosen(episode)]
+            by_server.setdefault(header.server, []).append((header, request))
+    episodes = [episode for pairs in by_server.values() for episode in _split(pairs) if chosen(episode)]
     if not episodes:
         raise InputError(
             f"the records hold no load of at least {MIN_REQUESTS} requests that fits, expected a recorded run"
         )
-    where = {(episode.header.run, r.rid): episode for episode in episodes for r in episode.requests}
+    where = {(episode.header.server, r.rid): episode for episode in episodes for r in episode.requests}
     wanted = {request.rid: request.output_length for episode in episodes for request in episode.requests}
     for header, step in records.steps():
         if step.rids is None or step.anchor is None:
             continue
         for rid in step.rids:
-            episode = where.get((header.run, rid))
+            episode = where.get((header.server, rid))
             if episode is not None:
                 episode.add(step, wanted)
                 break

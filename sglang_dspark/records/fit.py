@@ -65,7 +65,9 @@ class StepTimes:
         if step.step_s is None or step.num_requests == 0:
             return
         tokens, adaptive = step.graph_tokens or step.num_tokens, _is_adaptive(step.policy)
-        self.note(step.num_requests, tokens, step.context_tokens, step.step_s, adaptive=adaptive)
+        # Ranks of a DP-attention group take the time of the largest of them; its tier is in graph_tokens.
+        requests = step.num_requests if step.asked_requests is None else int(step.asked_requests.max())
+        self.note(requests, tokens, step.context_tokens, step.step_s, adaptive=adaptive)
 
     def note(self, requests: int, tokens: int, context: float, seconds: float, *, adaptive: bool = False) -> None:
         """One timed step."""

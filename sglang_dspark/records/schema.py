@@ -13,8 +13,9 @@ import msgspec
 import numpy as np
 
 FORMAT = "dspark-records"
-FORMAT_VERSION = 3
-"""2: a cost model's assumptions are maps (`cost.Assumption`), in 1 they were sentences."""
+FORMAT_VERSION = 4
+"""2: a cost model's assumptions are maps (`cost.Assumption`), in 1 they were sentences. 4: `StepRecord.asked_tokens`,
+without which the filled steps of DP-attention ranks would not be decided again."""
 
 MODES = ("compact", "cap-accept", "static")
 SCHEDULES = ("overlapped", "synchronous", "no-overlap")
@@ -27,16 +28,18 @@ ROUNDED = "rounded, not exactly replayable"
 class Header(msgspec.Struct, tag="header", omit_defaults=True, kw_only=True):
     """Circumstances of a run, repeated at the top of each of its files.
 
-    run: names the run; part: number of the file within it. policy: its string form at the start of the file (each step
-    names its own). costs: step-cost models by table hash, as `records.costs` writes them. profile_meta: provenance of
-    the profile. temperatures: STS temperatures that were in the confidences already, [gamma] or empty. engine: settings
-    of the server. fidelity: `EXACT`, or `ROUNDED` for records drained from an unmodified server.
+    run: names the run; part: number of the file within it. group: names the DP-attention group whose ranks recorded a
+    run each, which together are one server (empty: a run is one). policy: its string form at the start of the file
+    (each step names its own). costs: step-cost models by table hash, as `records.costs` writes them. profile_meta:
+    provenance of the profile. temperatures: STS temperatures that were in the confidences already, [gamma] or empty.
+    engine: settings of the server. fidelity: `EXACT`, or `ROUNDED` for records drained from an unmodified server.
     """
 
     format: str = FORMAT
     version: int = FORMAT_VERSION
     software: str = ""
     run: str = ""
+    group: str = ""
     part: int = 0
     created_time_s: float = 0.0
     gamma: int
@@ -49,6 +52,11 @@ class Header(msgspec.Struct, tag="header", omit_defaults=True, kw_only=True):
     fidelity: str = EXACT
     explore_probability: float = 0.0
     block_verification: bool = False
+
+    @property
+    def server(self) -> str:
+        """What names the server: all ranks of a group are one."""
+        return self.group or self.run
 
 
 class CostRecord(msgspec.Struct, tag="cost", omit_defaults=True, kw_only=True):
@@ -106,6 +114,10 @@ class StepRecord(msgspec.Struct, tag="step", omit_defaults=True, kw_only=True):
     operator set the budget.
     explore: this step's coin said verify all; explore_probability: the coin's.
 
+    asked_tokens, asked_requests: [ranks] what each rank of a DP-attention group asked to verify in this step (anchors
+    included) for how many requests, 0 where it was idle; shared_tier: tokens that all of them execute (`None` and 0:
+    ranks share nothing). A policy that fills its tier fills this one (`policies.shared_tier`).
+
     lengths: [R] scheduled draft tokens. accepted: [R] accepted draft tokens, bonus excluded.
     depth: [R] what the full block would have accepted, -1 where unknown (`None`: nowhere known beyond `lengths`).
     graph_tokens: executed verify tokens (tier), anchors included; 0 if eager. tiers: [G] captured sizes.
@@ -145,6 +157,10 @@ class StepRecord(msgspec.Struct, tag="step", omit_defaults=True, kw_only=True):
     explore: bool = False
     explore_probability: float = 0.0
     shadow: Shadow | None = None
+
+    asked_tokens: np.ndarray | None = None
+    asked_requests: np.ndarray | None = None
+    shared_tier: int = 0
 
     depth: np.ndarray | None = None
     graph_tokens: int = 0
@@ -242,6 +258,12 @@ def fault(step: StepRecord, gamma: int) -> str | None:
         prefills = (0 if step.prefill_tokens is None else len(step.prefill_tokens),)
         checks += [("prefill_tokens", step.prefill_tokens, "iu", prefills)]
         checks += [("prefill_ago_s", step.prefill_ago_s, "f", prefills)]
+    if step.asked_tokens is not None or step.asked_requests is not None:
+        ranks = (0 if step.asked_tokens is None else len(step.asked_tokens),)
+        checks += [
+            ("asked_tokens", step.asked_tokens, "iu", ranks),
+            ("asked_requests", step.asked_requests, "iu", ranks),
+        ]
     for item in step.lagged:
         checks += [(f"lag {item.lag}", item.units, "iu", block), (f"lag {item.lag}", item.published, "b", shape)]
     if step.shadow is not None:
@@ -261,6 +283,8 @@ def _bad_values(step: StepRecord, gamma: int) -> str | None:
         return f"lengths holds a value outside 0..{gamma}"
     if bool(((step.accepted < 0) | (step.accepted > step.lengths)).any()):
         return "accepted holds a value outside 0..length"
+    if step.asked_tokens is not None and not 0 <= step.rank < len(step.asked_tokens):
+        return f"rank is {step.rank}, expected one of the {len(step.asked_tokens)} that asked"
     if step.depth is not None and bool((step.depth > gamma).any()):
         return f"depth holds a value above {gamma}"
     return None

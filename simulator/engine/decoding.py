@@ -23,6 +23,8 @@ from sglang_dspark.policies import (
     timing_of,
 )
 from sglang_dspark.policies.arithmetic import Ints
+from sglang_dspark.policies.classes import of_plan
+from sglang_dspark.policies.shared_tier import filled
 from simulator.blocks.online import OnlineEstimate
 from simulator.blocks.random import stream
 from simulator.engine.batch import DecodeBatch
@@ -49,6 +51,20 @@ class Step:
     beyond_probes: bool = False
 
 
+@dataclass(slots=True)
+class Drafted:
+    """A step that is drafted and decided. past: what the policy decided on, None where it did not decide; depth: [R]
+    tokens that would survive; context: tokens that the batch holds; eager: more requests than graphs."""
+
+    decision: Decision
+    past: Past | None
+    live: LiveBlock
+    depth: Ints
+    context: int
+    kv: int
+    eager: bool
+
+
 class Decoder:
     """The policy's past on one replica: published survivals, what it carries, outcomes on their way to the host."""
 
@@ -68,8 +84,12 @@ class Decoder:
 
     def begin(self, batch: DecodeBatch, context: int, waiting: int, kv: int) -> Step:
         """The next step of the batch; context: tokens its requests hold, kv: with reservations; waiting: requests."""
-        model, size = self.model, batch.size
-        rows, blocks = batch.row[:size], batch.blocks
+        return self.execute(batch, self.decide(batch, context, waiting, kv))
+
+    def decide(self, batch: DecodeBatch, context: int, waiting: int, kv: int) -> Drafted:
+        """What the batch drafts and, by itself, verifies; arguments as of `begin`."""
+        size, blocks = batch.size, batch.blocks
+        rows = batch.row[:size]
         confidence = None if blocks.confidence is None else blocks.confidence.take(rows, axis=0)
         depth = blocks.depth.take(rows)
         live = LiveBlock(blocks.units.take(rows, axis=0), confidence)
@@ -78,18 +98,31 @@ class Decoder:
         if self._knows_depth:
             live = KnownBlock(live.units, live.confidence, 0, depth)
         eager = size > self._slots
-        decision = self._decide(batch, live, context, waiting, eager=eager)
-        draft, verify = self._seconds(batch, decision, context, eager=eager)
-        accepted = np.minimum(decision.lengths, depth)
+        past, decision = self._decide(batch, live, context, waiting, eager=eager)
+        return Drafted(decision, past, live, depth, context, kv, eager)
+
+    def fill(self, drafted: Drafted, tier: int) -> None:
+        """In a group whose ranks execute `tier` tokens: verify up to it where the policy fills."""
+        if drafted.past is None:
+            return
+        plan = filled(self.model.policy, drafted.past, drafted.decision.total, tier)
+        if plan is not None:
+            drafted.decision = of_plan(plan, drafted.live)
+
+    def execute(self, batch: DecodeBatch, drafted: Drafted) -> Step:
+        """Verify what was decided; what the step costs by itself."""
+        model, size, decision = self.model, batch.size, drafted.decision
+        draft, verify = self._seconds(batch, decision, drafted.context, eager=drafted.eager)
+        accepted = np.minimum(decision.lengths, drafted.depth)
         if self._online is not None:
             self._online.learn(decision.lengths, accepted)
-        seconds = model.decode_seconds(draft, verify, live=model.policy.live and not eager)
+        seconds = model.decode_seconds(draft, verify, live=model.policy.live and not drafted.eager)
         if model.policy.learns:
-            prices = model.belief.prices(size, model.gamma, context)
+            prices = model.belief.prices(size, model.gamma, drafted.context)
             timing = timing_of(prices, size, decision.total, seconds)
-            self._learn(Outcome(live.units, decision.lengths, accepted, timing))
+            self._learn(Outcome(drafted.live.units, decision.lengths, accepted, timing))
         beyond = model.cost.beyond_probes(size, size + decision.total)
-        return Step(decision, accepted, draft, verify, seconds, kv, beyond)
+        return Step(decision, accepted, draft, verify, seconds, drafted.kv, beyond)
 
     def _seconds(self, batch: DecodeBatch, decision: Decision, context: int, *, eager: bool) -> tuple[float, float]:
         """(draft, verify) as executed."""
@@ -97,9 +130,14 @@ class Decoder:
         draft, verify = model.cost.decode_s(size, model.gamma, decision.total, context)
         if eager:
             verify = float(model.cost.verify_s(size, size + decision.total, context, eager=True))
-        if model.cost.terms["width_context_s"]:
-            verify += model.width_context_s(decision.lengths, self._contexts(batch))
+        verify += self.width_s(batch, decision)
         return (draft if model.policy.drafts else 0.0), verify
+
+    def width_s(self, batch: DecodeBatch, decision: Decision) -> float:
+        """See `EngineModel.width_context_s`."""
+        if not self.model.cost.terms["width_context_s"]:
+            return 0.0
+        return self.model.width_context_s(decision.lengths, self._contexts(batch))
 
     def _contexts(self, batch: DecodeBatch) -> Ints:
         """[R] tokens that each running request holds."""
@@ -107,12 +145,15 @@ class Decoder:
         total = self.recorder.input_length[requests] + self.recorder.output_length[requests]
         return np.asarray(total - batch.remaining[: batch.size])
 
-    def _decide(self, batch: DecodeBatch, live: LiveBlock, context: int, waiting: int, *, eager: bool) -> Decision:
-        """The policy's decision; eager and exploring steps verify everything. All publish this step's survivals."""
+    def _decide(
+        self, batch: DecodeBatch, live: LiveBlock, context: int, waiting: int, *, eager: bool
+    ) -> tuple[Past | None, Decision]:
+        """The policy's decision and its past; eager and exploring steps verify everything, without one. All publish
+        this step's survivals."""
         model, ring, size = self.model, self.ring, batch.size
         slots, generation = batch.slot[:size], batch.generation[:size]
         if eager or (self._coins is not None and self._coins.random() < model.explore):
-            gamma = model.gamma if model.policy.drafts else 0
+            past, gamma = None, model.gamma if model.policy.drafts else 0
             decision = Decision(np.full(size, gamma, dtype=np.int64), size * gamma)
         else:
             prices = model.belief.prices(size, model.gamma, context)
@@ -122,7 +163,7 @@ class Decoder:
             self._note(decision.fault)
         if ring is not None:
             ring.publish(slots, generation, live.units)
-        return decision
+        return past, decision
 
     def _learn(self, outcome: Outcome) -> None:
         """Outcomes reach the host with the lag of the schedule."""

@@ -108,11 +108,12 @@ def recorded_settings(engine: dict[str, Any]) -> EngineSettings:
     known = {name: engine[name] for name in _SETTINGS if isinstance(engine.get(name), int) and engine[name] > 0}
     if engine.get("chunked_prefill_size") == -1:
         known["chunked_prefill_size"] = _UNCHUNKED
-    replicas = engine.get("dp_size")
-    if isinstance(replicas, int) and replicas > 1:
-        known["replicas"] = replicas
+    replicas, ranks = (engine.get(name) for name in ("dp_size", "attn_dp_size"))
+    in_lock_step = isinstance(ranks, int) and ranks > 1
+    if in_lock_step or (isinstance(replicas, int) and replicas > 1):
+        known["replicas"] = ranks if in_lock_step else replicas
     schedule = "no-overlap" if engine.get("loop") == "normal" or engine.get("disable_overlap_schedule") else None
-    return EngineSettings(**known, schedule=schedule)
+    return EngineSettings(**known, dp_attention=in_lock_step, schedule=schedule)
 
 
 def load_records(path: str | Path, *, window: int | None = None, complete: bool = False, seed: int = 0) -> RecordedLoad:

@@ -20,7 +20,7 @@ from sglang_dspark.policies.arithmetic import Ints
 from simulator.engine.admission import Chunk, Memory, Waiting, next_chunk
 from simulator.engine.batch import DecodeBatch
 from simulator.engine.bursts import Gaps
-from simulator.engine.decoding import Decoder, Step
+from simulator.engine.decoding import Decoder, Drafted, Step
 from simulator.engine.departures import Departures
 from simulator.engine.model import EngineModel
 from simulator.engine.prefix_cache import PrefixCache
@@ -197,10 +197,19 @@ class Engine:
 
     def begin_decode(self) -> Step:
         """Draft, decide, verify: everything that is settled when the step starts."""
+        return self.execute(self.decide())
+
+    def decide(self) -> Drafted:
+        """The first half of `begin_decode`: what this replica would verify by itself."""
         self._make_room()
         self.memory.evict(self.batch.size)
         self.batch.refill()
-        step = self.decoder.begin(self.batch, self.memory.context, len(self.queue), self.memory.used(self.batch.size))
+        kv = self.memory.used(self.batch.size)
+        return self.decoder.decide(self.batch, self.memory.context, len(self.queue), kv)
+
+    def execute(self, drafted: Drafted) -> Step:
+        """The second half of `begin_decode`."""
+        step = self.decoder.execute(self.batch, drafted)
         self.recorder.steps_beyond_probes += step.beyond_probes
         return step
 

@@ -110,7 +110,7 @@ class EngineFlags:
         typer.Option(
             "--dp-attention",
             "--enable-dp-attention",
-            help="replicas are ranks that step together",
+            help="replicas are ranks that step together and share a tier",
             rich_help_panel=PANEL,
         ),
     ] = False

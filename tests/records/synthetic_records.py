@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from sglang_dspark.cost import StepCost, load_profile
-from sglang_dspark.policies import LiveBlock, Outcome, Past, SurvivalRing, make_policy
+from sglang_dspark.policies import LiveBlock, Outcome, Past, SurvivalRing, make_policy, timing_of
 from sglang_dspark.records import Header, Lagged, RequestRecord, StepRecord
 from sglang_dspark.records.costs import cost_to_plain, table_hash
 
@@ -105,7 +105,8 @@ def synthetic_steps(
         )
         ring.publish(rows, generation[rows], live.units)
         if rule.learns:
-            carry = rule.learn(carry, Outcome(live.units, lengths, accepted))
+            timing = timing_of(past.prices, requests, int(lengths.sum()), 0.0115 + 3e-5 * verified)
+            carry = rule.learn(carry, Outcome(live.units, lengths, accepted, timing))
         position[rows] += accepted + 1
         for slot in rows[rng.random(requests) < 0.05]:
             alive[slot], position[slot] = False, 1

@@ -28,6 +28,9 @@ POLICIES = [
     "guard:min_gain=0.01,baseline=(fixed:k=2)",
     "guard:inner=(argmax:lag=3,cold=prior),baseline=(goodput),min_gain=0.0",
     "argmax-live",
+    "self-tuning",
+    "self-tuning:rule=foresight",
+    "hull:calibrate=online,costs=online",
 ]
 
 
@@ -130,3 +133,11 @@ def test_a_forced_budget_is_no_decision(tmp_path):
         for record in recorded(tmp_path, "fixed:k=2", steps=8)
     ]
     assert replay(records).skipped == {"an operator forced the budget": 8}
+
+
+def test_self_tuning_of_before_it_learned_costs_is_left_out_and_the_reason_given(tmp_path):
+    steps = list(synthetic_steps("self-tuning"))
+    old = msgspec.structs.replace(header_of("self-tuning", 5), version=3)
+    result = replay([old, *steps])
+    assert result.equal == result.different == 0
+    assert result.skipped == {"self-tuning learned no step costs when records of format 3 were made": len(steps)}

@@ -203,7 +203,7 @@ def test_confidence_equals_upstreams():
 @pytest.fixture
 def alone(monkeypatch):
     """One rank."""
-    monkeypatch.setattr(cases, "get_parallel", lambda: SimpleNamespace(tp_size=1))
+    monkeypatch.setattr(cases, "get_dp_tp_group", lambda: SimpleNamespace(world_size=1))
 
 
 def choices_of(trials):
@@ -226,7 +226,7 @@ def test_without_a_gpu_nothing_is_measured(alone):
 
 
 def test_refusals_are_reasons(monkeypatch):
-    monkeypatch.setattr(cases, "get_parallel", lambda: SimpleNamespace(tp_size=2))
+    monkeypatch.setattr(cases, "get_dp_tp_group", lambda: SimpleNamespace(world_size=2))
     faults = Faults()
     choices = choices_of(attempt(fake_worker(compact=False), "ours", faults))
     assert choices["markov"].kernels == choices["rejection"].kernels == "upstream"

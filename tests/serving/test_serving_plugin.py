@@ -217,8 +217,11 @@ def test_the_launcher_names_the_card_without_touching_cuda(monkeypatch, visible,
 
 
 NOT_SERVED = [
-    ({"attn_dp_size": 2}, "data-parallel attention"),
-    ({"enable_dp_attention": True}, "data-parallel attention"),
+    ({"attn_dp_size": 2, "disaggregation_mode": "decode"}, "DP attention on a PD server"),
+    ({"attn_dp_size": 2, "pp_size": 2}, "pipeline parallelism"),
+    ({"enable_dp_attention": True, "attn_cp_size": 2}, "context parallelism"),
+    ({"attn_dp_size": 2, "elastic_ep_backend": "mooncake"}, "--elastic-ep-backend"),
+    ({"attn_dp_size": 2, "enable_dp_attention_local_control_broadcast": True}, "at different steps"),
     ({"pp_size": 2}, "pipeline parallelism"),
     ({"disaggregation_mode": "prefill"}, "a prefill server"),
     ({"enable_lora": True}, "LoRA"),
@@ -246,6 +249,30 @@ def test_flags_without_effect_are_refused_or_left_alone(fields, reason, capsys, 
 def test_a_decode_server_takes_part(fields) -> None:
     assert startup.prepare(record(**fields), ServingOptions(policy="fixed:k=2"))
     assert os.environ[startup.MODE_VARIABLE] == startup.COMPACT
+
+
+@pytest.mark.parametrize("fields", [{"attn_dp_size": 2}, {"enable_dp_attention": True}])
+def test_dp_attention_takes_part(fields, monkeypatch) -> None:
+    assert startup.prepare(record(**fields), ServingOptions(policy="hull", profile="vllm-b300-dsv4-flash"))
+    monkeypatch.setenv("SGLANG_SCHEDULER_SKIP_ALL_GATHER", "true")
+    assert "decode at different times" in (taking_part.why_not(record(**fields)) or "")
+    assert taking_part.why_not(record()) is None
+
+
+@pytest.mark.parametrize(
+    ("architecture", "backend", "refused"),
+    [("Qwen3DSparkModel", "full", True), ("DeepseekV4ForCausalLMDSpark", "full", False), ("Q", "disabled", False)],
+)
+def test_a_dense_draft_in_graphs_under_dp_attention_is_refused_with_the_remedy(
+    tmp_path, architecture, backend, refused
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": [architecture]}))
+    graphs = SimpleNamespace(decode=SimpleNamespace(backend=backend))
+    config = record(attn_dp_size=2, speculative_draft_model_path=str(tmp_path), cuda_graph_config=graphs)
+    said = taking_part.why_not_under_graphs(config)
+    assert (said is not None and "--cuda-graph-backend-decode disabled" in said) is refused
+    config.attn_dp_size = 1
+    assert taking_part.why_not_under_graphs(config) is None
 
 
 def model(**fields: object) -> SimpleNamespace:

@@ -40,6 +40,10 @@ class Argmax(BudgetRule):
     def max_lag(self) -> int:
         return self.lag
 
+    @property
+    def fills(self) -> bool:
+        return self.pricing == "tier"
+
     def start(self, gamma: int) -> Ints:
         """Mean survival by position over published blocks, [gamma] units."""
         return np.full(gamma, SCALE, dtype=np.int64)

@@ -49,6 +49,10 @@ class Foresight(StoppingRule):
     def max_lag(self) -> int:
         return self.lag
 
+    @property
+    def fills(self) -> bool:
+        return True
+
     def tables(self, past: Past) -> Beyond:
         floor, cap = self.bounds(past.gamma)
         start, most = past.totals(floor, cap)

@@ -38,6 +38,10 @@ class SelfTuning(Combined):
     def max_lag(self) -> int:
         return self.lag
 
+    @property
+    def fills(self) -> bool:
+        return self.parts[0].fills
+
     def choose(self, past: Past) -> int:
         return 0
 

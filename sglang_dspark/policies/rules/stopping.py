@@ -39,6 +39,10 @@ class Hull(TableStop):
     fill: bool = parameter(True, None, doc="admit on to the top of the executed graph tier")
     dips: bool = parameter(True, None, doc="use a larger graph where it is the cheaper one; needs fill")
 
+    @property
+    def fills(self) -> bool:
+        return self.fill
+
     def tables(self, past: Past) -> StopTables:
         prices = past.prices
         if not self.fill:
@@ -57,6 +61,10 @@ class Lookahead(StoppingRule):
     """
 
     name: ClassVar[str] = "lookahead"
+
+    @property
+    def fills(self) -> bool:
+        return True
 
     def admits(self, past: Past, admitted: int, tau: int, survival: int) -> bool:
         tops, inverse = self.tables(past), past.prices.inverse

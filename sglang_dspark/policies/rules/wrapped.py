@@ -38,6 +38,10 @@ class Wrapped(Combined):
     def min_lag(self) -> int:
         return self.inner.min_lag
 
+    @property
+    def fills(self) -> bool:
+        return self.inner.fills
+
     def choose(self, past: Past) -> int:
         return 0
 

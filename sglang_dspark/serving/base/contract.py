@@ -29,6 +29,10 @@ WORKER_CALLS = {
     f"{_WORKER}.init_cuda_graphs": "self",
     f"{_WORKER}.forward_batch_generation": "self, batch, on_publish, grammar_barrier, *pp_proxy_tensors",
     f"{_WORKER}._forward_decode": "self, batch, on_publish, grammar_barrier, coordination_plan",
+    f"{_WORKER}._dp_verify_tier_num_tokens": "self, batch",
+    f"{_WORKER}._idle_verify_ragged_layout": "self, batch",
+    "sglang.srt.layers.dp_attention.get_dp_tp_group": "",
+    "sglang.srt.utils.common.require_mlp_tp_gather": "*moe_a2a_backend",
     f"{_WORKER}.note_request_finished": "self, *rid, *natural_stop",
     f"{_WORKER}.weight_update_runners": "self",
     f"{_PLANNER}.__init__": (
@@ -94,6 +98,14 @@ CPU_CALLS = {
     "sglang.srt.mem_cache.memory_pool.MHATokenToKVPool._init_kv_copy_and_warmup": "self",
     "sglang.srt.mem_cache.memory_pool.MHATokenToKVPool._move_kv_cache_impl": "self, tgt_loc, src_loc",
     "sglang.srt.kv_canary.runner.future_tensor.FutureTensors.device_to_host": "xs_device, *d2h_stream",
+    "sglang.srt.layers.dp_attention.memcpy_func": "dst, src, dim, offset, sz, offset_src",
+    "sglang.srt.layers.dp_attention.memcpy_cpu": "dst, src, dim, offset, sz, offset_src",
+    "sglang.srt.distributed.parallel_state.reg_all_gather_into_tensor": "output, input, group_name",
+    "sglang.srt.distributed.parallel_state.reg_reduce_scatter_tensor": "output, input, group_name",
+    "sglang.srt.speculative.spec_info.spec_scale_global_num_tokens": (
+        "spec_info, global_num_tokens, global_num_tokens_for_logprob"
+    ),
+    "sglang.srt.model_executor.forward_batch_info.ForwardBatch.prepare_mlp_sync_batch": "self, model_runner",
     f"{_ATTENTION}.forward_extend": "self, q, k, v, layer, forward_batch, save_kv_cache",
     f"{_ATTENTION}.forward_decode": "self, q, k, v, layer, forward_batch, save_kv_cache",
 }

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from sglang_dspark.policies import Plan
 from sglang_dspark.policies.arithmetic import Ints
+from sglang_dspark.policies.shared_tier import Asked
 
 Reason = Literal["policy", "late", "explore", "forced", "fault"]
 SERVERS_OWN = "dspark_sent_by_server"
@@ -82,7 +83,8 @@ class StepRecord:
     draft_s, verify_s: measured parts. prefill_before: a prefill ran since the previous decode step. invalid:
     confidences that were no probabilities; `confidence` has 0 there.
     policy, carry, since_step: the policy as text, what it carried into the decision, and since when it decides.
-    schedule: when this step was decided.
+    schedule: when this step was decided. asked, shared_tier: what the ranks of a DP-attention group asked to verify,
+    and the tokens that all of them execute; None and 0 without one.
     """
 
     step: int
@@ -99,6 +101,8 @@ class StepRecord:
     lagged: dict[int, tuple[Ints, NDArray[np.bool_]]]
     prefill_before: bool
     schedule: str = "overlapped"
+    asked: Asked | None = None
+    shared_tier: int = 0
     executed_tier: int = 0
     step_s: float | None = None
     draft_s: float | None = None

@@ -36,6 +36,10 @@ class ReferenceAttention(TorchNativeAttnBackend):
         self._planned_for: ForwardBatch | None = None
         self._groups: list[_Group] = []
 
+    def get_cpu_graph_seq_len_fill_value(self) -> int:
+        """Length of a request that only pads a batch under DP attention."""
+        return 1
+
     def init_forward_metadata(self, forward_batch: ForwardBatch) -> None:
         super().init_forward_metadata(forward_batch)
         self._planned_for = None
@@ -103,7 +107,7 @@ class ReferenceAttention(TorchNativeAttnBackend):
         if self._planned_for is not forward_batch:
             query_lengths, key_lengths = _lengths(forward_batch, num_queries)
             pool_rows = self.req_to_token_pool.req_to_token
-            indices = forward_batch.req_pool_indices.to(torch.int64)
+            indices = forward_batch.req_pool_indices[: len(query_lengths)].to(torch.int64)
             self._groups = _groups(query_lengths, key_lengths, indices, pool_rows)
             self._planned_for = forward_batch
         return self._groups
@@ -120,8 +124,9 @@ def _lengths(forward_batch: ForwardBatch, num_queries: int) -> tuple[list[int], 
             query = list(layout.verify_lens_cpu)
         else:
             query = layout.verify_lens.tolist()
-        # In verify, seq_lens holds the committed prefix; the window comes after it.
-        return query, [prefix + width for prefix, width in zip(sequence, query, strict=True)]
+        # In verify, seq_lens holds the committed prefix; the window comes after it. DP attention pads the batch to the
+        # largest rank's with requests that have no row.
+        return query, [prefix + width for prefix, width in zip(sequence[: len(query)], query, strict=True)]
     if forward_batch.forward_mode.is_decode():
         return [1] * len(sequence), sequence
     return forward_batch.extend_seq_lens.tolist(), sequence

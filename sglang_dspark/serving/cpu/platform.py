@@ -1,5 +1,6 @@
 """The platform class that SGLang instantiates on a machine without an accelerator."""
 
+import copy
 import os
 from collections.abc import Callable
 from typing import Any
@@ -52,6 +53,11 @@ class ReferenceCpuPlatform(CpuDeviceMixin, SRTPlatform):
             server_args.speculative_draft_attention_backend = ATTENTION_BACKEND
         # Nothing is captured on this platform; saying so keeps SGLang from building the in-graph samplers.
         server_args.disable_decode_cuda_graph = True
+        if server_args.enable_dp_attention or (server_args.attn_dp_size or 1) > 1:
+            # SGLang refuses a dense draft under DP attention as long as its resolved configuration captures.
+            graphs = copy.deepcopy(server_args.cuda_graph_config)
+            graphs.decode.backend = "disabled"
+            server_args.cuda_graph_config = graphs
         if server_args.max_total_tokens is None:
             # Host memory is shared with everything else: never claim most of it for the KV cache.
             server_args.max_total_tokens = DEFAULT_TOTAL_TOKENS

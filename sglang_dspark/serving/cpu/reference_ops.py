@@ -130,6 +130,8 @@ def install() -> None:
     from sglang.srt.layers.attention import attention_registry
     from sglang.srt.mem_cache import allocation
 
+    from sglang_dspark.serving.cpu import dp_attention
+
     markov_sample._philox = philox
     markov_sample.MarkovSampleStep.torch = _only_needed_noise(markov_sample.MarkovSampleStep.torch)
     reject_sampling.chain_speculative_sampling_triton = chain_speculative_sampling
@@ -140,6 +142,7 @@ def install() -> None:
     # SGLang's debug dump (`dspark record` drains it) copies on a stream of its own.
     torch.cpu.Stream = HostStream
     FutureTensors.device_to_host = classmethod(kept_on_host)
+    dp_attention.install()
 
 
 class HostStream(torch.cpu.Stream):

@@ -27,6 +27,7 @@ from sglang_dspark.policies import (
     started,
     timing_of,
 )
+from sglang_dspark.policies.shared_tier import Asked, filled, group_seconds
 from sglang_dspark.serving.base.faults import Faults
 from sglang_dspark.serving.base.options import (
     OVERLAPPED_LAG,
@@ -35,7 +36,7 @@ from sglang_dspark.serving.base.options import (
     check_policy,
     check_shadow,
 )
-from sglang_dspark.serving.base.steps import BatchView, Reason, StepDecision
+from sglang_dspark.serving.base.steps import BatchView, Reason, StepDecision, StepRecord
 from sglang_dspark.serving.feedback.publishes import Publishes
 
 _FALLBACK = "the fallback of its class decides"
@@ -172,6 +173,24 @@ class Decider:
         seconds = self.predicted_s(batch, decision.total)
         return StepDecision("policy", decision.total, None, decision.lengths, seconds, decision.fault)
 
+    def under_tier(self, batch: BatchView, decision: StepDecision, asked: Asked, tier: int) -> StepDecision:
+        """What a decision becomes in a group whose ranks execute `tier` tokens: filled where its policy fills, at the
+        group's price; the whole block in so many words, since ranks that do not verify all share its tier."""
+        total, seconds = decision.total, self._group_seconds(asked, tier)
+        if total is None:
+            whole = Plan(batch.num_requests * self.gamma, self.gamma, self.gamma)
+            return replace(decision, total=whole.budget, plan=whole, predicted_s=seconds)
+        plan = None
+        if decision.reason == "policy":
+            plan = filled(self.live.policy, self.past(batch), total, tier)
+        if plan is None:
+            return replace(decision, predicted_s=seconds)
+        plan = replace(plan, fault=decision.fault)
+        return replace(decision, total=plan.budget, plan=plan, lengths=None, predicted_s=seconds)
+
+    def _group_seconds(self, asked: Asked, tier: int) -> float | None:
+        return None if self.cost is None else sum(group_seconds(self.cost, asked, tier))
+
     def shadow_ticket(self, batch: BatchView) -> Callable[[NDArray[np.float32]], StepDecision] | None:
         """The shadow's decision on this step's past, to be taken once the confidences are on the host.
 
@@ -197,12 +216,16 @@ class Decider:
         seconds = self._prices(batch).seconds
         return float(seconds[-1 if total is None else min(total, seconds.size - 1)])
 
-    def timing(self, batch: BatchView, total: int | None, measured_s: float | None) -> StepTiming | None:
-        """What a step that verified `total` (None: all) took beside the belief; None without either."""
+    def timing(self, record: StepRecord) -> StepTiming | None:
+        """What an ended step took beside the belief; None without either. In a group: of the tier that all executed."""
+        batch, decision, measured_s = record.batch, record.decision, record.step_s
         if self.cost is None or measured_s is None or batch.num_requests == 0:
             return None
+        if record.shared_tier and decision.predicted_s is not None:
+            return StepTiming(record.shared_tier, decision.predicted_s, measured_s)
         prices = self._prices(batch)
-        return timing_of(prices, batch.num_requests, prices.seconds.size - 1 if total is None else total, measured_s)
+        admitted = prices.seconds.size - 1 if decision.total is None else decision.total
+        return timing_of(prices, batch.num_requests, admitted, measured_s)
 
     def _prices(self, batch: BatchView) -> Any:
         if self.cost is None:

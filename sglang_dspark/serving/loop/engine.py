@@ -18,6 +18,8 @@ import torch
 
 from sglang_dspark.cost.capture import captured_as
 from sglang_dspark.policies import Outcome, Policy, calibration_of, carry_as_json, costs_of
+from sglang_dspark.policies.arithmetic import Ints
+from sglang_dspark.policies.shared_tier import Asked, ask_for
 from sglang_dspark.serving.base.admission import bounds_of, planned_lengths
 from sglang_dspark.serving.base.faults import Faults
 from sglang_dspark.serving.base.options import OVERLAPPED_LAG, Kernels, Resolved
@@ -34,6 +36,7 @@ from sglang_dspark.serving.gpu.device_kernels.live import LiveDecisions
 from sglang_dspark.serving.loop.agreement import Agreement
 from sglang_dspark.serving.loop.batch_reader import BatchReader
 from sglang_dspark.serving.loop.decider import Decider
+from sglang_dspark.serving.loop.tier_group import TierGroup
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +56,13 @@ class PolicyEngine:
         seed: int = 0,
         kernels: Kernels = "auto",
         faults: Faults | None = None,
+        tiers: TierGroup | None = None,
+        everyone: Agreement | None = None,
     ) -> None:
         """generations: SGLang's `req_generation` [slots] on the host. caps_only: cap-accept instead of compact.
+
+        agreement: the ranks that run this one's batch. tiers: the DP-attention ranks that run its tier, None without;
+        everyone: all of them, for switches (None: `agreement`).
 
         kernels: whether live stopping rules may be decided on the device. faults: where what fails is counted.
         """
@@ -67,6 +75,11 @@ class PolicyEngine:
         self._returns = False  # a failed trial ends before the next decision
         self.trial_listeners: list[Callable[[TrialOutcome], None]] = []
         self._agreement = agreement
+        self._everyone = everyone or agreement
+        self._tiers = tiers
+        self.asked: Asked | None = None  # of the present step, with a group
+        self._idled = False
+        self._captured: Ints | None = None  # this engine's graphs
         self.reader = BatchReader(generations, gamma)
         self._device = device
         self._caps_only = caps_only
@@ -119,6 +132,26 @@ class PolicyEngine:
             return None
         self._decision = self._agreed(self.reader.view(batch), batch, None)
         return self._decision
+
+    def idle(self, *, before_forward: bool) -> None:
+        """A decode step of other ranks, with nothing to do on this one: it asks for no tokens.
+
+        Called before the forward and inside it; what the others do there, deciding and gathering, is done here.
+        """
+        if self._tiers is None:
+            return
+        if not before_forward and self._idled:
+            self._idled = False
+            return
+        self._return_if_due()
+        if before_forward and self.decider.schedule != "overlapped":
+            return
+        self._idled = before_forward
+        self._previous = None  # its step does not end where the next one of this rank begins
+        due = self.trial is not None and self.trial.due
+        step = self._tiers.share(self.decider.steps, 0, 0, 0, goes_back=due)
+        self.asked, self._returns = step.asked, step.goes_back
+        self.decider.steps += 1
 
     def enter(self, batch: Any, forward: int) -> None:
         """The decode step begins; `batch` is what will be decided on if it has not been."""
@@ -187,6 +220,7 @@ class PolicyEngine:
 
     def use_graphs(self, batches: list[int]) -> None:
         """Price the graphs of the batch sizes that this engine captured; a profile's own do not apply."""
+        self._captured = np.array(sorted(batches), dtype=np.int64) * (self.decider.gamma + 1)
         cost = self.decider.cost
         if cost is not None:
             self.decider.cost = captured_as(cost, sorted(batches), self.decider.gamma + 1)
@@ -211,7 +245,7 @@ class PolicyEngine:
 
     def can_switch(self, policy: Policy | None) -> bool:
         """Whether every rank of the group accepts (None: this rank could not make the policy); a collective."""
-        return self._agreement.unanimous(policy is not None)
+        return self._everyone.unanimous(policy is not None)
 
     def switch(self, policy: Policy, trial: TrialPlan | None = None) -> None:
         """Decide with `policy` from the next step on. The caller has asked `can_switch`.
@@ -245,10 +279,10 @@ class PolicyEngine:
             logger.warning("sglang-dspark: %s", trial.sentence())
 
     def _watch_trial(self, record: StepRecord) -> None:
-        """Rank 0, at every step that has arrived."""
+        """Rank 0, at every step that has arrived; of a DP-attention group, its first rank judges for all."""
         completed = self.ledger.on_step(record)
         trial = self.trial
-        if trial is None or trial.verdict != "running":
+        if trial is None or trial.verdict != "running" or not (self._tiers is None or self._tiers.leads):
             return
         if record.decision.fault is not None and record.policy == trial.policy:
             trial.fell_back()
@@ -287,6 +321,7 @@ class PolicyEngine:
             "calibration": self.calibration(),
             "costs": self.costs(),
             "trial": None if self.trial is None else self.trial.as_dict(),
+            "dp_rank": None if self._tiers is None else self._tiers.rank,
             "recording": None if self.recording is None else self.recording(),
         }
 
@@ -302,10 +337,28 @@ class PolicyEngine:
                 decision = self.decider.everything("fault", view)
             if self.trial is not None and self.trial.due:
                 decision = replace(decision, goes_back=True)
+        if self._tiers is not None:
+            decision = self._in_group(self._tiers, view, decision)
         shared = self._agreement.share(self.decider.steps, view.num_requests, decision)
         self.decider.steps += 1
         self._returns = shared.goes_back
         return shared
+
+    def _in_group(self, tiers: TierGroup, view: BatchView, decision: StepDecision | None) -> StepDecision | None:
+        """What this rank verifies under the group's tier; nothing that it decided is taken back. None: it follows."""
+        tokens = 0 if decision is None else ask_for(view.num_requests, self.decider.gamma, decision.total)
+        due = decision is not None and decision.goes_back
+        step = tiers.share(self.decider.steps, tokens, view.num_requests, view.context_tokens, goes_back=due)
+        self.asked = step.asked
+        if decision is None:
+            return None
+        tier = step.asked.tier(self._captured)
+        with self.faults.caught("shared tier", "what the policy asked for is verified"):
+            decision = self.decider.under_tier(view, decision, step.asked, tier)
+        decision = replace(decision, goes_back=step.goes_back)
+        if self._record is not None:
+            self._record.decision, self._record.asked, self._record.shared_tier = decision, step.asked, tier
+        return decision
 
     def _own(self, view: BatchView, batch: Any, confidence: torch.Tensor | None) -> StepDecision:
         arrived, late = self._catch_up()
@@ -372,7 +425,7 @@ class PolicyEngine:
             what = f"{record.invalid} of step {record.step} are no probabilities"
             self.faults.note("confidences", what, "they count as 0")
         if self.decider.learns:
-            timing = self.decider.timing(record.batch, record.decision.total, record.step_s)
+            timing = self.decider.timing(record)
             self.decider.learn(Outcome(published.units, published.lengths, published.accepted, timing))
         if shadow is not None:
             with self.faults.caught("shadow policy", "this step has no shadow"):

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import torch
+from sglang.srt.runtime_context import get_parallel
 from sglang.srt.speculative.dspark_components import dspark_planner
 from sglang.srt.speculative.dspark_components.dspark_planner import (
     DSparkVerifyPlanner,
@@ -16,6 +17,7 @@ from sglang.srt.speculative.dspark_components.dspark_planner import (
     local_verify_tier_num_tokens,
 )
 from sglang.srt.speculative.spec_tp_sync import SpecTpSyncSite
+from sglang.srt.utils.common import require_mlp_tp_gather
 
 from sglang_dspark.serving.base.steps import StepDecision
 from sglang_dspark.serving.loop.engine import PolicyEngine
@@ -30,12 +32,22 @@ class PolicyPlanner(DSparkVerifyPlanner):
     """
 
     engine: PolicyEngine
+    pads_eager_batches = False
+    """Whether ranks of a DP-attention group pad a verify outside of graphs to their tier (the CPU platform)."""
 
     def __init__(self, **arguments: Any) -> None:
         with _without_table_warning():
             super().__init__(**arguments)
         self._is_verify_all = False
         self._taken: VerifyBudgetDecision | None = None
+
+    @property
+    def gathers_tier(self) -> bool:
+        """Whether graphs of a DP-attention group may follow the tier that its ranks ask for: SGLang's own conditions,
+        the overlap loop apart, since what is decided later is gathered later here."""
+        parallel = get_parallel()
+        plain = parallel.attn_tp_size == 1 and parallel.attn_cp_size == 1 and parallel.pp_size == 1
+        return self.is_compact_mode and parallel.attn_dp_enabled and plain and require_mlp_tp_gather()
 
     def attach(self, engine: PolicyEngine) -> None:
         """Decide with `engine` from now on."""
@@ -44,9 +56,12 @@ class PolicyPlanner(DSparkVerifyPlanner):
     def prepare_verify_budget(self, batch: Any, future_map: Any) -> None:
         """Before the forward of the overlap loop: the decision, when it does not need this step's draft."""
         draft_input = batch.spec_info
-        if draft_input is None or batch.forward_mode.is_extend() or batch.is_extend_in_batch:
-            return
+        if batch.forward_mode.is_extend() or batch.is_extend_in_batch:
+            return  # no rank decodes while one prefills
         if batch.forward_mode.is_idle():
+            self.engine.idle(before_forward=True)
+            return
+        if draft_input is None:
             return
         decision = self.engine.before_forward(batch)
         if decision is None:
@@ -100,6 +115,8 @@ class PolicyPlanner(DSparkVerifyPlanner):
     def schedule_layout(self, *, req_pool_indices: torch.Tensor, **arguments: Any) -> Any:
         """Upstream's layout; lengths that the host knows are added, which spares backends a copy from the device."""
         layout = super().schedule_layout(req_pool_indices=req_pool_indices, **arguments)
+        if layout is not None and self.pads_eager_batches and self.engine.asked is not None:
+            layout = msgspec.structs.replace(layout, graph_num_tokens=self.engine.asked.tier())
         host = self.engine.host_lengths(int(req_pool_indices.shape[0]))
         if layout is None or host is None or layout.verify_lens_cpu is not None:
             return layout

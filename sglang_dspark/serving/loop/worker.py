@@ -7,11 +7,13 @@ registers with `PolicyWorker.add_observer`; `steps` documents that seam.
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+from sglang.srt.layers.dp_attention import get_dp_tp_group
 from sglang.srt.managers.tp_worker import TpModelWorker
 from sglang.srt.runtime_context import get_observability, get_parallel, get_schedule
 from sglang.srt.speculative.dspark_components import dspark_worker_v2
@@ -27,6 +29,7 @@ from sglang_dspark.serving.base.faults import Faults
 from sglang_dspark.serving.base.options import Resolved, ServingOptions, options_of, record_limit, resolve
 from sglang_dspark.serving.base.refusal import leave
 from sglang_dspark.serving.base.steps import StepObserver
+from sglang_dspark.serving.cpu import dp_attention as cpu_tiers
 from sglang_dspark.serving.feedback.copies import DRAFT, VERIFY
 from sglang_dspark.serving.feedback.metrics import PrometheusObserver, sglangs_labels
 from sglang_dspark.serving.gpu import flashinfer_ragged
@@ -34,6 +37,7 @@ from sglang_dspark.serving.gpu.device_kernels.choice import Installed, agreed, a
 from sglang_dspark.serving.loop.agreement import Agreement
 from sglang_dspark.serving.loop.engine import PolicyEngine
 from sglang_dspark.serving.loop.planner import PolicyPlanner
+from sglang_dspark.serving.loop.tier_group import TierGroup
 from sglang_dspark.serving.recording import recorder
 
 logger = logging.getLogger(__name__)
@@ -43,8 +47,8 @@ _SEGMENTS = {InfoSegment.DRAFT: DRAFT, InfoSegment.TARGET_VERIFY: VERIFY}
 
 class PolicyWorker(DSparkWorkerV2):
     """Overridden: the constructor, `alloc_memory_pool`, `init_cuda_graphs`, `weight_update_runners`,
-    `forward_batch_generation`, `_forward_decode` and `note_request_finished`; the planner and the step observers are
-    ours."""
+    `forward_batch_generation`, `_forward_decode`, `_dp_verify_tier_num_tokens`, `_idle_verify_ragged_layout` and
+    `note_request_finished`; the planner and the step observers are ours."""
 
     def __init__(
         self,
@@ -65,9 +69,8 @@ class PolicyWorker(DSparkWorkerV2):
             flashinfer_ragged.register()
         with _planner_replaced():
             super().__init__(server_args, gpu_id, nccl_port, target_worker, draft_worker_cls)
-        group = get_parallel().tp_group
-        alone = group.world_size == 1
-        self._agreement = Agreement(None if alone else group.cpu_group, group.ranks[0], group.rank)
+        self._everyone = _agreement_of(get_parallel().tp_group)
+        self._agreement = _agreement_of(get_dp_tp_group())
         try:
             self._resolved = self._resolve()
         except InputError as error:
@@ -79,12 +82,22 @@ class PolicyWorker(DSparkWorkerV2):
         options, resolved = options_of(self.server_args), None
         if not self._verify_planner.carries_confidence:
             raise InputError("this draft has no confidence head: scheduling policies cannot run on it")
-        if self._agreement.decides:
+        if self._everyone.decides:
             resolved = resolve(options, self.gamma, self.server_args.speculative_dspark_sps_table_path)
             start_line.check_hardware(resolved.cost, options, hardware.hardware_name())
             loop = "normal" if get_schedule().disable_overlap_schedule else "overlap"
             logger.info("%s", start_line.start_line(resolved, options, self._verify_planner.mode_value, loop))
-        return self._agreement.from_first(resolved)
+        return self._everyone.from_first(resolved)
+
+    def _tier_group(self) -> TierGroup | None:
+        """The ranks whose tier is shared, None without DP attention."""
+        parallel = get_parallel()
+        if not parallel.attn_dp_enabled:
+            return None
+        if torch.device(self.device).type == "cpu":
+            self._verify_planner.pads_eager_batches = cpu_tiers.follow()
+        group, ranks = parallel.tp_group.cpu_group, parallel.attn_dp_size
+        return TierGroup(group, parallel.attn_dp_rank, ranks, speaks=self._agreement.decides)
 
     def alloc_memory_pool(self, *arguments: Any, **named: Any) -> None:
         """The request slots exist from here on, and with them the engine."""
@@ -99,10 +112,13 @@ class PolicyWorker(DSparkWorkerV2):
             seed=self.target_worker.random_seed,
             kernels=options_of(self.server_args).kernels,
             faults=self._faults,
+            tiers=self._tier_group(),
+            everyone=self._everyone,
         )
         self._verify_planner.attach(self.policy_engine)
+        group = self._everyone.from_first(secrets.token_hex(6)) if get_parallel().attn_dp_enabled else ""
         if self._agreement.decides:
-            self._start_recorder(options_of(self.server_args))
+            self._start_recorder(options_of(self.server_args), group)
             if get_observability().enable_metrics:
                 with self._faults.caught("metrics", "the server shows none of ours"):
                     self._start_metrics()
@@ -117,11 +133,12 @@ class PolicyWorker(DSparkWorkerV2):
         self._faults.listeners.append(metrics.count_fault)
         engine.trial_listeners.append(metrics.count_trial)
 
-    def _start_recorder(self, options: ServingOptions) -> None:
+    def _start_recorder(self, options: ServingOptions, group: str) -> None:
         if options.record is None:
             return
         loop = "normal" if get_schedule().disable_overlap_schedule else "overlap"
-        rank = get_parallel().dp_rank or 0
+        parallel = get_parallel()
+        rank = parallel.attn_dp_rank if parallel.attn_dp_enabled else parallel.dp_rank or 0
         try:
             observer = recorder.start(
                 options.record,
@@ -132,10 +149,12 @@ class PolicyWorker(DSparkWorkerV2):
                 rank=rank,
                 texts=options.record_text,
                 keep_bytes=record_limit(options),
+                group=group,
                 limits={
                     "max_running_requests": int(self.model_runner.max_running_requests),
                     "kv_tokens": int(self.model_runner.max_total_num_tokens),
                     "chunked_prefill_size": int(get_schedule().chunked_prefill_size or -1),
+                    "attn_dp_size": int(parallel.attn_dp_size),
                 },
             )
         except InputError as error:
@@ -194,7 +213,7 @@ class PolicyWorker(DSparkWorkerV2):
         """Every rank tries ours beside upstream's, and all ranks install the same ones."""
         trials = attempt(self, options_of(self.server_args).kernels, self._faults)
         mine = {trial.case.name: trial.choice for trial in trials}
-        self._kernels = Installed(self, agreed(trials, self._agreement.gather(mine)), self._faults)
+        self._kernels = Installed(self, agreed(trials, self._everyone.gather(mine)), self._faults)
         self.policy_engine.kernels = {name: str(choice) for name, choice in self._kernels.choices.items()}
         logger.info("sglang-dspark kernels: %s", "; ".join(map(str, self._kernels.choices.values())))
 
@@ -228,9 +247,25 @@ class PolicyWorker(DSparkWorkerV2):
         self, batch: Any, on_publish: Any, grammar_barrier: Any = None, coordination_plan: Any = None
     ) -> Any:
         self._follow_weights()
-        if not batch.forward_mode.is_idle():
+        if batch.forward_mode.is_idle():
+            self.policy_engine.idle(before_forward=False)
+        else:
             self.policy_engine.enter(batch, int(batch.forward_iter))
         return super()._forward_decode(batch, on_publish, grammar_barrier, coordination_plan)
+
+    def _dp_verify_tier_num_tokens(self, batch: Any) -> int | None:
+        """What every rank of a DP-attention group executes, where SGLang's graphs follow a gathered tier: with a
+        mixture-of-experts draft. Upstream gathers budgets known before the draft; ours may be later than that."""
+        asked = self.policy_engine.asked
+        if asked is None or not (self._draft_is_moe and self._verify_planner.gathers_tier):
+            return None
+        return max(asked.tokens) if batch.global_num_tokens is not None else None
+
+    def _idle_verify_ragged_layout(self, batch: Any) -> Any:
+        asked = self.policy_engine.asked
+        if asked is not None and self._verify_planner.pads_eager_batches:
+            return cpu_tiers.idle_layout(max(asked.requests), asked.tier(), self.device)
+        return super()._idle_verify_ragged_layout(batch)
 
     def note_request_finished(self, *, rid: str, natural_stop: bool) -> None:
         super().note_request_finished(rid=rid, natural_stop=natural_stop)
@@ -251,6 +286,11 @@ class PolicyWorker(DSparkWorkerV2):
                 prefix_lengths=step["prefix_lens"].to(torch.int64),
                 executed_tier=0 if layout is None else int(layout.graph_num_tokens),
             )
+
+
+def _agreement_of(group: Any) -> Agreement:
+    """Rank 0 of one of SGLang's groups decides for it."""
+    return Agreement(None if group.world_size == 1 else group.cpu_group, group.ranks[0], group.rank)
 
 
 class StepTap:

@@ -24,6 +24,7 @@ from sglang_dspark.serving.plugin.taking_part import (
     verifying_backend,
     why_not,
     why_not_compact,
+    why_not_under_graphs,
 )
 from sglang_dspark.serving.recording import arrivals
 
@@ -96,6 +97,9 @@ def settle(server_args: Any, previous: Callable[[Any], None]) -> None:
             raise InputError(
                 "filling the graph tier is the policy's business here: use a policy such as hull:fill=true"
             )
+        under_graphs = why_not_under_graphs(config) if os.environ.get(MODE_VARIABLE) == COMPACT else None
+        if under_graphs is not None:
+            raise InputError(under_graphs)
         gamma = int(config.speculative_num_draft_tokens) - 1
         resolved = resolve(options, gamma, config.speculative_dspark_sps_table_path)
         check_draft(config.speculative_draft_model_path, config.speculative_dspark_confidence_sts_path, gamma)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from typing import Any
 
 COMPACT, CAP_ACCEPT, STATIC = "compact", "cap-accept", "static"
@@ -17,15 +19,66 @@ def why_not(config: Any) -> str | None:
 
     config: a `ServerArgs` as parsed, or a view of it that resolves. A PD decode server takes part.
     """
-    if (getattr(config, "attn_dp_size", None) or 1) > 1 or getattr(config, "enable_dp_attention", False):
-        return "data-parallel attention, whose ranks share a graph tier"
     if (getattr(config, "pp_size", None) or 1) > 1:
         return "pipeline parallelism"
+    if dp_attention(config):
+        reason = _no_lock_step(config)
+        if reason is not None:
+            return reason
     if getattr(config, "disaggregation_mode", "null") == "prefill":
         return "a prefill server, which decodes nothing"
     if getattr(config, "enable_lora", False) or getattr(config, "lora_paths", None):
         return "LoRA adapters, which SGLang verifies at one width only"
     return None
+
+
+def dp_attention(config: Any) -> bool:
+    """Whether data-parallel ranks share the layers after attention, and with them the tier that is executed."""
+    return (getattr(config, "attn_dp_size", None) or 1) > 1 or bool(getattr(config, "enable_dp_attention", False))
+
+
+def _no_lock_step(config: Any) -> str | None:
+    """What keeps DP-attention ranks from deciding every step together, or None."""
+    if getattr(config, "disaggregation_mode", "null") != "null":
+        return "DP attention on a PD server, whose ranks decode at different times"
+    if getattr(config, "enable_dp_attention_local_control_broadcast", False):
+        return "--enable-dp-attention-local-control-broadcast, with which ranks learn of a switch at different steps"
+    if (getattr(config, "attn_cp_size", None) or 1) > 1:
+        return "DP attention with context parallelism"
+    if getattr(config, "elastic_ep_backend", None):
+        return "DP attention whose ranks come and go (--elastic-ep-backend)"
+    for name in _OWN_PACE:
+        if os.environ.get(name, "").lower() in ("1", "true", "yes", "y", "on", "t"):
+            return f"{name}, with which DP-attention ranks decode at different times"
+    return None
+
+
+_OWN_PACE = ("SGLANG_SCHEDULER_SKIP_ALL_GATHER", "SGLANG_ENABLE_DP_SPEC_PREFILL_COORDINATION")
+
+
+def why_not_under_graphs(config: Any) -> str | None:
+    """Why a compact verify of DP-attention ranks cannot run in CUDA graphs, with the remedy, or None: SGLang captures
+    none for ranks without requests unless the draft is DeepSeek's mixture of experts (dspark_worker_v2.py:336)."""
+    if not dp_attention(config) or not _decode_graphs(config):
+        return None
+    path = os.path.join(config.speculative_draft_model_path or "", "config.json")
+    if not os.path.isfile(path):
+        return None  # a draft on a hub: the worker says SGLang's own sentence
+    with open(path, "rb") as file:
+        names = json.load(file).get("architectures") or ()
+    if any(name.startswith("DeepseekV4") for name in names):
+        return None
+    return (
+        "a dense draft under DP attention verifies blocks of different lengths outside of CUDA graphs only: add "
+        "--cuda-graph-backend-decode disabled (as exact), or drop the DSpark flags: SGLang's static verify has graphs"
+    )
+
+
+def _decode_graphs(config: Any) -> bool:
+    if getattr(config, "disable_cuda_graph", False) or getattr(config, "disable_decode_cuda_graph", False):
+        return False
+    decode = getattr(getattr(config, "cuda_graph_config", None), "decode", None)
+    return str(getattr(decode, "backend", "")).lower().rpartition(".")[2] != "disabled"
 
 
 def not_served(reason: str) -> str:

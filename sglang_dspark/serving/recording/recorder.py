@@ -265,16 +265,19 @@ def start(
     texts: bool,
     limits: dict[str, int],
     keep_bytes: int | None = None,
+    group: str = "",
 ) -> Recorder:
     """The recorder of a running `PolicyEngine` (InputError if `folder` cannot be written).
 
     mode: ragged-verify mode. loop: SGLang's scheduler loop, "overlap" or "normal". rank: data-parallel rank. limits:
-    what the engine resolved, such as kv_tokens and max_running_requests. keep_bytes: what the folder may hold.
+    what the engine resolved, such as kv_tokens and max_running_requests. keep_bytes: what the folder may hold. group:
+    see `Header`.
     """
     decider = engine.decider
     header = header_of(server_args, decider.gamma, decider.live.text, decider.cost, loop=loop)
     header.explore_probability = decider.explore
     header.engine.update(limits)
+    header.group = group
     return Recorder(
         RecordWriter(folder, header, writer_limits(keep_bytes)),
         mode=mode,

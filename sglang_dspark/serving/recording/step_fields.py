@@ -83,6 +83,7 @@ def decision_fields(record: StepRecord, run: Circumstances, believed: Believed, 
             Lagged(lag=lag, units=units.astype(np.int32), published=published)
             for lag, (units, published) in record.lagged.items()
         ],
+        **_group(record),
         "override": override_of(record),
         "explore": record.decision.reason == "explore",
         "explore_probability": run.explore,
@@ -111,6 +112,16 @@ def time_fields(record: StepRecord, prefills: list[tuple[float, int]]) -> dict[s
         "step_s": record.step_s,
         "prefill_tokens": np.array([tokens for _, tokens in prefills], dtype=np.int32) if prefills else None,
         "prefill_ago_s": np.array([record.began_s - at_s for at_s, _ in prefills]) if prefills else None,
+    }
+
+
+def _group(record: StepRecord) -> dict[str, Any]:
+    """What the ranks of a DP-attention group asked for."""
+    asked = record.asked
+    return {
+        "asked_tokens": None if asked is None else np.array(asked.tokens, dtype=np.int32),
+        "asked_requests": None if asked is None else np.array(asked.requests, dtype=np.int32),
+        "shared_tier": record.shared_tier,
     }
 
 

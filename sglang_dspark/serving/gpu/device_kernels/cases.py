@@ -17,7 +17,7 @@ from dspark_kernels.markov_normaliser import tile_rows
 from dspark_kernels.markov_reference import shortfall
 from dspark_kernels.rejection_reference import DraftLaw, Sampling, verify_reference
 from dspark_kernels.survival import MAX_GAMMA, confidence_reference
-from sglang.srt.runtime_context import get_parallel
+from sglang.srt.layers.dp_attention import get_dp_tp_group
 from sglang.srt.speculative.dspark_components import dspark_draft, dspark_verify
 from sglang.srt.speculative.dspark_components.dspark_draft import DraftBlockResult, DraftNoise
 from sglang.srt.speculative.ragged_verify import RaggedVerifyLayout
@@ -103,7 +103,7 @@ class MarkovCase(Case):
         return dspark_draft.draft_markov_block
 
     def refusal(self) -> str | None:
-        if get_parallel().tp_size > 1:
+        if get_dp_tp_group().world_size > 1:
             return "tensor-parallel ranks agree on the token after every step"
         head = markov_head_of(self.worker.draft_model.markov_head)
         if head is None:

@@ -1,0 +1,174 @@
+"""Two DP-attention ranks on this CPU: every class under uneven load and switches; records, metrics, audit."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("sglang", reason="needs the extra `serve`")
+
+from live_server import LiveServer, write_profile  # noqa: E402
+
+from sglang_dspark.records import RecordSet  # noqa: E402
+from sglang_dspark.records.replay import replay  # noqa: E402
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(1200)]
+
+RANKS = ("--tp", "2", "--dp", "2", "--enable-dp-attention", "--enable-dp-lm-head")
+POLICIES = ("fixed:k=3", "argmax:lag=2", "hull", "threshold:t=0.5", "foresight:lag=2", "argmax:lag=2,calibrate=online")
+KV_TOKENS = 3000  # of a rank: fifteen long requests do not fit
+
+
+@pytest.fixture(scope="module")
+def ranks(demo_pair: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    folder = tmp_path_factory.mktemp("dp")
+    # Tokens cost up to 64: a small rank asks for less than a full block, and finds room below a large one's tier.
+    profile = write_profile(folder / "made.json", {1: 0.010, 64: 0.250, 512: 2.0})
+    flags = ("--speculative-dspark-profile", str(profile), "--speculative-dspark-policy", "fixed:k=3")
+    more = ("--speculative-dspark-record", str(folder / "records"), "--enable-metrics")
+    with LiveServer(demo_pair, folder / "log", *flags, *more, *RANKS, "--max-total-tokens", str(KV_TOKENS)) as running:
+        running.records = folder / "records"
+        yield running
+
+
+def generate_on(server: LiveServer, rank: int, prompt: list[int] | str, tokens: int, temperature: float) -> list[int]:
+    """A continuation by one rank."""
+    key = "text" if isinstance(prompt, str) else "input_ids"
+    sampling = {"max_new_tokens": tokens, "temperature": temperature, "ignore_eos": True}
+    body = {key: prompt, "sampling_params": sampling, "routed_dp_rank": rank}
+    answer = server.http.post("/generate", json=body)
+    answer.raise_for_status()
+    assert len(answer.json()["output_ids"]) == tokens
+    return answer.json()["output_ids"]
+
+
+def agreed(answer: dict, policy: str) -> None:
+    """Both ranks, from one step on."""
+    assert sorted(rank["replica"] for rank in answer["ranks"]) == [0, 1], answer["ranks"]
+    assert {rank["policy"] for rank in answer["ranks"]} == {policy}
+    assert len({rank["since_step"] for rank in answer["ranks"]}) == 1, answer["ranks"]
+
+
+def steps_of(server: LiveServer) -> dict[int, dict[int, object]]:
+    """Recorded steps by rank and step."""
+    time.sleep(2.5)
+    found: dict[int, dict[int, object]] = defaultdict(dict)
+    for _, step in RecordSet(server.records).steps():
+        found[step.rank][step.step] = step
+    return found
+
+
+def test_forty_uneven_requests_under_every_class_while_it_is_switched(ranks, prompts, reference) -> None:
+    """Thirty requests on one rank and ten on the other, which is idle before and after; greedy text is the target's,
+    ranks switch at one step, and every recorded decision of both comes out the same when it is decided again."""
+    stop, met = threading.Event(), []
+
+    def keep_switching() -> None:
+        while not stop.wait(2.0):
+            policy = POLICIES[(len(met) + 1) % len(POLICIES)]
+            answer = ranks.switch(policy)
+            agreed(answer, policy)
+            met.append(answer)
+
+    inputs = [reference.tokens(prompts[number * 4 % len(prompts)])[:40] for number in range(10)]
+    with ThreadPoolExecutor(41) as pool:
+        switching = pool.submit(keep_switching)
+        try:
+            greedy = [
+                pool.submit(generate_on, ranks, number % 3 % 2, ids, 48, 0.0) for number, ids in enumerate(inputs)
+            ]
+            rest = [
+                pool.submit(generate_on, ranks, int(number % 4 == 0), prompts[number], 24 + 2 * number, 1.0)
+                for number in range(30)
+            ]
+            outputs = [one.result() for one in greedy]
+            [one.result() for one in rest]
+            for number in range(20):
+                if len(met) >= len(POLICIES):
+                    break
+                generate_on(ranks, number % 2, prompts[number], 32, 1.0)
+        finally:
+            stop.set()
+        switching.result()
+    verdicts = [reference.judge(ids, output) for ids, output in zip(inputs, outputs, strict=True)]
+    assert "different" not in verdicts and verdicts.count("tie") <= 2, verdicts
+    assert len(met) >= len(POLICIES) and not met[-1]["faults"], met[-1]["faults"]
+
+    steps = steps_of(ranks)
+    assert set(steps) == {0, 1}
+    together = set(steps[0]) & set(steps[1])
+    alone = (set(steps[0]) ^ set(steps[1])) - {-1}
+    assert len(together) > 20 and len(alone) > 5
+    for number in together:
+        one, other = steps[0][number], steps[1][number]
+        assert one.policy == other.policy, "a switch is at one step"
+        assert one.asked_tokens.tolist() == other.asked_tokens.tolist() and one.shared_tier == other.shared_tier
+        assert one.graph_tokens == other.graph_tokens == one.shared_tier == max(one.asked_tokens)
+    for number in alone:
+        step = steps[0].get(number) or steps[1][number]
+        assert step.asked_tokens[1 - step.rank] == 0
+    filled = [
+        step
+        for of_rank in steps.values()
+        for step in of_rank.values()
+        if step.num_tokens > int(step.asked_tokens[step.rank])
+    ]
+    assert filled and {step.policy.partition(":")[0] for step in filled} <= {"argmax", "hull", "foresight"}
+    result = replay(RecordSet(ranks.records))
+    assert result.different == 0 and not result.skipped, result.first
+    assert result.equal > 100
+
+
+def test_the_counters_of_both_ranks_are_told_apart(ranks) -> None:
+    text = ranks.http.get("/metrics").text
+    found = re.findall(
+        r'sglang:dspark_decode_steps_total\{[^}]*dp_rank="(\d)"[^}]*reason="policy"[^}]*\} ([0-9.e+]+)', text
+    )
+    assert {rank for rank, steps in found if float(steps) > 0} == {"0", "1"}, text[:2000]
+    states = ranks.http.get("/server_info").json()["internal_states"]
+    assert [state["dspark"]["dp_rank"] for state in states] == [0, 1]
+
+
+def test_a_rank_that_retracts_and_one_that_ends_its_last_request(ranks, prompts, reference) -> None:
+    """The first rank runs out of memory while the second serves a short request and is idle for the rest."""
+    ranks.switch("hull")
+    before = ranks.log.read_text(errors="replace").count("Retract")
+    inputs = [reference.tokens(prompts[number])[:40] for number in range(15)]
+    with ThreadPoolExecutor(16) as pool:
+        long = [pool.submit(generate_on, ranks, 0, ids, 260, 0.0) for ids in inputs]
+        short = pool.submit(generate_on, ranks, 1, inputs[0], 12, 0.0).result()
+        outputs = [one.result() for one in long]
+    verdicts = [
+        reference.judge(ids, output) for ids, output in zip([*inputs, inputs[0]], [*outputs, short], strict=True)
+    ]
+    assert "different" not in verdicts, verdicts
+    log = ranks.log.read_text(errors="replace")
+    assert log.count("Retract") > before, "nothing was retracted"
+    assert not ranks.http.get("/dspark/policy").json()["faults"]
+    assert replay(RecordSet(ranks.records)).different == 0
+
+
+def test_a_live_audit_passes_under_a_stopping_rule_that_fills(ranks, demo_pair: Path) -> None:
+    ranks.switch("hull")
+    program = [sys.executable, "-c", "from sglang_dspark.cli import main; main()", "audit", "live", "--json"]
+    done = subprocess.run(
+        [
+            *(*program, "--url", ranks.url, "--target", str(demo_pair / "target"), "--samples", "400"),
+            *("--prompts", str(demo_pair / "prompts" / "python.jsonl"), "--limit", "1", "--detect", "0.15"),
+            *("--background", "4", "--concurrency", "12", "--least-cut", "0.05"),
+        ],
+        capture_output=True,
+        text=True,
+    )
+    report = json.loads(done.stdout)
+    assert (done.returncode, report["verdict"]) == (0, "lossless"), report["reasons"]
