@@ -51,9 +51,7 @@ class Arms:
         return step_cost(name, self.verify_s, self.draft_s, most_tokens, most_requests, self.values["request"])
 
 
-def fit(
-    throughput: Mapping[tuple[int, int], float], accept: Mapping[int, float], graphs: float = float("inf")
-) -> Arms:
+def fit(throughput: Mapping[tuple[int, int], float], accept: Mapping[int, float], graphs: float = float("inf")) -> Arms:
     """throughput: tokens/s by (requests in flight, k), k = 0 without a draft; accept: accept length by k."""
     names = list(_START) if np.isfinite(graphs) else list(_START)[:-1]
 

@@ -15,6 +15,7 @@ from .worlds import THROUGHPUT, at_length, drafter_of, serve, spread_by, with_ad
 FITTED_AT, PREDICTED_AT = (1, 32, 256), (16, 64, 128)
 SHORT = (64,)
 FIXED = {"no_spec": 0, "fixed_k5": 5, "fixed_k6": 6, "fixed_k7": 7}
+COMPARED = ("no_spec", "fixed_k5", "fixed_k6", "adaptive")
 GAMMA = 7
 LENGTH = 3.44
 """Accept length at k = 7, as the source says it, roughly."""
@@ -90,7 +91,9 @@ def rate(
 def fitted_spread(shape: str = KEPT, length: float = LENGTH) -> float:
     """How far blocks differ, as a multiple of the paper's Figure 5: the one of `SPREADS` with which the adaptive arm at
     the fitted loads comes out best."""
-    return min(SPREADS, key=lambda spread: _square(rows(FITTED_AT, ("adaptive",), shape=shape, length=length, spread=spread)))
+    return min(
+        SPREADS, key=lambda spread: _square(rows(FITTED_AT, ("adaptive",), shape=shape, length=length, spread=spread))
+    )
 
 
 def _square(found: Sequence[Row]) -> float:
@@ -100,13 +103,13 @@ def _square(found: Sequence[Row]) -> float:
 _NOW = ("early-stop", "hull", "argmax:lag=1")
 
 
-def rows(loads: Sequence[int], arms_: Sequence[str] = ("no_spec", "fixed_k5", "fixed_k6", "adaptive"), **setting: object):
+def rows(loads: Sequence[int], of: Sequence[str] = COMPARED, **setting: object) -> list[Row]:
     """Gains over fixed k = 7 at the same load."""
     shape = {key: value for key, value in setting.items() if key in ("shape", "length")}
     found = []
     for load in loads:
         base = rate("fixed_k7", load, **shape)  # type: ignore[arg-type]
-        for arm in arms_:
+        for arm in of:
             said = published()[arm][load] / published()["fixed_k7"][load] - 1
             mine = rate(arm, load, **(setting if arm == "adaptive" else shape)) / base - 1  # type: ignore[arg-type]
             kind = PREDICTED if load in PREDICTED_AT else FITTED
@@ -116,7 +119,9 @@ def rows(loads: Sequence[int], arms_: Sequence[str] = ("no_spec", "fixed_k5", "f
 
 def section(short: bool = False) -> Section:
     """short: one load, nothing tried."""
-    groups = [Group("V4-Pro frontier, gains over k = 7, predicted loads", tuple(rows(SHORT if short else PREDICTED_AT)))]
+    groups = [
+        Group("V4-Pro frontier, gains over k = 7, predicted loads", tuple(rows(SHORT if short else PREDICTED_AT)))
+    ]
     if not short:
         groups.append(Group("V4-Pro frontier, gains over k = 7, fitted loads", tuple(rows(FITTED_AT))))
         absolute = [
@@ -130,7 +135,9 @@ def section(short: bool = False) -> Section:
             for load in sorted((*FITTED_AT, *PREDICTED_AT))
             for arm in (*FIXED, "adaptive")
         ]
-        groups.append(Group("V4-Pro frontier, tokens/s, predicted loads", tuple(r for r in absolute if r.kind == PREDICTED)))
+        groups.append(
+            Group("V4-Pro frontier, tokens/s, predicted loads", tuple(r for r in absolute if r.kind == PREDICTED))
+        )
     return Section(
         "frontier",
         "vLLM's frontier: DeepSeek-V4-Pro on 8 x B300",
@@ -161,4 +168,8 @@ def _varied() -> tuple[Tried, ...]:
         "blocks spread x 1.5": {"spread": 1.5},
         "Algorithm 1 to the letter (`early-stop`)": {"policy": "early-stop"},
     }
-    return tuple(Tried(words, (errors(rows(PREDICTED_AT, ("adaptive",), **change)),)) for words, change in changes.items())
+    found = []
+    for words, change in changes.items():
+        got = rows(PREDICTED_AT, ("adaptive",), **change)
+        found.append(Tried(words, (errors(got),)))
+    return tuple(found)

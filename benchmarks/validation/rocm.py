@@ -46,7 +46,14 @@ def fitted(length: float = LENGTH) -> arms.Arms:
 
 
 @lru_cache(maxsize=256)
-def rate(arm: str, load: int, length: float = LENGTH, surcharge: float = KEPT, spread: float = 1.0, policy: str = ADAPTIVE):
+def rate(
+    arm: str,
+    load: int,
+    length: float = LENGTH,
+    surcharge: float = KEPT,
+    spread: float = 1.0,
+    policy: str = ADAPTIVE,
+) -> float:
     """Simulated tokens/s of an arm."""
     most = max(LOADS)
     cost = with_adaptive(fitted(length).cost("ROCm", most * (GAMMA + 1), most), surcharge)
@@ -84,7 +91,14 @@ def section(short: bool = False) -> Section:
             for load in LOADS
         ]
         groups.append(Group("ROCm, tokens/s of the arms that the costs are from", tuple(absolute)))
-    return Section("rocm", "vLLM #52362: DeepSeek-V4 on ROCm", "", tuple(groups), () if short else _tried(), () if short else _varied())
+    return Section(
+        "rocm",
+        "vLLM #52362: DeepSeek-V4 on ROCm",
+        "",
+        tuple(groups),
+        () if short else _tried(),
+        () if short else _varied(),
+    )
 
 
 def _words(rows: Sequence[Row]) -> str:

@@ -78,9 +78,7 @@ def serve(
     drafts = policy != "none"
     count = requests or (max(60, 3 * in_flight) if drafts else max(8, 2 * in_flight))
     trace = random_trace(count, PROMPT, output, 0.5)
-    engine = EngineSettings(
-        max_running_requests=in_flight, kv_tokens=10**9, schedule=schedule, prefill_elsewhere_s=0.0
-    )
+    engine = EngineSettings(max_running_requests=in_flight, kv_tokens=10**9, schedule=schedule, prefill_elsewhere_s=0.0)
     setting = Setting(
         trace,
         cost,

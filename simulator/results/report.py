@@ -184,6 +184,7 @@ def _record(result: PolicyResult, comparison: Comparison) -> dict[str, Any]:
     return {
         "backend": "sglang-dspark-simulator",
         "policy": result.policy,
+        "drafter": comparison.setting["drafter"],
         "lossless": result.lossless,
         "schedule": result.schedule,
         "dataset_name": comparison.setting["trace"],
