@@ -15,7 +15,7 @@ from simulator.drafter_comparison import DrafterComparison
 from simulator.results.paired import Paired
 from simulator.results.plot import plot_frontiers
 from simulator.results.report import json_lines, plain_report
-from simulator.results.screen import print_assumed
+from simulator.results.screen import print_accuracy, print_assumed
 
 _NAME_WIDTH, _CELL_WIDTH = 24, 10
 _KIND = 30  # letters that tell warnings of one kind: one of them is shown
@@ -54,6 +54,7 @@ def print_drafters(
     warnings = {warning[:_KIND]: warning for each in every for warning in each.warnings}.values()
     for sentence in [*found.words(), *_run_under(found), *_whose(found), *warnings, *notes]:
         console.print(Text(sentence))
+    print_accuracy(every[0], console)
     assumed = dict.fromkeys(one.text for each in every for one in each.assumptions)
     if not verbose:
         print_assumed(len(assumed), console)

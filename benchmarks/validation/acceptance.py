@@ -154,7 +154,11 @@ def section(short: bool = False) -> Section:
 
 
 def _tried() -> tuple[Tried, ...]:
-    words = {"calibrated": "exactly calibrated, as the spreads were fitted", "raw": "the raw head's", "sts": "after STS"}
+    words = {
+        "calibrated": "exactly calibrated, as the spreads were fitted",
+        "raw": "the raw head's",
+        "sts": "after STS",
+    }
     return tuple(
         Tried(f"Figure 5 with confidences {said}", (errors(figure5(name)),), name == "calibrated")
         for name, said in words.items()

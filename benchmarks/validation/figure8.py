@@ -8,12 +8,12 @@ from functools import lru_cache
 import numpy as np
 
 from sglang_dspark.cost import StepCost
-from simulator import DRAFTERS, Confidence
+from simulator import DRAFTERS
 from simulator.results.metrics import Figures
 
 from .rows import CONSTRUCTION, IN_SAMPLE, Group, Row, Section, Tried, errors
 from .tables import table
-from .worlds import THROUGHPUT, drafter_of, serve, step_cost
+from .worlds import THROUGHPUT, drafter_of, serve, spread_by, step_cost
 
 LOADS = (8, 16, 32, 48, 64, 96, 128, 160, 204)
 SHORT = (16, 128)
@@ -21,7 +21,12 @@ LENGTHS = {"thinking on": 1.79, "mean of thinking on and off": 1.855, "thinking 
 DRAFT = (0.0, 0.05, 0.10)
 KEPT = (1.855, 0.05)
 POLICY = "argmax:lag=2"
-_MOST = 6 * max(LOADS)
+BLAME = (
+    "The budget comes out too high at every load: the paper's scheduler trims earlier than the best budget on these "
+    "step times. The acceptance is the suspect, of V4-Pro on coding prompts, not of V4-Flash on production traffic: "
+    "with its odds a fifth lower the budget is right, and the throughput 7 % low.",
+)
+_MOST = 240  # requests
 _BUILT = ("tok/s", CONSTRUCTION)
 
 
@@ -54,7 +59,7 @@ def production_cost(length: float, draft: float) -> StepCost:
         inside = np.where(at < tokens[0], np.polyval(first, at), inside)
         return np.where(at > tokens[-1], seconds[-1] + line[0] * (at - tokens[-1]), inside)
 
-    return step_cost("figure 8", verify_s, lambda at: draft * verify_s(2 * at), _MOST, max(LOADS))
+    return step_cost("figure 8", verify_s, lambda at: draft * verify_s(2 * at), 6 * _MOST, _MOST)
 
 
 def acceptance(gamma: int = 5) -> tuple[float, ...]:
@@ -70,10 +75,11 @@ def run(
     policy: str = POLICY,
     confidence: str = "sts",
     shape: tuple[float, ...] | None = None,
+    spread: float = 1.0,
 ) -> Figures:
     """The DSpark arm at one load."""
     drafter = drafter_of("DSpark-5", shape or acceptance())
-    head = Confidence.of(confidence)
+    head = spread_by(spread, confidence)
     return serve(production_cost(length, draft), drafter, policy, load, confidence=head, schedule=_schedule(policy))
 
 
@@ -137,7 +143,7 @@ def section(short: bool = False) -> Section:
         groups,
         () if short else _tried(),
         () if short else _varied(),
-        blame=() if short else _blame(),
+        blame=BLAME,
     )
 
 
@@ -159,6 +165,7 @@ def _varied() -> tuple[Tried, ...]:
         "acceptance 20 % of the odds lower": {"shape": _odds(0.80)},
         "Algorithm 1 to the letter (`early-stop`)": {"policy": "early-stop"},
         "`hull`": {"policy": "hull"},
+        "blocks spread half as much": {"spread": 0.5},
         "survivals four steps old (`argmax:lag=4`)": {"policy": "argmax:lag=4"},
     }
     found = []
@@ -170,7 +177,3 @@ def _varied() -> tuple[Tried, ...]:
 
 def _odds(factor: float) -> tuple[float, ...]:
     return tuple(factor * p / (1 - p + factor * p) for p in acceptance())
-
-
-def _blame() -> tuple[str, ...]:
-    return ()
