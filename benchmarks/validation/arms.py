@@ -19,7 +19,7 @@ from scipy.optimize import least_squares
 
 from sglang_dspark.cost import StepCost
 
-from .worlds import step_cost
+from .worlds import OUTPUT, step_cost
 
 _START = {"base": 9e-3, "experts": 8e-3, "reach": 60.0, "token": 2e-5, "request": 1e-5, "draft": 1e-3}
 _START |= {"draft_request": 1e-5, "eager": 2e-5}
@@ -46,9 +46,9 @@ class Arms:
         verify = float(self.verify_s(np.array(float(requests * (k + 1)))))
         return verify + self.values["request"] * requests + drafted
 
-    def cost(self, name: str, most_tokens: int, most_requests: int) -> StepCost:
-        """As the simulator takes it."""
-        return step_cost(name, self.verify_s, self.draft_s, most_tokens, most_requests, self.values["request"])
+    def cost(self, name: str, most_tokens: int, most_requests: int, output: int = OUTPUT) -> StepCost:
+        """As the simulator takes it, for outputs of up to so many tokens."""
+        return step_cost(name, self.verify_s, self.draft_s, most_tokens, most_requests, self.values["request"], output)
 
 
 def fit(throughput: Mapping[tuple[int, int], float], accept: Mapping[int, float], graphs: float = float("inf")) -> Arms:

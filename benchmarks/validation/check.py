@@ -14,26 +14,27 @@ MARGIN = {"points": 0.5, "%": 0.5, "tokens": 0.03}
 
 
 def keep(sections: Sequence[Section], path: Path = KEPT) -> None:
-    """Write every row."""
+    """Write every row; a group is named in its first."""
     with path.open("w", newline="") as file:
         out = csv.writer(file, lineterminator="\n")
         out.writerow(["group", "what", "unit", "kind", "published", "predicted"])
         for section in sections:
             for group in section.groups:
-                for row in group.rows:
-                    values = (f"{row.published:.6g}", f"{row.predicted:.6g}")
-                    out.writerow([group.name, row.what, row.unit, row.kind, *values])
+                for number, row in enumerate(group.rows):
+                    values = (f"{row.published:.5g}", f"{row.predicted:.5g}")
+                    named = "" if number else group.name
+                    out.writerow([named, row.what, row.unit, row.kind, *values])
 
 
 def kept(path: Path = KEPT) -> dict[tuple[str, str], Row]:
     """Rows by group and what they are."""
+    found, group = {}, ""
     with path.open() as file:
-        return {
-            (row["group"], row["what"]): Row(
-                row["what"], float(row["published"]), float(row["predicted"]), row["unit"], row["kind"]
-            )
-            for row in csv.DictReader(file)
-        }
+        for row in csv.DictReader(file):
+            group = row["group"] or group
+            values = (float(row["published"]), float(row["predicted"]))
+            found[group, row["what"]] = Row(row["what"], *values, row["unit"], row["kind"])
+    return found
 
 
 def grown(sections: Sequence[Section], before: dict[tuple[str, str], Row]) -> list[str]:

@@ -179,12 +179,12 @@ def _tried() -> tuple[Tried, ...]:
 def _varied() -> tuple[Tried, ...]:
     changes: dict[str, dict[str, object]] = {
         "survivals one step old, as vLLM has them (`argmax:lag=1`)": {"policy": "argmax:lag=1"},
-        "confidences as the raw head's (ECE 5 %)": {"confidence": "raw"},
+        "confidences as after STS (ECE 1 %)": {"confidence": "sts"},
         "confidences exactly calibrated": {"confidence": "calibrated"},
         "adaptivity costs 0.5 ms a step": {"surcharge": 0.0005},
         "Algorithm 1 to the letter (`early-stop`)": {"policy": "early-stop"},
     }
-    found = []
+    found = [Tried("adaptive arm alone, as kept", (errors(rows(PREDICTED_AT, ("adaptive",))),))]
     for words, change in changes.items():
         got = rows(PREDICTED_AT, ("adaptive",), **change)
         found.append(Tried(words, (errors(got),)))

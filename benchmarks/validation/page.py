@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from textwrap import wrap
 
 from .rows import KINDS, PREDICTED, Errors, Group, Row, Section, Tried, errors
 
@@ -45,7 +46,7 @@ def _cells(found: Errors) -> str:
 def _section(section: Section) -> Iterator[str]:
     yield f"## {section.title}"
     yield ""
-    yield section.words
+    yield from wrap(section.words, 110)
     for group in section.groups:
         yield ""
         yield f"**{group.name}**"
@@ -61,7 +62,8 @@ def _section(section: Section) -> Iterator[str]:
         yield ""
         yield "**Where it disagrees, and what is to blame**"
         yield ""
-        yield from (f"- {sentence}" for sentence in section.blame)
+        for sentence in section.blame:
+            yield from wrap(f"- {sentence}", 110, subsequent_indent="  ")
 
 
 def _table(rows: Sequence[Row]) -> Iterator[str]:
@@ -144,7 +146,7 @@ def draw(sections: Sequence[Section], path: Path) -> None:
     matplotlib.use("svg")
     from matplotlib import pyplot as plt
 
-    matplotlib.rcParams["svg.hashsalt"] = "sglang-dspark"
+    matplotlib.rcParams |= {"svg.hashsalt": "sglang-dspark", "svg.fonttype": "none"}
     rows = [row for section in sections for group in section.groups for row in group.rows]
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.2, 4.4))
     for axes, unit, scale in ((left, "tok/s", 1.0), (right, "gain", 100.0)):

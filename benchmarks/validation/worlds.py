@@ -76,7 +76,7 @@ def serve(
 ) -> Figures:
     """Means over draws of a closed loop that only decodes: prompts come prefilled, the host takes no time."""
     drafts = policy != "none"
-    count = requests or (max(60, 3 * in_flight) if drafts else max(8, 2 * in_flight))
+    count = requests or (max(240, 4 * in_flight) if drafts else max(8, 2 * in_flight))
     trace = random_trace(count, PROMPT, output, 0.5)
     engine = EngineSettings(max_running_requests=in_flight, kv_tokens=10**9, schedule=schedule, prefill_elsewhere_s=0.0)
     setting = Setting(
