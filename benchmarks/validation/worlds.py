@@ -20,8 +20,9 @@ from simulator.results.run import run_once
 from simulator.traces.random import random_trace
 
 THROUGHPUT = "steady_output_throughput"
-PROMPT, OUTPUT = 512, 1024
-"""Tokens of a request where a source does not say; outputs are drawn from half of it up."""
+PROMPT, OUTPUT = 1 << 16, 1024
+"""Tokens of a request. Prompts come prefilled and are long, so that what a step costs by context is what it costs by
+request; outputs are drawn from half of theirs up."""
 REPLICATIONS = 1
 
 

@@ -44,9 +44,12 @@ def accuracy_of(setting: Setting) -> str:
     known = accuracy()
     return (
         "how far such predictions were off what others measured (docs/validation.md): gains by "
-        f"{known.frontier.mean:.1f} points on {known.frontier.count} figures of vLLM's that no parameter saw (at most "
-        f"{known.frontier.largest:.1f}), by {known.captured.mean:.1f} on {known.captured.count} of SGLang's with "
-        f"estimated costs (at most {known.captured.largest:.1f}); DSpark over MTP-1 at matched throughput, on step times "
-        f"of other hardware, by {known.production.mean:.1f} (at most {known.production.largest:.1f}); throughput in-sample "
-        f"by {known.figure8.mean:.1f} % (at most {known.figure8.largest:.1f})"
+        f"{_said(known.frontier)} points on {known.frontier.count} figures of vLLM's that no parameter saw, by "
+        f"{_said(known.captured)} on {known.captured.count} of SGLang's with estimated costs; DSpark over MTP-1 at "
+        f"matched throughput, on step times of other hardware, by {_said(known.production)}; throughput in-sample by "
+        f"{_said(known.figure8)} %"
     )
+
+
+def _said(known: Known) -> str:
+    return f"{known.mean:.1f} (at most {known.largest:.1f})"
