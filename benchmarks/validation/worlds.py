@@ -79,6 +79,7 @@ def serve(
     drafts = policy != "none"
     count = requests or (max(240, 4 * in_flight) if drafts else max(8, 2 * in_flight))
     trace = random_trace(count, PROMPT, output, 0.5)
+    trace = replace(trace, input_length=np.full(count, PROMPT))
     engine = EngineSettings(max_running_requests=in_flight, kv_tokens=10**9, schedule=schedule, prefill_elsewhere_s=0.0)
     setting = Setting(
         trace,
