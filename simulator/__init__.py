@@ -7,6 +7,7 @@ print(result)
 
 from simulator.blocks.acceptance import Confidence
 from simulator.blocks.drafters import DRAFTERS
+from simulator.drafter_comparison import DrafterComparison, compare_drafters
 from simulator.engine.settings import EngineSettings
 from simulator.inputs import Acceptance, Engine, Load
 from simulator.results.comparison import Comparison, PolicyResult
@@ -19,12 +20,14 @@ __all__ = [
     "Acceptance",
     "Comparison",
     "Confidence",
+    "DrafterComparison",
     "Engine",
     "EngineSettings",
     "Load",
     "Paired",
     "PolicyResult",
     "Trace",
+    "compare_drafters",
     "load_trace",
     "simulate",
     "write_trace",

@@ -14,6 +14,7 @@ from simulator.engine.recorded_load import RecordedLoad
 from simulator.engine.run import Setting
 from simulator.inputs import Acceptance, Engine, Load, prepare
 from simulator.parallel import run_all
+from simulator.results.accuracy import accuracy_of
 from simulator.results.comparison import COMPARED, Comparison, PolicyResult
 from simulator.results.estimated import estimated
 from simulator.results.fallbacks import fallbacks
@@ -99,6 +100,7 @@ def judged_runs(setting: Setting, policies: Sequence[Policy], runs: Sequence[Seq
             *hanging_gains(setting, policies, results, by.figure),
         ),
         surcharge=None if why_none(comparison) else flipping_surcharge(setting, policies, comparison),
+        accuracy=accuracy_of(setting),
     )
 
 

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from simulator.results.report import json_lines, plain_report
-from simulator.results.screen import print_assumed
+from simulator.results.screen import print_accuracy, print_assumed
 from simulator.results.servers import flag_lines
 from simulator.sweep import BEST, Sweep
 
@@ -45,6 +45,7 @@ def print_sweep(sweep: Sweep, console: Console, *, verbose: bool = False, notes:
     flags = dict.fromkeys(line for each in sweep.comparisons for line in flag_lines(each.setting))
     for sentence in filter(None, [*said, *warnings, *notes, *list(flags)[-2:]]):
         console.print(Text(sentence))
+    print_accuracy(first, console)
     assumed = dict.fromkeys(each.text for comparison in sweep.comparisons for each in comparison.assumptions)
     if not verbose:
         print_assumed(len(assumed), console)

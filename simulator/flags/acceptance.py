@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import typer
@@ -19,7 +19,8 @@ from simulator.traces import Trace
 
 _DRAFTER = (
     f"{', '.join(ALIASES)}, none, or a name that `dspark drafters` lists (default: {DEFAULT_DRAFTER}; not with "
-    "records); with --acceptance the kind of drafter"
+    "records); with --acceptance the kind of drafter; several, such as mtp1,dspark,none (or all), are compared at "
+    "matched speed and throughput with the first"
 )
 _ACCEPTANCE = (
     "your own: 0.82,0.67,0.55 by position (conditional), prefix:0.82,0.55,0.30 (survivals), or a file by domain, of "
@@ -30,6 +31,8 @@ _CONFIDENCE = (
     f"learned from outcomes); then {', '.join(f'{name}=' for name in (*SPREADS, *ERRORS))}"
 )
 PANEL = "Acceptance"
+HEADLINE = ("mtp1", "dspark", "dflash", "eagle3", "none")
+"""`--drafter all`: the paper's kinds; the first is what the others are compared with."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,39 @@ class AcceptanceFlags:
         ),
     ] = None
     confidence: Annotated[str | None, typer.Option(help=_CONFIDENCE, rich_help_panel=PANEL)] = None
+
+    @property
+    def drafters(self) -> tuple[str, ...]:
+        """The drafters that are compared; one or none where they are not. Errors: InputError."""
+        if self.drafter is None:
+            return ()
+        names = HEADLINE if self.drafter == "all" else tuple(name.strip() for name in self.drafter.split(","))
+        if len(names) == 1:
+            return names
+        if len(set(names)) < len(names):
+            raise InputError(f"--drafter {self.drafter} is refused, expected every drafter once")
+        for flag, value in {"acceptance": self.acceptance, "gamma": self.gamma}.items():
+            if value is not None:
+                raise InputError(f"--{flag} does nothing with several drafters, which have their own: give one of them")
+        return names
+
+    def read_each(
+        self, requests: Trace | RecordedLoad, domains: str | None
+    ) -> dict[str, tuple[Acceptance, dict[str, float] | None]]:
+        """`read` for every one of several drafters: what says nothing to one of them must say something to another."""
+        if isinstance(requests, RecordedLoad):
+            raise InputError("--drafter does nothing with records, which say it themselves")
+        known = {name: choose_drafter(name) for name in self.drafters}
+        if self.confidence is not None and not any(each.has_confidence for each in known.values()):
+            raise InputError(f"--confidence {self.confidence} does nothing here: no drafter has a confidence head")
+        if domains is not None and not any(each.knows_domains for each in known.values()):
+            raise InputError("--domains does nothing here: every drafter is the same in every domain")
+        return {
+            name: replace(self, drafter=name, confidence=self.confidence if each.has_confidence else None).read(
+                requests, domains if each.knows_domains else None
+            )
+            for name, each in known.items()
+        }
 
     def read(self, requests: Trace | RecordedLoad, domains: str | None) -> tuple[Acceptance, dict[str, float] | None]:
         """The acceptance, and the shares of `--domains`. Errors: InputError."""

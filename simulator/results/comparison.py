@@ -73,6 +73,7 @@ class Comparison:
     warnings: what makes a figure or a difference doubtful, in words. sustainable: by policy, the highest request rate
     at which `setting["find_rate"]` of the requests meet the limits of goodput, where that was asked. surcharge: what
     adaptive verification may cost before the verdict flips. sensitivity: which assumption flips it, where asked.
+    accuracy: how far predictions on measured step costs were off, in words; estimates say theirs among the warnings.
     """
 
     results: tuple[PolicyResult, ...]
@@ -82,6 +83,7 @@ class Comparison:
     sustainable: dict[str, float] | None = None
     surcharge: Surcharge | None = None
     sensitivity: Sensitivity | None = None
+    accuracy: str = ""
 
     def __repr__(self) -> str:
         """A line on the load and one a policy: the figure that decides, and the gain over the first."""

@@ -71,6 +71,21 @@ def plot_loads(
     return _finished(figure, path)
 
 
+def plot_frontiers(lines: dict[str, tuple[Any, Any]], words: dict[str, str], path: Path) -> Any:
+    """(x, y) of each line by load. words: x, y and title."""
+    figure, axes = _pyplot().subplots(figsize=(6.4, 4.0))
+    for number, (name, (across, up)) in enumerate(lines.items()):
+        colour, marker = STYLES[number % len(STYLES)]
+        axes.plot(across, up, label=name, color=colour, marker=marker, markersize=4, linewidth=1.2)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel(words["x"])
+    axes.set_ylabel(words["y"], fontsize=9)
+    axes.set_title(words["title"], fontsize=9)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    return _finished(figure, path)
+
+
 def _finished(figure: Any, path: str | Path | None) -> Any:
     figure.tight_layout()
     if path is not None:

@@ -16,7 +16,7 @@ from simulator.results.answer import answer
 from simulator.results.comparison import Comparison, PolicyResult
 from simulator.results.paired import interval
 from simulator.results.prefixes import cache_report
-from simulator.results.screen import failed_line, gains_line, rates_line, screen_table
+from simulator.results.screen import failed_line, gains_line, print_accuracy, rates_line, screen_table
 from simulator.results.servers import flag_lines
 from simulator.results.verdict import overload_words
 
@@ -52,6 +52,7 @@ def print_report(comparison: Comparison, console: Console, notes: tuple[str, ...
     said += [] if comparison.sensitivity is None else comparison.sensitivity.lines()
     for sentence in filter(None, [*said, *flag_lines(setting)]):
         console.print(Text(sentence))
+    print_accuracy(comparison, console)
     for line in _engine_lines(setting):
         console.print(Text(line, style="dim"))
     for assumption in comparison.assumptions:
@@ -170,6 +171,7 @@ def plain_report(comparison: Comparison) -> dict[str, Any]:
         "surcharge": None if comparison.surcharge is None else asdict(comparison.surcharge),
         "sensitivity": None if comparison.sensitivity is None else comparison.sensitivity.as_json(),
         "warnings": [*filter(None, map(overload_words, comparison.results)), *comparison.warnings],
+        "accuracy": comparison.accuracy or None,
         "assumptions": [assumption.as_json() for assumption in comparison.assumptions],
         "results": [_record(result, comparison) for result in comparison.results],
     }
@@ -184,6 +186,7 @@ def _record(result: PolicyResult, comparison: Comparison) -> dict[str, Any]:
     return {
         "backend": "sglang-dspark-simulator",
         "policy": result.policy,
+        "drafter": comparison.setting["drafter"],
         "lossless": result.lossless,
         "schedule": result.schedule,
         "dataset_name": comparison.setting["trace"],

@@ -33,7 +33,14 @@ def print_screen(comparison: Comparison, console: Console, notes: tuple[str, ...
     said = [answer(comparison), rates_line(comparison), *surcharge, *varied, *doubts]
     for sentence in filter(None, [*said, *flag_lines(setting)]):
         console.print(Text(sentence))
+    print_accuracy(comparison, console)
     print_assumed(len(comparison.assumptions), console)
+
+
+def print_accuracy(comparison: Comparison, console: Console) -> None:
+    """How far such predictions were off, where that is not among the warnings."""
+    if comparison.accuracy:
+        console.print(Text(comparison.accuracy, style="dim"))
 
 
 def failed_line(comparison: Comparison) -> str:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from simulator.results.accuracy import accuracy_of
 from simulator.results.estimated import error_of_estimate
 from simulator.results.paired import interval
 from simulator.results.screen import cell
@@ -45,6 +46,8 @@ def print_tuned(tuned: Tuned, path: Path, console: Console, *, verbose: bool = F
     console.print(Text(answer(tuned)))
     for line in error_of_estimate(setting):
         console.print(Text(line))
+    if accuracy_of(setting):
+        console.print(Text(accuracy_of(setting), style="dim"))
     for line in _robust_lines(tuned, verbose=verbose):
         console.print(Text(line))
     console.print(Text(f"wrote {path}; serve it with"))
@@ -74,6 +77,7 @@ def tuned_json(tuned: Tuned, path: Path) -> bytes:
     document = {
         "answer": answer(tuned),
         "warnings": list(error_of_estimate(tuned.settings[0])),
+        "accuracy": accuracy_of(tuned.settings[0]) or None,
         "policy_file": str(path),
         "meta": policy_meta(tuned),
         "space": tuned.space.stated(),

@@ -1,0 +1,55 @@
+"""How far predictions on measured step costs were off, as `benchmarks/validate.py` found (validation.json is its)."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from importlib.resources import files
+
+import msgspec
+
+from simulator.engine.run import Setting
+
+
+class Known(msgspec.Struct, frozen=True):
+    """Errors over `count` published figures, in points or per cent: mean size and largest."""
+
+    count: int
+    mean: float
+    largest: float
+
+
+class Accuracy(msgspec.Struct, frozen=True):
+    """figure8: throughput, in-sample, per cent. frontier: gains of arms at loads that no parameter saw, points.
+    captured: gains of policies on estimated costs, points. production: gains of DSpark over MTP-1 at matched
+    throughput on step times of other hardware, points.
+    """
+
+    figure8: Known
+    frontier: Known
+    captured: Known
+    production: Known
+
+
+@lru_cache(maxsize=1)
+def accuracy() -> Accuracy:
+    """What was found when the package was made."""
+    data = files("simulator.results").joinpath("validation.json").read_bytes()
+    return msgspec.json.decode(data, type=Accuracy)
+
+
+def accuracy_of(setting: Setting) -> str:
+    """One sentence for a result on measured step costs; empty on an estimate, whose errors are larger and said."""
+    if setting.cost.is_estimate:
+        return ""
+    known = accuracy()
+    return (
+        "how far such predictions were off what others measured (docs/validation.md): gains by "
+        f"{_said(known.frontier)} points on {known.frontier.count} figures of vLLM's that no parameter saw, by "
+        f"{_said(known.captured)} on {known.captured.count} of SGLang's with estimated costs; DSpark over MTP-1 at "
+        f"matched throughput, on step times of other hardware, by {_said(known.production)}; throughput in-sample by "
+        f"{_said(known.figure8)} %"
+    )
+
+
+def _said(known: Known) -> str:
+    return f"{known.mean:.1f} (at most {known.largest:.1f})"
