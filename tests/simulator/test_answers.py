@@ -146,7 +146,7 @@ def test_a_sweep_has_one_row_a_policy_and_says_its_crossovers(capsys: pytest.Cap
     assert len(found.words()) in (1, 2) and all("in flight: " in line for line in found.words())
     for load_at, choice in enumerate(found.choices):
         assert choice is not None and found.result(choice.policy, load_at) is not None
-    flags = ("--trace", "example", "--limit", "80", "--profile", PROFILE, "--replications", "2", "--jobs", "1")
+    flags = ("--trace", "example", "--limit", "40", "--profile", PROFILE, "--replications", "2", "--jobs", "1")
     told = call(capsys, *flags, "--concurrency", "2,4", "--policy", "hull")
     assert told.status == 0 and "in flight" in told.out and max(map(len, told.out.splitlines())) <= 80
     rates = call(capsys, *flags, "--request-rate", "1,2", "--policy", "hull", "--json").report

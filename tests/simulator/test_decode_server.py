@@ -44,7 +44,7 @@ def test_room_to_decode_on_is_kept_for_everybody() -> None:
     assert run.recorder.retractions.sum() == 0
 
 
-@settings(max_examples=40)
+@settings(max_examples=15)
 @given(st.integers(0, 1000), st.integers(900, 3000), st.integers(1, 7), st.sampled_from([None, 3, 20]))
 def test_every_request_gets_every_token(seed: int, kv: int, gamma: int, concurrency: int | None) -> None:
     rng = np.random.default_rng(seed)
