@@ -36,10 +36,13 @@ logger = logging.getLogger(__name__)
 class Step:
     """A decode step under way. kv: tokens of memory held during it; accepted: [R] draft tokens that survive.
 
-    beyond_probes: whether the profile was not measured for it.
+    live: the block as the policy saw it; depth: [R] what the target would accept of it. beyond_probes: whether the
+    profile was not measured for this step.
     """
 
     decision: Decision
+    live: LiveBlock
+    depth: Ints
     accepted: Ints
     draft_s: float
     verify_s: float
@@ -86,7 +89,7 @@ class Decoder:
             self._learn(Outcome(live.units, decision.lengths, accepted))
         seconds = model.decode_seconds(draft, verify, live=model.policy.live and not eager)
         beyond = model.cost.beyond_probes(size, size + decision.total)
-        return Step(decision, accepted, draft, verify, seconds, kv, beyond)
+        return Step(decision, live, depth, accepted, draft, verify, seconds, kv, beyond)
 
     def _seconds(self, batch: DecodeBatch, decision: Decision, context: int, *, eager: bool) -> tuple[float, float]:
         """(draft, verify) as executed."""
