@@ -16,5 +16,6 @@ setup(
         "sglang_dspark.cost.estimate": ["accuracy.json"],
         "simulator": ["examples/*", "py.typed"],
         "simulator.blocks": ["published/*.json"],
+        "simulator.report": ["assets/*"],
     },
 )

@@ -23,6 +23,8 @@ from simulator.flags.load import LoadFlags
 from simulator.inputs import prepare
 from simulator.policy_files import tuned_elsewhere
 from simulator.progress import Teller, progress
+from simulator.report.page import check_page
+from simulator.reporting import story_of_comparison, story_of_sweep, write_report
 from simulator.results.comparison import Comparison
 from simulator.results.plot import check_plot
 from simulator.results.report import json_lines, json_report, print_report
@@ -56,6 +58,12 @@ class OutputFlags:
         ),
     ] = None
     plot: Annotated[Path | None, typer.Option(help="picture, .svg or .png", rich_help_panel=PANEL)] = None
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            help="one self-contained HTML page: answer, charts, explorer (extra `report`)", rich_help_panel=PANEL
+        ),
+    ] = None
     timeline: Annotated[
         Path | None, typer.Option(help="Chrome trace for ui.perfetto.dev (.json or .json.gz)", rich_help_panel=PANEL)
     ] = None
@@ -76,8 +84,10 @@ class OutputFlags:
         if self.json and (self.wide or self.verbose):
             raise InputError(f"--{'wide' if self.wide else 'verbose'} does nothing with --json, which has everything")
         files = [Path(self.output)] if self.output not in (None, "-") else []
-        for path in (*files, self.timeline, self.plot):
+        for path in (*files, self.timeline, self.plot, self.report):
             _check_target(path)
+        if self.report is not None:
+            check_page(self.report)
         if self.plot is not None:
             check_plot(self.plot)
 
@@ -180,6 +190,10 @@ def command(
                 return told
 
             found = sweep(settings, asked, only=only, replications=count, jobs=jobs, on_load=on_load, store=store)
+            if output.report is not None:
+                told.says("counting for the report")
+                story = story_of_sweep(settings, found, [load.trace, engine.profile, *(policy or ())], notes)
+                write_report(output.report, story, jobs, told)
         _deliver_sweep(found, output, notes)
         return
     (setting,) = settings
@@ -198,6 +212,10 @@ def command(
         comparison = replace(comparison, sustainable=rates, setting=stated)
     if sensitivity:
         comparison = replace(comparison, sensitivity=vary(setting, policies, comparison, jobs))
+    if output.report is not None:
+        with progress("counting for the report") as told:
+            story = story_of_comparison(setting, comparison, [load.trace, engine.profile, *(policy or ())], notes)
+            write_report(output.report, story, jobs, told)
     if output.timeline is not None:
         write_timeline(output.timeline, setting, list(policies))
     _deliver(comparison, output, notes)

@@ -47,6 +47,14 @@ MAY_IMPORT: dict[str, set[str]] = {
         "simulator.traces",
         "simulator.engine",
     },
+    "simulator.report": {
+        *BASICS,
+        f"{D}.calibration",
+        "simulator.blocks",
+        "simulator.traces",
+        "simulator.engine",
+        "simulator.results",
+    },
     "simulator": {
         *BASICS,
         f"{D}.command",
@@ -55,6 +63,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "simulator.traces",
         "simulator.engine",
         "simulator.results",
+        "simulator.report",
     },
     "simulator.tuning": {
         *BASICS,
@@ -63,6 +72,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "simulator.traces",
         "simulator.engine",
         "simulator.results",
+        "simulator.report",
     },
     f"{D}.cli": {
         *BASICS,

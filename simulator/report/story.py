@@ -63,13 +63,15 @@ class LoadRuns:
 
 @dataclass(frozen=True)
 class Story:
-    """answer: one sentence. sure: how far to trust it, a sentence each. words: what else is said, such as crossovers.
+    """about: what was simulated, in a line. answer: one sentence. sure: how far to trust it, a sentence each. words: what
+    else is said, such as crossovers.
 
     shown: which of `loads` is shown first. robustness: rows of `what`, `kind`, `regret`, `best`; trials: rows of
     `number`, `value`, `policy`, `best`; None where nothing was searched. made: command, versions and inputs.
     """
 
     title: str
+    about: str
     answer: str
     sure: tuple[str, ...]
     words: tuple[str, ...]
