@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Annotated
 
@@ -77,8 +78,10 @@ class OutputFlags:
 
     def check(self) -> None:
         """Find out before the work that a result has nowhere to go."""
-        if self.output is not None and self.timeline is not None and Path(self.output) == self.timeline:
-            raise InputError(f"--output and --timeline name the same file {self.output}: give two")
+        named = {"output": self.output and Path(self.output), "timeline": self.timeline, "report": self.report}
+        for (one, path), (other, same) in combinations(named.items(), 2):
+            if path is not None and path == same:
+                raise InputError(f"--{one} and --{other} name the same file {path}: give two")
         if self.output == "-" and self.json:
             raise InputError("--output - and --json both write to standard output: give one of them")
         if self.json and (self.wide or self.verbose):

@@ -42,10 +42,11 @@ def story_of_comparison(
     return Story(
         title=f"Which verification policy {where}?",
         about=_about(comparison),
-        answer=_sentence(answer(comparison)),
+        answer=sentence(answer(comparison)),
         sure=_sure(comparison),
         words=(),
         judged=comparison.judged.words,
+        unit=_unit(comparison),
         loads=(load,),
         shown=0,
         warnings=_warnings([comparison], notes),
@@ -74,12 +75,13 @@ def story_of_sweep(
     words = [*sweep.words(), *([] if sweep.schedule is None else [f"read off it: --policy {sweep.schedule}"])]
     flag = "A sweep has none: give one load and --sensitivity to see which assumption turns the verdict there."
     return Story(
-        title=f"Which verification policy, from which load on? ({sweep.unit})",
+        title="Which verification policy, from which load on?",
         about=_about(first),
-        answer=_sentence(sweep.summary()),
+        answer=sentence(sweep.summary()),
         sure=_sure(first),
-        words=tuple(map(_sentence, words)),
+        words=tuple(map(sentence, words)),
         judged=first.judged.words,
+        unit=_unit(first),
         loads=tuple(loads),
         shown=shown,
         warnings=_warnings(sweep.comparisons, notes),
@@ -127,7 +129,7 @@ def _load_runs(
     closed = setting.concurrency is not None
     size = float(setting.concurrency if setting.concurrency is not None else _rate(setting, comparison))
     return LoadRuns(
-        load=f"{setting.concurrency}" if closed else f"{size:.3g}/s",
+        load=f"{setting.concurrency}" if closed else f"{size:.3g}",
         size=size,
         entries=entries,
         base=None if base is None else renamed.get(base, base),
@@ -141,6 +143,10 @@ def _load_runs(
 def _rate(setting: Setting, comparison: Comparison) -> float:
     rate = setting.request_rate or comparison.results[0].figures["offered_request_rate"]
     return rate if math.isfinite(rate) else float(len(setting.trace))
+
+
+def _unit(comparison: Comparison) -> str:
+    return "requests in flight" if comparison.setting["loop"] == "closed" else "requests a second"
 
 
 def _about(comparison: Comparison) -> str:
@@ -164,7 +170,7 @@ def _sure(comparison: Comparison) -> tuple[str, ...]:
         else "every policy here is lossless: what the server answers follows the target model's law exactly"
     )
     said += flag_lines(setting)
-    return tuple(map(_sentence, said))
+    return tuple(map(sentence, said))
 
 
 def _interval_words(setting: dict[str, Any]) -> str:
@@ -183,13 +189,14 @@ def _interval_words(setting: dict[str, Any]) -> str:
 def _warnings(comparisons: Sequence[Comparison], notes: Sequence[str]) -> tuple[str, ...]:
     said = [text for each in comparisons for text in (*filter(None, map(overload_words, each.results)), *each.warnings)]
     trace = [f"trace: {note}" for note in comparisons[0].setting["trace_notes"] if note.startswith("warning")]
-    return tuple(map(_sentence, dict.fromkeys([*said, *trace, *notes])))
+    return tuple(map(sentence, dict.fromkeys([*said, *trace, *notes])))
 
 
-def _sentence(text: str) -> str:
+def sentence(text: str) -> str:
     """With a capital and a stop; policies and flags keep their letters."""
     first = text.split(" ", 1)[0]
     text = text if ":" in first.rstrip(":") or first.startswith("-") else text[:1].upper() + text[1:]
+    text = text.replace(" %", "\u00a0%")
     return text if text.endswith((".", "!", "?")) else f"{text}."
 
 

@@ -86,6 +86,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         f"{D}.live",
         "simulator",
         "simulator.blocks",
+        "simulator.report",
         "simulator.results",
         "simulator.tuning",
     },

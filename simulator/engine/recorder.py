@@ -63,8 +63,8 @@ class Recorder:
         on_tokens: Callable[[int, float, int], None] | None = None,
         on_decode: Callable[[DecodeView], None] | None = None,
     ) -> None:
-        """on_step sees every engine step, on_tokens (request, seconds, tokens) every chunk that a client gets, on_decode
-        every decode step request by request."""
+        """on_step sees every engine step, on_decode every decode step request by request, on_tokens (request, seconds,
+        tokens) every chunk that a client gets."""
         count = len(output_length)
         self.input_length, self.output_length = input_length, output_length
         self.on_step, self.on_tokens, self.on_decode = on_step, on_tokens, on_decode

@@ -42,7 +42,7 @@ def shape(names: Sequence[str], shown: Sequence[str], field: str = "policy", *, 
 
 def dash(names: Sequence[str], shown: Sequence[str], field: str = "policy") -> Spec:
     """Dash of a name's line, see `colour`."""
-    return _nominal(field, shown, [DASHES[names.index(name) % COLOURS] for name in shown], legend=False)
+    return _nominal(field, shown, [DASHES[names.index(name) % COLOURS] for name in shown], legend=True)
 
 
 def tip(field: str, title: str, form: str = "") -> Spec:

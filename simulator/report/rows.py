@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sglang_dspark.calibration.metrics import ece_of_sums
-from simulator.report.counts import Counts
+from simulator.report.counts import Counts, Ints
 from simulator.report.story import Entry, LoadRuns, Story
 from simulator.results.spread import SHARES
 
@@ -21,8 +21,9 @@ LATENCIES = {
     "tpot": "Time per output token (TPOT)",
     "e2e_latency": "End-to-end latency",
 }
-FLOOR = -0.2
+FLOOR = -0.1
 """Gains below it are drawn at it, with their value beside: they would press all others together."""
+_FULL = 0.8  # of the largest batch of a closed loop: steps with fewer requests belong to its beginning or end
 _LEAST_STEPS = 20  # steps at about one batch size that a point of the budget chart needs
 
 
@@ -103,31 +104,22 @@ def gain_rows(story: Story) -> list[Row]:
 
 
 def budget_rows(story: Story, counts: AllCounts) -> list[Row]:
-    """Tokens verified a request and step (anchor counted) by requests decoding at once, in steps of half an octave."""
+    """Tokens verified a request and step (anchor counted) by requests that decode at once.
+
+    Of several closed loops the full batches of each; else every batch, in steps of half an octave.
+    """
+    several = len(story.loads) > 1 and all(entry.setting.concurrency for load in story.loads for entry in load.entries)
     rows = []
-    for name in story.names:
-        found = [each for (_, policy), each in sorted(counts.items()) if policy == name]
-        if not found:
+    for (_, name), each in sorted(counts.items(), key=lambda item: (story.names.index(item[0][1]), item[0][0])):
+        if several:
+            full = each.requests >= _FULL * each.requests.max(initial=1)
+            rows.append(_budget(name, each.requests[full], each.tokens[full]))
             continue
-        requests = np.concatenate([each.requests for each in found])
-        tokens = np.concatenate([each.tokens for each in found])
-        bins = np.round(2 * np.log2(np.maximum(requests, 1))).astype(np.int64)
-        for bin_ in np.unique(bins).tolist():
-            inside = bins == bin_
-            if inside.sum() < min(_LEAST_STEPS, bins.size):
-                continue
-            each = tokens[inside] / requests[inside]
-            low, high = np.quantile(each, (0.1, 0.9)).tolist()
-            rows.append(
-                {
-                    "policy": name,
-                    "requests": float(requests[inside].mean()),
-                    "verified": float(tokens[inside].sum() / requests[inside].sum()),
-                    "low": low,
-                    "high": high,
-                    "steps": int(inside.sum()),
-                }
-            )
+        bins = np.round(2 * np.log2(np.maximum(each.requests, 1))).astype(np.int64)
+        for number in np.unique(bins).tolist():
+            inside = bins == number
+            if inside.sum() >= min(_LEAST_STEPS, bins.size):
+                rows.append(_budget(name, each.requests[inside], each.tokens[inside]))
     return rows
 
 
@@ -223,6 +215,18 @@ def _bases(load: LoadRuns) -> dict[str, Entry]:
 
 def _at_floor(value: float) -> float | None:
     return number(max(value, FLOOR)) if math.isfinite(value) else None
+
+
+def _budget(policy: str, requests: Ints, tokens: Ints) -> Row:
+    low, high = np.quantile(tokens / requests, (0.1, 0.9)).tolist()
+    return {
+        "policy": policy,
+        "requests": float(requests.mean()),
+        "verified": float(tokens.sum() / requests.sum()),
+        "low": low,
+        "high": high,
+        "steps": int(requests.size),
+    }
 
 
 def _per_second(tpot_ms: float) -> float | None:

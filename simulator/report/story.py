@@ -63,11 +63,11 @@ class LoadRuns:
 
 @dataclass(frozen=True)
 class Story:
-    """about: what was simulated, in a line. answer: one sentence. sure: how far to trust it, a sentence each. words: what
-    else is said, such as crossovers.
+    """about: what was simulated, in a line. answer: one sentence. sure: how far to trust it, a sentence each.
+    words: what else is said, such as crossovers. judged, unit: what decides and what a load counts, in words.
 
-    shown: which of `loads` is shown first. robustness: rows of `what`, `kind`, `regret`, `best`; trials: rows of
-    `number`, `value`, `policy`, `best`; None where nothing was searched. made: command, versions and inputs.
+    shown: which of `loads` is shown first. robustness: rows of `what`, `kind`, `regret`, `over_base`, `best`; trials:
+    rows of `number`, `value`, `policy`, `best`; None where nothing was searched. made: command, versions and inputs.
     """
 
     title: str
@@ -76,6 +76,7 @@ class Story:
     sure: tuple[str, ...]
     words: tuple[str, ...]
     judged: str
+    unit: str
     loads: tuple[LoadRuns, ...]
     shown: int
     warnings: tuple[str, ...]

@@ -22,7 +22,9 @@ def run_once(
     """Simulate one policy on one set of draws.
 
     replication: names the draws; the same for every policy that is compared. on_step sees every engine step as it
-    ended, on_decode every decode step request by request; on_progress the number of completed requests. Errors: InputError.
+    ended, on_decode every decode step request by request, on_progress the number of completed requests.
+
+    Errors: InputError.
     """
     run = assemble(setting, policy, replication, on_step=on_step, on_decode=on_decode, on_progress=on_progress)
     run.env.run(until=run.router.done)

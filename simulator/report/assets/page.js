@@ -69,7 +69,7 @@ const report = (() => {
       axisY: { titleAngle: 0, titleAlign: "left", titleX: 0, titleY: -12, titleBaseline: "bottom", tickCount: 6 },
       legend: {
         orient: "bottom", columns: narrow() ? 1 : 4, labelColor: text, labelFontSize: 12, labelLimit: narrow() ? 270 : 220,
-        symbolSize: 80, symbolStrokeWidth: 1.8, columnPadding: 18, rowPadding: 4,
+        symbolSize: 80, symbolOpacity: 1, symbolStrokeWidth: 1.8, columnPadding: 18, rowPadding: 4,
       },
     };
   }

@@ -55,4 +55,4 @@ def panel(spec: Spec, title: str = "", **where: Any) -> Spec:
 
 
 def shown_load(story: Story, rows: Sequence[Row]) -> dict[str, Any]:
-    return choice(rows, "load", "Load", story.loads[story.shown].load)
+    return choice(rows, "load", story.unit.capitalize(), story.loads[story.shown].load)

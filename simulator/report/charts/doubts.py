@@ -20,7 +20,7 @@ def sensitivity(story: Story) -> Chart:
     flips = {"condition": {"test": {"field": "flips", "equal": True}, "value": "@1"}, "value": "@0"}
     said = [tip("what", "varied"), tip("gain", "gain", "+.1%"), tip("low", "from", "+.1%"), tip("high", "to", "+.1%")]
     spec = {
-        "height": {"step": ROW_STEP},
+        "height": ROW_STEP * len(rows),
         "layer": [
             rule_at(0, "x"),
             {
@@ -58,7 +58,7 @@ def robustness(story: Story) -> list[Chart]:
     rows = list(story.robustness)
     kinds = values(rows, "kind")
     spec = {
-        "height": {"step": 20},
+        "height": 20 * len(rows),
         "mark": {"type": "bar", "height": 12},
         "encoding": {
             "y": named_axis("what", [row["what"] for row in rows]),

@@ -14,7 +14,7 @@ from simulator.report.story import Story
 def figures(story: Story) -> Chart:
     rows = of.figure_rows(story)
     columns = [
-        column("load", "load"),
+        column("load", story.unit),
         column("policy", "policy"),
         column("part", "part"),
         column("tokens_s", "tokens/s", ",.0f"),
@@ -39,7 +39,7 @@ def frontier(story: Story) -> Chart:
     rows, names = of.frontier_rows(story), story.names
     shown = values(rows, "policy")
     place = {
-        "x": quantitative("speed", "tokens/s that one user gets (1000 / mean TPOT in ms)"),
+        "x": quantitative("speed", "tokens/s a user gets (1000 / TPOT in ms)"),
         "y": quantitative("tokens_s", "output tokens/s of the server", zero=False),
     }
     said = [
@@ -75,7 +75,7 @@ def frontier(story: Story) -> Chart:
         caption += " This report has one load; several (--concurrency 8,32,64) make lines."
     columns = [
         column("policy", "policy"),
-        column("load", "load"),
+        column("load", story.unit),
         column("speed", "tokens/s a user", ",.1f"),
         column("tokens_s", "tokens/s of the server", ",.0f"),
         column("front", "on the frontier"),
@@ -97,21 +97,21 @@ def gain(story: Story) -> Chart:
     spec = _gain_of_one_load(names, shown, said) if len(story.loads) == 1 else _gain_by_load(story, names, shown, said)
     caption = (
         f"Gain in {story.judged} over what is chosen below; above 0 is better. The bars are 95 % intervals of the "
-        "paired difference on the same draws: one that crosses 0 is no difference. Losses of more than 20 % stand at "
+        "paired difference on the same draws: one that crosses 0 is no difference. Losses of more than 10 % stand at "
         "the edge, with their value."
     )
-    columns = [column("over", "over"), column("load", "load"), column("policy", "policy"), *GAIN]
+    columns = [column("over", "over"), column("load", story.unit), column("policy", "policy"), *GAIN]
     return chart("gain", "Gain by load", caption, columns, rows, [panel(spec)], [choice(rows, "over", "Gain over")])
 
 
 def _gain_of_one_load(names: Sequence[str], shown: Sequence[str], said: list[Spec]) -> Spec:
     y = named_axis("policy", shown)
-    x = quantitative("drawn_mean", "gain", "+.0%", zero=True)
+    x = quantitative("drawn_mean", "gain", "+.0%", zero=True, scale={"padding": 8})
     bars = {
         "mark": {"type": "rule", "strokeWidth": 2, "aria": False},
         "encoding": {
             "y": y,
-            "x": quantitative("drawn_low", "gain", "+.0%", zero=True),
+            "x": quantitative("drawn_low", "gain", "+.0%", zero=True, scale={"padding": 8}),
             "x2": {"field": "drawn_high"},
             "color": colour(names, shown, legend=False),
         },
@@ -127,8 +127,8 @@ def _gain_of_one_load(names: Sequence[str], shown: Sequence[str], said: list[Spe
         },
     }
     return {
-        "height": {"step": ROW_STEP},
-        "layer": [rule_at(0, "x"), bars, points, _beyond({"y": y, "x": points["encoding"]["x"]}, dx=8)],
+        "height": ROW_STEP * len(shown),
+        "layer": [rule_at(0, "x"), bars, points, _beyond({"y": y, "x": x}, dx=8)],
     }
 
 
@@ -150,17 +150,17 @@ def _gain_by_load(story: Story, names: Sequence[str], shown: Sequence[str], said
             "field": "load",
             "type": "ordinal",
             "sort": loads,
-            "title": None,
+            "title": story.unit,
             "axis": {"labelAngle": 0, "labelOverlap": True, "grid": False},
         },
         "xOffset": {"field": "policy", "type": "nominal", "sort": list(shown)},
     }
-    y = quantitative("drawn_mean", "gain", "+.0%", zero=True)
+    y = quantitative("drawn_mean", "gain", "+.0%", zero=True, scale={"padding": 8})
     bars = {
         "mark": {"type": "rule", "strokeWidth": 1.5, "aria": False},
         "encoding": {
             **place,
-            "y": quantitative("drawn_low", "gain", "+.0%", zero=True),
+            "y": quantitative("drawn_low", "gain", "+.0%", zero=True, scale={"padding": 8}),
             "y2": {"field": "drawn_high"},
             "color": colour(names, shown),
         },
@@ -187,7 +187,7 @@ def latency(story: Story) -> Chart:
     shares = ["median", "p90", "p95", "p99"]
     y = named_axis("policy", shown)
     spec = {
-        "height": {"step": ROW_STEP},
+        "height": ROW_STEP * len(shown),
         "layer": [
             {
                 "mark": {"type": "rule", "strokeWidth": 2, "opacity": 0.5, "aria": False},
@@ -210,6 +210,7 @@ def latency(story: Story) -> Chart:
                         "type": "nominal",
                         "title": None,
                         "scale": {"domain": shares, "range": ["circle", "stroke", "triangle-up", "diamond"]},
+                        "legend": {"columns": 4, "columnPadding": 10},
                     },
                     "tooltip": [tip("policy", "policy"), tip("percentile", "percentile"), tip("ms", "ms", ",.2f")],
                 },
@@ -221,7 +222,7 @@ def latency(story: Story) -> Chart:
         "Means over the sets of draws."
     )
     columns = [
-        column("load", "load"),
+        column("load", story.unit),
         column("what", "latency"),
         column("policy", "policy"),
         *(column(share, f"{share}, ms", ",.2f") for share in shares),

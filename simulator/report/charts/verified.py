@@ -18,12 +18,12 @@ def budget(story: Story, counts: AllCounts) -> Chart:
         "~r",
         scale={"type": "log", "base": 2, "nice": False, "padding": 12, "zero": None},
     )
-    title = "tokens verified a request and step (anchor counted)"
+    title = "tokens verified a request and step"
     band = {
         "mark": {"type": "area", "opacity": 0.15, "aria": False},
         "encoding": {
             "x": x,
-            "y": quantitative("low", title),
+            "y": quantitative("low", title, scale={"domainMin": 1}),
             "y2": {"field": "high"},
             "color": colour(names, shown),
         },
@@ -32,7 +32,7 @@ def budget(story: Story, counts: AllCounts) -> Chart:
         "mark": {"type": "line", "strokeWidth": 1.5, "aria": False},
         "encoding": {
             "x": x,
-            "y": quantitative("verified", title),
+            "y": quantitative("verified", title, scale={"domainMin": 1}),
             "color": colour(names, shown),
             "strokeDash": dash(names, shown),
         },
@@ -41,7 +41,7 @@ def budget(story: Story, counts: AllCounts) -> Chart:
         "mark": {"type": "point", "filled": True, "size": 60, "opacity": 1},
         "encoding": {
             "x": x,
-            "y": quantitative("verified", title),
+            "y": quantitative("verified", title, scale={"domainMin": 1}),
             "color": colour(names, shown),
             "shape": shape(names, shown),
             "tooltip": [
@@ -97,7 +97,7 @@ def positions(story: Story, counts: AllCounts) -> Chart:
         "bar was drafted and not verified."
     )
     columns = [
-        column("load", "load"),
+        column("load", story.unit),
         column("policy", "policy"),
         column("domain", "domain"),
         column("position", "position", "d"),
@@ -154,7 +154,7 @@ def reliability(story: Story, counts: AllCounts) -> Chart:
         "calibration error over all drafted tokens, verified or not."
     )
     columns = [
-        column("load", "load"),
+        column("load", story.unit),
         column("domain", "domain"),
         column("reported", "reported", ".1%"),
         column("observed", "observed", ".1%"),
