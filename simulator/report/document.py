@@ -30,6 +30,7 @@ def document(story: Story, counts: Mapping[tuple[int, str], Counts]) -> dict[str
         "sure": list(story.sure),
         "words": list(story.words),
         "judged": story.judged,
+        "unit": story.unit,
         "policies": story.names,
         "best": {load.load: load.best for load in story.loads},
         "charts": charts(story, counts),

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sglang_dspark.cost import provenance
 from simulator.engine.run import Setting
 from simulator.report.story import Entry, LoadRuns, Story
 from simulator.reporting import made, sentence
 from simulator.results.estimated import error_of_estimate
-from simulator.results.stated import stated_assumptions, stated_setting
+from simulator.results.stated import stated_assumptions
 from simulator.results.whose import other_model
 from simulator.tuning.finals import HELD_OUT, Held
 from simulator.tuning.objective import Objective
@@ -56,7 +57,7 @@ def _sure(tuned: Tuned, held_out: int) -> list[str]:
     said = [
         f"judged on {held_out:,} requests and {HELD_OUT} sets of draws that the search never met; the brackets are a "
         f"95 % interval over {parts}",
-        f"step costs: {stated_setting(tuned.unseen[0], [], 1)['profile_provenance']}",
+        f"step costs: {provenance(tuned.unseen[0].cost)}",
         "every policy here is lossless: what the server answers follows the target model's law exactly",
     ]
     if tuned.robustness is None:

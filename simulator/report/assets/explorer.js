@@ -29,7 +29,7 @@
       theta();
     };
     const choices = [["drafter", "Drafter", data.drafters.map((each) => each.name)], ["domain", "Text", domains()],
-      ["load", "Load", data.loads], ["policy", "Policy", doc.explorer.cases[0].policies.map((each) => each.name)]];
+      ["load", doc.unit[0].toUpperCase() + doc.unit.slice(1), data.loads], ["policy", "Policy", doc.explorer.cases[0].policies.map((each) => each.name)]];
     byId("explorer-controls").replaceChildren(...choices.map(([field, title, values]) => {
       const label = choice(title, values, state[field], change(field));
       label.dataset.field = field;
