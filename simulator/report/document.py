@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -16,12 +17,13 @@ from simulator.report.story import LoadRuns, Story
 
 FORMAT, VERSION = "sglang-dspark-page", 1
 
+_BREAKS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _PACKAGES = ("sglang-dspark", "numpy", "scipy", "simpy", "msgspec", "optuna", "vl-convert-python")
 
 
 def document(story: Story, counts: Mapping[tuple[int, str], Counts]) -> dict[str, Any]:
     """The whole page in plain values."""
-    return {
+    found = {
         "format": FORMAT,
         "version": VERSION,
         "title": story.title,
@@ -37,8 +39,17 @@ def document(story: Story, counts: Mapping[tuple[int, str], Counts]) -> dict[str
         "explorer": _explorer(story, counts),
         "warnings": list(story.warnings),
         "assumptions": list(story.assumptions),
-        "made": {**story.made, "versions": versions()},
     }
+    return {**_on_one_line(found), "made": {**story.made, "versions": versions()}}
+
+
+def _on_one_line(value: Any) -> Any:
+    """Names from outside may hold line breaks, which Vega's expressions do not read, and control characters."""
+    if isinstance(value, str):
+        return _BREAKS.sub(" ", value)
+    if isinstance(value, dict):
+        return {_on_one_line(key): _on_one_line(each) for key, each in value.items()}
+    return [_on_one_line(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def versions() -> dict[str, str]:

@@ -11,6 +11,7 @@ import numpy as np
 from sglang_dspark.calibration.metrics import ece_of_sums
 from simulator.report.counts import Counts, Ints
 from simulator.report.story import Entry, LoadRuns, Story
+from simulator.results.paired import interval
 from simulator.results.spread import SHARES
 
 Row = dict[str, Any]
@@ -43,7 +44,7 @@ def figure_rows(story: Story) -> list[Row]:
             row: Row = {
                 "load": load.load,
                 "policy": entry.name,
-                "part": entry.label or ("best baseline" if entry is base else ""),
+                "part": ", ".join(filter(None, (entry.label, "best baseline" if entry is base else ""))),
                 "tokens_s": steady(entry, "output_throughput"),
                 "gain": None if gap is None else number(gap.mean),
                 "low": None if gap is None else number(gap.low),
@@ -97,6 +98,7 @@ def gain_rows(story: Story) -> list[Row]:
                         "low": number(gap.low),
                         "high": number(gap.high),
                         "beyond": gap.mean < FLOOR,
+                        "said": f"{entry.name} at {load.load}: gain {interval(gap)} over {base.name}",
                         **{f"drawn_{key}": _at_floor(value) for key, value in vars(gap).items()},
                     }
                 )

@@ -35,20 +35,24 @@ def story_of_search(tuned: Tuned, policy_file: Path, files: Sequence[str | Path 
         ),
         answer=sentence(answer(tuned)),
         sure=tuple(map(sentence, _sure(tuned, held_out))),
-        words=(sentence(f"serve it with: {' '.join(server_command(tuned, policy_file).split())}"),),
+        words=(),
         judged=first.words,
         unit="requests in flight" if setting.concurrency is not None else "requests a second",
         loads=tuple(_load(tuned, number, each, base, best, first) for number, each in enumerate(tuned.unseen)),
         shown=0,
         warnings=tuple(map(sentence, (*error_of_estimate(setting), *other_model(setting, policies)))),
         assumptions=tuple(each.text for each in stated_assumptions(setting, policies)),
-        made=made(tuned.settings, files, len(finals.held[0].runs[0])),
+        made=_made(tuned, policy_file, files),
         robustness=None if tuned.robustness is None else _robustness(tuned),
         trials=_trials(tuned, first),
-        extra={
-            "no_sensitivity": "A search has none; `If the assumptions are wrong` below asks the same of its winner."
-        },
+        extra={"no_sensitivity": "A search has none: the chart below asks the same of its winner."},
     )
+
+
+def _made(tuned: Tuned, policy_file: Path, files: Sequence[str | Path | None]) -> dict[str, Any]:
+    found = made(tuned.settings, files, len(tuned.finals.held[0].runs[0]))
+    server = " ".join(server_command(tuned, policy_file).replace("\\\n", " ").split())
+    return {**found, "inputs": {**found["inputs"], "serve it with": server}}
 
 
 def _sure(tuned: Tuned, held_out: int) -> list[str]:

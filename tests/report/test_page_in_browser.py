@@ -126,21 +126,29 @@ def test_tables_hold_python_s_numbers(opened: Any, made: Any) -> None:
     assert document["answer"] == page.inner_text("#answer")
 
 
+def marks(page: Page, name: str) -> list[str]:
+    """What a screen reader says of the points of a chart."""
+    said = page.evaluate(
+        "id => [...document.querySelectorAll(`#${id} [aria-roledescription=point]`)].map(e => e.ariaLabel)", name
+    )
+    return [str(each) for each in said]
+
+
 def test_marks_stand_where_the_numbers_say(opened: Any) -> None:
     """A mark's label for screen readers is what Vega drew: of every policy the speed, throughput and gain of Python."""
     page, document = opened("one").page, plain(one_load())
-    labels = page.evaluate("[...document.querySelectorAll('#frontier [role=graphics-symbol]')].map(e => e.ariaLabel)")
+    labels = marks(page, "frontier")
     rows = chart(document, "frontier")["rows"]
     assert len(labels) == len(rows)
     for row in rows:
         (label,) = [each for each in labels if f"policy: {row['policy']}" in each]
         assert f"tokens/s a user: {row['speed']:,.1f}" in label
         assert f"tokens/s of the server: {row['tokens_s']:,.0f}" in label
-    labels = page.evaluate("[...document.querySelectorAll('#gain [role=graphics-symbol]')].map(e => e.ariaLabel)")
+    labels = marks(page, "gain")
     rows = [row for row in chart(document, "gain")["rows"] if row["over"] == "the best baseline there"]
     for row in rows:
-        (label,) = [each for each in labels if f"policy: {row['policy']}" in each]
-        assert f"gain: {100 * row['gain']:+.1f}%" in label.replace("\u2212", "-")
+        (label,) = [each for each in labels if each.startswith(f"{row['policy']} at 4: gain")]
+        assert f"gain {100 * row['gain']:+.1f} % [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]" in label
 
 
 def test_choosing_another_load_shows_its_numbers(opened: Any) -> None:
@@ -151,8 +159,9 @@ def test_choosing_another_load_shows_its_numbers(opened: Any) -> None:
     load = select.input_value()
     rows = [row for row in chart(document, "latency")["rows"] if row["load"] == load]
     page.wait_for_function(
-        "want => [...document.querySelectorAll('#latency tbody td[data-field=median]')].map(e => Number(e.dataset.value)).join() === want",
-        arg=",".join(str(row["median"]) if row["median"] % 1 else str(int(row["median"])) for row in rows),
+        "want => JSON.stringify([...document.querySelectorAll('#latency tbody td[data-field=median]')]"
+        ".map(e => Number(e.dataset.value))) === JSON.stringify(want)",
+        arg=[row["median"] for row in rows],
     )
 
 

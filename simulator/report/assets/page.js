@@ -144,12 +144,12 @@ const report = (() => {
       this.numbers.replaceChildren(table(columns, this.rows, best));
       this.views.forEach((view) => view.finalize());
       this.views = [];
-      this.panels.replaceChildren();
-      for (const panel of this.data.panels) {
+      const places = this.data.panels.map(() => el("div", { class: "chart" }));
+      this.panels.replaceChildren(...this.data.panels.map((panel, index) =>  // all of them first: each takes the width that it will have
+        el("div", {}, ...(panel.title ? [el("h3", { text: panel.title })] : []), places[index])));
+      for (const [index, panel] of this.data.panels.entries()) {
         const rows = this.rows.filter((row) => Object.entries(panel.where).every(([field, value]) => row[field] === value));
-        const node = el("div", { class: "chart" });
-        this.panels.append(el("div", {}, ...(panel.title ? [el("h3", { text: panel.title })] : []), node));
-        this.views.push(await draw(node, panel.spec, rows, `${this.data.title}. ${panel.title}`));
+        this.views.push(await draw(places[index], panel.spec, rows, `${this.data.title}. ${panel.title}`));
       }
     }
 

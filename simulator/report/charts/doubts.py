@@ -8,6 +8,8 @@ from simulator.report.marks import colour, column, named_axis, quantitative, rul
 from simulator.report.rows import values
 from simulator.report.story import Story
 
+WIDE = {"labelLimit": 220, "grid": False, "domain": False, "ticks": False}
+
 
 def sensitivity(story: Story) -> Chart:
     rows = of.sensitivity_rows(story)
@@ -16,7 +18,7 @@ def sensitivity(story: Story) -> Chart:
         f"Gain of the leader{pair} in {story.judged}, with one assumption varied at a time. Where the interval lies "
         "wholly below 0 the verdict flips: measure that before you trust the answer."
     )
-    y = named_axis("what", [row["what"] for row in rows], axis={"labelLimit": 220, "grid": False, "ticks": False})
+    y = named_axis("what", [row["what"] for row in rows], axis=WIDE)
     flips = {"condition": {"test": {"field": "flips", "equal": True}, "value": "@1"}, "value": "@0"}
     said = [tip("what", "varied"), tip("gain", "gain", "+.1%"), tip("low", "from", "+.1%"), tip("high", "to", "+.1%")]
     spec = {
@@ -61,8 +63,8 @@ def robustness(story: Story) -> list[Chart]:
         "height": 20 * len(rows),
         "mark": {"type": "bar", "height": 12},
         "encoding": {
-            "y": named_axis("what", [row["what"] for row in rows]),
-            "x": quantitative("regret", "regret", ".1%", zero=True),
+            "y": named_axis("what", [row["what"] for row in rows], axis=WIDE),
+            "x": quantitative("regret", "regret", ".2~%", zero=True),
             "color": colour(kinds, kinds, "kind"),
             "tooltip": [tip("what", "where"), tip("regret", "regret", ".2%"), tip("best", "who leads there")],
         },

@@ -27,10 +27,10 @@ def figures(story: Story) -> Chart:
     if rows and "within" in rows[0]:
         columns.append(column("within", "within limits", ".1%"))
     caption = (
-        "tokens/s: output tokens of the server a second. Gain: over the best baseline (no speculation or a fixed "
-        f"length) in {story.judged}, with its 95 % interval; above 0 is better. TPOT, TTFT: mean time per output "
-        "token and to the first one. Accept length: tokens that a verify step gives, the bonus token counted. "
-        "Wasted: share of the verified tokens that gave none."
+        "tokens/s: output tokens of the server a second. Gain: over the best baseline (named in the column part) in "
+        f"{story.judged}, with its 95 % interval; above 0 is better. TPOT, TTFT: mean time per output token and to "
+        "the first one. Accept length: tokens that a verify step gives, the bonus token counted. Wasted: share of "
+        "the verified tokens that gave none."
     )
     return chart("figures", "The policies side by side", caption, columns, rows, (), [shown_load(story, rows)])
 
@@ -124,6 +124,7 @@ def _gain_of_one_load(names: Sequence[str], shown: Sequence[str], said: list[Spe
             "color": colour(names, shown, legend=False),
             "shape": shape(names, shown, legend=False),
             "tooltip": said,
+            "description": {"field": "said", "type": "nominal"},  # the axis shows gains at the edge, not as they are
         },
     }
     return {
@@ -173,6 +174,7 @@ def _gain_by_load(story: Story, names: Sequence[str], shown: Sequence[str], said
             "color": colour(names, shown),
             "shape": shape(names, shown),
             "tooltip": said,
+            "description": {"field": "said", "type": "nominal"},  # the axis shows gains at the edge, not as they are
         },
     }
     return {
@@ -208,9 +210,8 @@ def latency(story: Story) -> Chart:
                     "shape": {
                         "field": "percentile",
                         "type": "nominal",
-                        "title": None,
                         "scale": {"domain": shares, "range": ["circle", "stroke", "triangle-up", "diamond"]},
-                        "legend": {"columns": 4, "columnPadding": 10},
+                        "legend": None,  # the caption says it: it would be wider than the plot beside long names
                     },
                     "tooltip": [tip("policy", "policy"), tip("percentile", "percentile"), tip("ms", "ms", ",.2f")],
                 },
@@ -218,8 +219,8 @@ def latency(story: Story) -> Chart:
         ],
     }
     caption = (
-        "Half of the requests are faster than the circle, 99 of 100 faster than the diamond; further left is better. "
-        "Means over the sets of draws."
+        "Circle: the median, half of the requests are faster. Dash: 90 %, triangle: 95 %, diamond: 99 % are faster. "
+        "Further left is better. Means over the sets of draws."
     )
     columns = [
         column("load", story.unit),
