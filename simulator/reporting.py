@@ -129,7 +129,7 @@ def _load_runs(
     closed = setting.concurrency is not None
     size = float(setting.concurrency if setting.concurrency is not None else _rate(setting, comparison))
     return LoadRuns(
-        load=f"{setting.concurrency}" if closed else f"{size:.3g}",
+        load=f"{setting.concurrency}" if closed else f"{size:g}",
         size=size,
         entries=entries,
         base=None if base is None else renamed.get(base, base),
@@ -193,11 +193,13 @@ def _warnings(comparisons: Sequence[Comparison], notes: Sequence[str]) -> tuple[
 
 
 def sentence(text: str) -> str:
-    """With a capital and a stop; policies and flags keep their letters."""
+    """With a capital and a stop; policies and flags keep theirs."""
     first = text.split(" ", 1)[0]
     text = text if ":" in first.rstrip(":") or first.startswith("-") else text[:1].upper() + text[1:]
     text = text.replace(" %", "\u00a0%")
-    return text if text.endswith((".", "!", "?")) else f"{text}."
+    last = text.rsplit(" ", 1)[-1]
+    is_copied = "=" in last or last.startswith("--")  # a policy or a flag: what is copied has no stop
+    return text if is_copied or text.endswith((".", "!", "?")) else f"{text}."
 
 
 def _hashed(path: str | Path | None) -> tuple[str, str]:

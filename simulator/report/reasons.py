@@ -72,6 +72,8 @@ def _of_rule(rule: Policy, past: Past, live: LiveBlock, decision: Decision) -> R
         return _of_stopping(rule, past, live, decision)
     if isinstance(rule, BudgetRule):
         return _of_budget(rule, past, decision)
+    if rule.lossless:
+        return Reasons("It puts other rules together.", yes="one of its rules took it", no="none of its rules took it")
     said = "It looks at the whole block before it decides, so it is not lossless and never served."
     return Reasons(said, yes="chosen with the whole block in view", no="left out with the whole block in view")
 
@@ -109,7 +111,7 @@ def _of_stopping(rule: StoppingRule, past: Past, live: LiveBlock, decision: Deci
     tables = rule.tables(past)
     walked = rule.walk(past, tables, start, tau, survivals)
     count, everything = decision.total, past.num_requests * past.gamma
-    spans = [(1, walked, "admitted on the way: the rule expects more tokens a second with it than without")]
+    spans = [(1, walked, "admitted on the way: going on promises more tokens a second")]
     if count > walked:
         spans.append((walked + 1, count, "filled: the graph that runs anyway has room for it"))
     spans.append((count + 1, count + 1, "declined: the walk ends here, and nothing behind it is looked at"))
