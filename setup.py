@@ -17,5 +17,6 @@ setup(
         "simulator": ["examples/*", "py.typed"],
         "simulator.blocks": ["published/*.json"],
         "simulator.results": ["validation.json"],
+        "simulator.report": ["assets/*"],
     },
 )

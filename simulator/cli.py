@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Annotated
 
@@ -26,6 +27,8 @@ from simulator.flags.load import LoadFlags
 from simulator.inputs import prepare
 from simulator.policy_files import tuned_elsewhere
 from simulator.progress import Teller, progress
+from simulator.report.page import check_page
+from simulator.reporting import story_of_comparison, story_of_sweep, write_report
 from simulator.results.comparison import Comparison
 from simulator.results.plot import check_plot
 from simulator.results.report import json_lines, json_report, print_report
@@ -59,6 +62,12 @@ class OutputFlags:
         ),
     ] = None
     plot: Annotated[Path | None, typer.Option(help="picture, .svg or .png", rich_help_panel=PANEL)] = None
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            help="one self-contained HTML page: answer, charts, explorer (extra `report`)", rich_help_panel=PANEL
+        ),
+    ] = None
     timeline: Annotated[
         Path | None, typer.Option(help="Chrome trace for ui.perfetto.dev (.json or .json.gz)", rich_help_panel=PANEL)
     ] = None
@@ -72,15 +81,19 @@ class OutputFlags:
 
     def check(self) -> None:
         """Find out before the work that a result has nowhere to go."""
-        if self.output is not None and self.timeline is not None and Path(self.output) == self.timeline:
-            raise InputError(f"--output and --timeline name the same file {self.output}: give two")
+        named = {"output": self.output and Path(self.output), "timeline": self.timeline, "report": self.report}
+        for (one, path), (other, same) in combinations(named.items(), 2):
+            if path is not None and path == same:
+                raise InputError(f"--{one} and --{other} name the same file {path}: give two")
         if self.output == "-" and self.json:
             raise InputError("--output - and --json both write to standard output: give one of them")
         if self.json and (self.wide or self.verbose):
             raise InputError(f"--{'wide' if self.wide else 'verbose'} does nothing with --json, which has everything")
         files = [Path(self.output)] if self.output not in (None, "-") else []
-        for path in (*files, self.timeline, self.plot):
+        for path in (*files, self.timeline, self.plot, self.report):
             _check_target(path)
+        if self.report is not None:
+            check_page(self.report)
         if self.plot is not None:
             check_plot(self.plot)
 
@@ -193,9 +206,12 @@ def command(
                 told.says(what)
                 return told
 
-            found = sweep(
-                settings, asked, only=only, replications=count, jobs=hire or jobs, on_load=on_load, store=store
-            )
+            workers = hire or jobs
+            found = sweep(settings, asked, only=only, replications=count, jobs=workers, on_load=on_load, store=store)
+            if output.report is not None:
+                told.says("counting for the report")
+                story = story_of_sweep(settings, found, [load.trace, engine.profile, *(policy or ())], notes)
+                write_report(output.report, story, workers, told)
         _deliver_sweep(found, output, notes)
         return
     (setting,) = settings
@@ -218,6 +234,10 @@ def command(
             comparison = replace(comparison, sustainable=rates, setting=stated)
         if sensitivity:
             comparison = replace(comparison, sensitivity=vary(setting, policies, comparison, workers))
+        if output.report is not None:
+            with progress("counting for the report") as told:
+                story = story_of_comparison(setting, comparison, [load.trace, engine.profile, *(policy or ())], notes)
+                write_report(output.report, story, workers, told)
     if output.timeline is not None:
         write_timeline(output.timeline, setting, list(policies))
     _deliver(comparison, output, notes)

@@ -48,6 +48,14 @@ MAY_IMPORT: dict[str, set[str]] = {
         "simulator.traces",
         "simulator.engine",
     },
+    "simulator.report": {
+        *BASICS,
+        f"{D}.calibration",
+        "simulator.blocks",
+        "simulator.traces",
+        "simulator.engine",
+        "simulator.results",
+    },
     "simulator": {
         *BASICS,
         f"{D}.command",
@@ -57,6 +65,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "simulator.traces",
         "simulator.engine",
         "simulator.results",
+        "simulator.report",
     },
     "simulator.tuning": {
         *BASICS,
@@ -65,6 +74,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "simulator.traces",
         "simulator.engine",
         "simulator.results",
+        "simulator.report",
     },
     f"{D}.cli": {
         *BASICS,
@@ -78,6 +88,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         f"{D}.live",
         "simulator",
         "simulator.blocks",
+        "simulator.report",
         "simulator.results",
         "simulator.tuning",
     },

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import combinations
 from pathlib import Path
 from typing import Annotated
 
@@ -75,6 +76,12 @@ def tune(
             rich_help_panel="Output",
         ),
     ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            help="one self-contained HTML page: answer, charts, explorer (extra `report`)", rich_help_panel="Output"
+        ),
+    ] = None,
     no_robustness: Annotated[
         bool,
         typer.Option("--no-robustness", help="skip the runs under wrong assumptions", rich_help_panel="Output"),
@@ -102,12 +109,14 @@ def tune(
 
     from simulator.inputs import prepare
     from simulator.progress import progress
+    from simulator.reporting import write_report
+    from simulator.tuning.page import story_of_search
     from simulator.tuning.policy_file import write_policy
     from simulator.tuning.report import print_tuned, tuned_json
     from simulator.tuning.tune import tune as search
 
     study = study or out.with_suffix(".study.db")
-    _check(load, out, study)
+    _check(load, out, study, report)
     cluster.check("--workers", workers)
     found = load.requests(seed, acceptance.gamma)
     serving = engine.engine(found)
@@ -133,6 +142,12 @@ def tune(
             robust=not no_robustness,
             on_progress=on_progress,
         )
+        if report is not None:
+            told.unit = "requests"
+            told.says("counting for the report")
+            write_report(
+                report, story_of_search(tuned, out, [load.trace, engine.profile, space]), hire or workers, told
+            )
     write_policy(out, tuned)
     if json:
         sys.stdout.write(tuned_json(tuned, out).decode() + "\n")
@@ -149,12 +164,18 @@ def _saying_how_to_go_on(study: Path) -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def _check(load: LoadFlags, out: Path, study: Path) -> None:
+def _check(load: LoadFlags, out: Path, study: Path, report: Path | None) -> None:
     """What can be refused before anything is read."""
+    from simulator.report.page import check_page
+
+    if report is not None:
+        check_page(report)
     if load.windows != 1:
         raise InputError("--windows does nothing with dspark tune, which cuts its requests into parts itself")
-    for path in (out, study):
+    for path in (out, study, *([] if report is None else [report])):
         if path.is_dir() or not path.parent.is_dir():
             raise InputError(f"cannot write {path}: {path if path.is_dir() else path.parent} is no place for a file")
-    if out == study:
-        raise InputError(f"--out and --study name the same file {out}: give two")
+    named = {"out": out, "study": study, "report": report}
+    for (one, here), (other, there) in combinations(named.items(), 2):
+        if here == there:
+            raise InputError(f"--{one} and --{other} name the same file {here}: give two")

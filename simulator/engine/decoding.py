@@ -39,10 +39,13 @@ logger = logging.getLogger(__name__)
 class Step:
     """A decode step under way. kv: tokens of memory held during it; accepted: [R] draft tokens that survive.
 
-    beyond_probes: whether the profile was not measured for it.
+    live: the block as the policy saw it; depth: [R] what the target would accept of it. beyond_probes: whether the
+    profile was not measured for this step.
     """
 
     decision: Decision
+    live: LiveBlock
+    depth: Ints
     accepted: Ints
     draft_s: float
     verify_s: float
@@ -122,7 +125,8 @@ class Decoder:
             timing = timing_of(prices, size, decision.total, seconds)
             self._learn(Outcome(drafted.live.units, decision.lengths, accepted, timing))
         beyond = model.cost.beyond_probes(size, size + decision.total)
-        return Step(decision, accepted, draft, verify, seconds, drafted.kv, beyond)
+        live, depth = drafted.live, drafted.depth
+        return Step(decision, live, depth, accepted, draft, verify, seconds, drafted.kv, beyond)
 
     def _seconds(self, batch: DecodeBatch, decision: Decision, context: int, *, eager: bool) -> tuple[float, float]:
         """(draft, verify) as executed."""

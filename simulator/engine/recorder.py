@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sglang_dspark.policies.arithmetic import Ints
 from simulator.engine.bursts import Bursts
 
 
@@ -33,6 +34,23 @@ class StepView:
     cached: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class DecodeView:
+    """One decode step request by request, as it ended. Rows whose request had ended before it want no token.
+
+    request, wanted, lengths, accepted: [R] trace index, tokens still wanted before the step, verified draft tokens, and
+    those of them that survived. units: [R, gamma] survivals as the policy saw them. depth: [R] draft tokens that the
+    target would have accepted, verified or not.
+    """
+
+    request: Ints
+    wanted: Ints
+    lengths: Ints
+    accepted: Ints
+    units: Ints
+    depth: Ints
+
+
 class Recorder:
     """Collects one run. Per-request arrays are [N] in trace order, seconds; NaN until it happened."""
 
@@ -43,11 +61,13 @@ class Recorder:
         gamma: int,
         on_step: Callable[[StepView], None] | None = None,
         on_tokens: Callable[[int, float, int], None] | None = None,
+        on_decode: Callable[[DecodeView], None] | None = None,
     ) -> None:
-        """on_step sees every engine step, on_tokens (request, seconds, tokens) every chunk that a client gets."""
+        """on_step sees every engine step, on_decode every decode step request by request, on_tokens (request, seconds,
+        tokens) every chunk that a client gets."""
         count = len(output_length)
         self.input_length, self.output_length = input_length, output_length
-        self.on_step, self.on_tokens = on_step, on_tokens
+        self.on_step, self.on_tokens, self.on_decode = on_step, on_tokens, on_decode
         self.sent_s, self.first_token_s, self.entered_s, self.finish_s = np.full((4, count), np.nan)
         self.verify_steps = np.zeros(count, dtype=np.int64)
         self.retractions = np.zeros(count, dtype=np.int64)

@@ -24,7 +24,7 @@ from simulator.engine.decoding import Decoder, Drafted, Step
 from simulator.engine.departures import Departures
 from simulator.engine.model import EngineModel
 from simulator.engine.prefix_cache import PrefixCache
-from simulator.engine.recorder import Recorder, StepView
+from simulator.engine.recorder import DecodeView, Recorder, StepView
 
 
 class Engine:
@@ -228,6 +228,11 @@ class Engine:
         self._gaps.decode(self.env.now, committed, batch.index_of)
         if recorder.on_tokens is not None:
             self._show_tokens(committed)
+        if recorder.on_decode is not None:
+            wanted, lengths = remaining.copy(), step.decision.lengths
+            recorder.on_decode(
+                DecodeView(batch.request[:size].copy(), wanted, lengths, step.accepted, step.live.units, step.depth)
+            )
         batch.row[:size] += committed
         remaining -= committed
         self.memory.context += total

@@ -21,7 +21,7 @@ from simulator.engine.lockstep import LockStep
 from simulator.engine.model import EngineModel, kv_reserve
 from simulator.engine.prefix_cache import Prompts
 from simulator.engine.recorded_load import RecordedLoad
-from simulator.engine.recorder import Recorder, StepView
+from simulator.engine.recorder import DecodeView, Recorder, StepView
 from simulator.engine.replica import Engine
 from simulator.engine.router import Router
 from simulator.engine.server import Graphs, Server, set_up
@@ -147,6 +147,7 @@ def assemble(
     *,
     on_step: Callable[[StepView], None] | None = None,
     on_tokens: Callable[[int, float, int], None] | None = None,
+    on_decode: Callable[[DecodeView], None] | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> Assembly:
     """A run of one policy on one set of draws, ready to go; see `results.run.run_once`."""
@@ -157,7 +158,7 @@ def assemble(
         trace = with_poisson_arrivals(trace, setting.request_rate, seed)
     model = _engine_model(setting, policy, trace, seed)
     env = simpy.Environment()
-    recorder = Recorder(trace.input_length, trace.output_length, model.gamma, on_step, on_tokens)
+    recorder = Recorder(trace.input_length, trace.output_length, model.gamma, on_step, on_tokens, on_decode)
     router = Router(env, trace, recorder, model.kv_tokens, model.kv_reserve, setting.engine.prefill_elsewhere_s)
     on_finish = router.on_finish if on_progress is None else _reporting(router, recorder, on_progress)
     engines = [Engine(env, model, recorder, on_finish, replica) for replica in range(setting.engine.replicas)]
@@ -178,14 +179,8 @@ def _reporting(router: Router, recorder: Recorder, on_progress: Callable[[int], 
 
 def _engine_model(setting: Setting, policy: Policy, trace: Trace, seed: int) -> EngineModel:
     source = _acceptance(setting, trace, seed)
-    cost, belief = setting.cost, setting.belief
-    if policy.drafts and setting.recorded is None:
-        positions = drafted_positions(policy, setting.drafter)
-        cost = with_drafter(setting.cost, setting.drafter, positions)
-        belief = cost if setting.belief is setting.cost else with_drafter(setting.belief, setting.drafter, positions)
     server = setting.server(policy)
-    cost, same = server.on_graphs(cost), belief is cost
-    belief = cost if same else server.on_graphs(belief)
+    cost, belief = step_costs(setting, policy)
     slack = _slack(trace, server.kv_tokens - kv_reserve(policy, source.gamma))
     online = setting.recorded is None and setting.confidence.online
     schedule = setting.engine.schedule_for(policy)
@@ -205,6 +200,18 @@ def _engine_model(setting: Setting, policy: Policy, trace: Trace, seed: int) -> 
         explore=setting.explore,
         seed=seed,
     )
+
+
+def step_costs(setting: Setting, policy: Policy) -> tuple[StepCost, StepCost]:
+    """(what steps cost, what the policy believes), with the setting's drafter and on the graphs of the server."""
+    cost, belief = setting.cost, setting.belief
+    if policy.drafts and setting.recorded is None:
+        positions = drafted_positions(policy, setting.drafter)
+        cost = with_drafter(setting.cost, setting.drafter, positions)
+        belief = cost if setting.belief is setting.cost else with_drafter(setting.belief, setting.drafter, positions)
+    server = setting.server(policy)
+    executed = server.on_graphs(cost)
+    return executed, executed if belief is cost else server.on_graphs(belief)
 
 
 def _slack(trace: Trace, room: int) -> np.ndarray | None:
