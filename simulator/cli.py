@@ -173,7 +173,12 @@ def command(
     output.check()
     cluster.check("--jobs", jobs)
     if len(acceptance.drafters) > 1:
-        given = {"timeline": output.timeline, "find-rate": find_rate, "sensitivity": sensitivity or None}
+        given = {
+            "timeline": output.timeline,
+            "report": output.report,
+            "find-rate": find_rate,
+            "sensitivity": sensitivity or None,
+        }
         _refuse_with_drafters({**given, "only": only or None, "request-rate": load.request_rate}, policy or [])
         drafters = _drafters(load, engine, acceptance, cluster, policy or [], replications, seed, jobs, resume)
         _deliver_drafters(drafters, output)
