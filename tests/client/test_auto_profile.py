@@ -11,7 +11,7 @@ from fake_server import FakeServer
 from sglang_dspark.cost import load_profile
 from sglang_dspark.errors import InputError
 from sglang_dspark.keys import Keys
-from sglang_dspark.live import profiling
+from sglang_dspark.live import load
 from sglang_dspark.live.client import Server
 from sglang_dspark.serving.plugin import auto_profile
 from sglang_dspark.serving.plugin.auto_profile import find_or_measure, key_of, short_command
@@ -40,7 +40,7 @@ def measured(tmp_path, monkeypatch):
     started, fake = [], FakeServer()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(auto_profile, "describe", lambda arguments: {**CIRCUMSTANCES, "dtype": arguments.dtype})
-    monkeypatch.setattr(profiling, "_SETTLE_S", 0.05)
+    monkeypatch.setattr(load, "_SETTLE_S", 0.05)
 
     @contextmanager
     def short_server(command, port, keys):

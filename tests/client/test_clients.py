@@ -13,7 +13,7 @@ from sglang_dspark.calibration.quality import quality
 from sglang_dspark.cost import load_profile
 from sglang_dspark.errors import InputError
 from sglang_dspark.keys import Keys
-from sglang_dspark.live import ab, profiling
+from sglang_dspark.live import ab, load
 from sglang_dspark.live.ab import compare_live
 from sglang_dspark.live.client import Server, read_prompts, run_closed_loop
 from sglang_dspark.live.evaluate import EvalSettings, evaluate
@@ -23,7 +23,7 @@ from sglang_dspark.records import ROUNDED, Header, RecordSet, RecordWriter, Step
 
 @pytest.fixture
 def fake(monkeypatch):
-    for module in (ab, profiling):
+    for module in (ab, load):
         monkeypatch.setattr(module, "_SETTLE_S", 0.05)
     servers = []
 

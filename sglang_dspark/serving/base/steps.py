@@ -110,6 +110,16 @@ class StepRecord:
     accepted: Ints = field(default_factory=lambda: np.empty(0, np.int64))
     uncapped: Ints = field(default_factory=lambda: np.empty(0, np.int64))
 
+    @property
+    def verified_tokens(self) -> int:
+        """B: verified draft tokens and anchors."""
+        return self.batch.num_requests + int(self.lengths.sum())
+
+    @property
+    def executed_tokens(self) -> int:
+        """What ran for them: the padded graph, or as many."""
+        return self.executed_tier or self.verified_tokens
+
 
 class StepObserver(Protocol):
     """Sees every decode step, and what happens to requests around them."""

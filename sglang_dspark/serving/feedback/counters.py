@@ -20,7 +20,7 @@ class Counters:
 
     predicted_s, measured_s: sums over the steps that have both, so that their ratio is the drift of the profile.
     timed_*: over the steps that have a measured time: their number, seconds, requests, verified tokens (anchors
-    included) and committed tokens (bonus included).
+    included), executed tokens (of the padded graph, or as verified) and committed tokens (bonus included).
     """
 
     decode_steps: int = 0
@@ -33,6 +33,7 @@ class Counters:
     timed_s: float = 0.0
     timed_requests: int = 0
     timed_verified: int = 0
+    timed_executed: int = 0
     timed_committed: int = 0
     compared_steps: int = 0
     predicted_s: float = 0.0
@@ -74,7 +75,8 @@ class Counters:
             self.timed_steps += 1
             self.timed_s += measured
             self.timed_requests += requests
-            self.timed_verified += requests + int(record.lengths.sum())
+            self.timed_verified += record.verified_tokens
+            self.timed_executed += record.executed_tokens
             self.timed_committed += requests + int(record.accepted.sum())
             self.recent_measured_s = _running(self.recent_measured_s, measured)
         if predicted is not None:

@@ -83,6 +83,8 @@ class PolicyEngine:
         self.live_decisions = LiveDecisions(device, kernels, self.faults)
         self.recording: Callable[[], dict[str, Any]] | None = None  # what the recorder says of itself, with one
         self.gpu_memory_gib: float | None = None  # of one GPU, where there is one
+        self.graphs: list[int] = []  # captured batch sizes, increasing
+        self.limits: dict[str, int] = {}  # max_running_requests, kv_tokens: what this engine holds
         self.kernels: dict[str, str] = {}  # whose each operation is, and why
 
     # --- observers -------------------------------------------------------------------------------------------------
@@ -186,9 +188,9 @@ class PolicyEngine:
 
     def use_graphs(self, batches: list[int]) -> None:
         """Price the graphs of the batch sizes that this engine captured; a profile's own do not apply."""
-        cost = self.decider.cost
+        cost, self.graphs = self.decider.cost, sorted(batches)
         if cost is not None:
-            self.decider.cost = captured_as(cost, sorted(batches), self.decider.gamma + 1)
+            self.decider.cost = captured_as(cost, self.graphs, self.decider.gamma + 1)
 
     def prepare_live_decisions(self, max_requests: int) -> None:
         """Before requests run, once the graphs are known: what live rules need on the device."""
@@ -265,6 +267,8 @@ class PolicyEngine:
             "gamma": decider.gamma,
             "profile": None if decider.cost is None else decider.cost.name,
             "gpu_memory_gib": self.gpu_memory_gib,
+            "graphs": {"requests": self.graphs, "tokens_per_request": decider.gamma + 1} if self.graphs else None,
+            "limits": self.limits,
             "explore": decider.explore,
             "forced_fraction": decider.forced_fraction,
             "counters": self.counters.as_dict(),

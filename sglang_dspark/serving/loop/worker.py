@@ -101,6 +101,10 @@ class PolicyWorker(DSparkWorkerV2):
             faults=self._faults,
         )
         self._verify_planner.attach(self.policy_engine)
+        self.policy_engine.limits = {
+            "max_running_requests": int(self.model_runner.max_running_requests),
+            "kv_tokens": int(self.model_runner.max_total_num_tokens),
+        }
         if self._agreement.decides:
             self._start_recorder(options_of(self.server_args))
             if get_observability().enable_metrics:
@@ -132,8 +136,7 @@ class PolicyWorker(DSparkWorkerV2):
                 texts=options.record_text,
                 keep_bytes=record_limit(options),
                 limits={
-                    "max_running_requests": int(self.model_runner.max_running_requests),
-                    "kv_tokens": int(self.model_runner.max_total_num_tokens),
+                    **self.policy_engine.limits,
                     "chunked_prefill_size": int(get_schedule().chunked_prefill_size or -1),
                 },
             )
