@@ -82,7 +82,9 @@ class StepRecord:
     draft_s, verify_s: measured parts. prefill_before: a prefill ran since the previous decode step. invalid:
     confidences that were no probabilities; `confidence` has 0 there.
     policy, carry, since_step: the policy as text, what it carried into the decision, and since when it decides.
-    schedule: when this step was decided.
+    schedule: when this step was decided. correction: of the confidences, as the decision applied it. everything_s: what
+    the profile says for verifying everything. decide_s: what deciding took on the host. figures: see
+    `feedback.figures.figures_of`.
     """
 
     step: int
@@ -104,6 +106,10 @@ class StepRecord:
     draft_s: float | None = None
     verify_s: float | None = None
     shadow: StepDecision | None = None
+    correction: tuple[float, float] | None = None
+    everything_s: float | None = None
+    decide_s: float = 0.0
+    figures: Any = None
     invalid: int = 0
     confidence: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), np.float32))
     lengths: Ints = field(default_factory=lambda: np.empty(0, np.int64))

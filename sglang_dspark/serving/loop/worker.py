@@ -101,6 +101,7 @@ class PolicyWorker(DSparkWorkerV2):
             faults=self._faults,
         )
         self._verify_planner.attach(self.policy_engine)
+        self.policy_engine.hardware = hardware.hardware_name()
         self.policy_engine.limits = {
             "max_running_requests": int(self.model_runner.max_running_requests),
             "kv_tokens": int(self.model_runner.max_total_num_tokens),
