@@ -85,6 +85,8 @@ class PrometheusObserver:
         self._faults: dict[str, Any] = {}
         for part in PARTS:  # shown as 0 before the first one, so that an alert can be written
             self._faults[part] = make.counter("faults", _FAULTS, part=part)
+        for nothing_yet in (self._drift, self._error, self._bias):
+            nothing_yet.set(float("nan"))
         self._policy: tuple[str, Any] = ("", None)
         self._meter = CalibrationMeter()
         self._recording, self._learned = recording, calibration
