@@ -104,7 +104,11 @@ class Source:
 
 
 def _named(scope: ast.AST, name: str) -> ast.AST | None:
-    """What a module or class binds a name to, inside `if` and `try` as well; the last one counts."""
+    """What a module or class binds a name to, inside `if` and `try` as well; the last one counts.
+
+    A class that is afterwards made again from itself (`C = defstruct("C", ...)`) is the class that was written out.
+    """
+    defined: ast.AST | None = None
     found: ast.AST | None = None
     pending = list(getattr(scope, "body", []))
     while pending:
@@ -113,14 +117,14 @@ def _named(scope: ast.AST, name: str) -> ast.AST | None:
             inner = [*node.body, *getattr(node, "orelse", []), *getattr(node, "finalbody", [])]
             pending[:0] = inner + [one for handler in getattr(node, "handlers", []) for one in handler.body]
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            found = node if node.name == name else found
+            defined = node if node.name == name else defined
         elif isinstance(node, ast.Assign):
             found = node if any(isinstance(one, ast.Name) and one.id == name for one in node.targets) else found
         elif isinstance(node, ast.AnnAssign):
             found = node if isinstance(node.target, ast.Name) and node.target.id == name else found
         elif isinstance(node, ast.Import | ast.ImportFrom):
             found = node if any((one.asname or one.name.split(".")[0]) == name for one in node.names) else found
-    return found
+    return defined or found
 
 
 def _set_on_self(node: ast.ClassDef, name: str) -> ast.AST | None:

@@ -61,11 +61,12 @@ HOOKED_CALLS = {
     "sglang.srt.speculative.spec_info.SpeculativeAlgorithm.create_worker": "self, server_args",
     "sglang.srt.managers.tokenizer_manager.TokenizerManager._validate_one_request": "self, obj, input_ids",
     "sglang.srt.managers.tokenizer_manager.TokenizerManager.update_weights_from_disk": "self, obj, request",
-    f"{_WEIGHTS}.begin_weight_update": "self, recv_req",
-    f"{_WEIGHTS}.end_weight_update": "self, recv_req",
+    "sglang.srt.managers.tokenizer_manager.TokenizerManager._calculate_spec_decoding_metrics": "self, meta_info, **",
+    f"{_WEIGHTS}.begin_weight_update": "self, **",
+    f"{_WEIGHTS}.end_weight_update": "self, **",
     "sglang.srt.observability.req_time_stats.APIServerReqTimeStats.__getstate__": "self",
     "sglang.srt.observability.req_time_stats.DPControllerReqTimeStats.__getstate__": "self",
-    f"{_STATE}.__init__": "self, scheduler, record_step_time",
+    f"{_STATE}.__init__": "self, scheduler, **",
     f"{_STATE}._update_handlers": "self",
     f"{_STATE}._add_speculative": "self, state",
 }
@@ -95,6 +96,43 @@ CPU_CALLS = {
     f"{_ATTENTION}.forward_decode": "self, q, k, v, layer, forward_batch, save_kv_cache",
 }
 """Replaced on the CPU platform."""
+
+ATTRIBUTES = {
+    _WORKER: (
+        "_hosts_draft",
+        "_observers",
+        "_verify_planner",
+        "device",
+        "draft_model",
+        "draft_model_runner",
+        "gamma",
+        "model_runner",
+        "server_args",
+        "target_worker",
+    ),
+    _PLANNER: ("_is_verify_all", "_schedule_cfg", "_tp_sync", "carries_confidence", "verify_num_draft_tokens"),
+    "sglang.srt.model_executor.model_runner.ModelRunner": (
+        "decode_cuda_graph_runner",
+        "max_running_requests",
+        "max_total_num_tokens",
+        "req_to_token_pool",
+    ),
+    "sglang.srt.model_executor.runner.decode_cuda_graph_runner.DecodeCudaGraphRunner": (
+        "capture_bs",
+        "captured_req_width",
+        "ragged_verify_mode",
+    ),
+    "sglang.srt.mem_cache.memory_pool.ReqToTokenPool": ("req_generation", "size"),
+    "sglang.srt.speculative.ragged_verify.RaggedVerifyLayout": (
+        "graph_num_tokens",
+        "total_verify_tokens",
+        "verify_lens",
+        "verify_lens_cpu",
+    ),
+    "sglang.srt.managers.schedule_batch.Req": ("origin_input_ids", "output_ids", "rid", "sampling_params"),
+    "sglang.srt.managers.scheduler.Scheduler": ("draft_worker", "waiting_queue", "on_idle"),
+}
+"""What of SGLang's objects is read or set, by class; looked for in its source, see tests/sglang_versions."""
 
 CONSTANTS: dict[str, Any] = {
     "sglang.srt.managers.overlap_utils.CONFIDENCE_RELAY_RING_LAG": 2,

@@ -16,28 +16,11 @@ from sglang_dspark.serving.base import admission
 from sglang_dspark.serving.base.contract import moved
 from sglang_dspark.serving.base.faults import Faults
 from sglang_dspark.serving.gpu.device_kernels.cases import CASES, CHECKED_ROWS, Case
+from sglang_dspark.serving.gpu.device_kernels.contract import REPLACED
 from sglang_dspark.serving.gpu.device_kernels.guarded import Guarded
 from sglang_dspark.serving.gpu.device_kernels.operations import MarkovOperation
 
 OPERATIONS = tuple(case.name for case in CASES)
-
-_DSPARK = "sglang.srt.speculative.dspark_components"
-
-REPLACED = {
-    f"{_DSPARK}.dspark_draft.draft_markov_block": (
-        "*markov_head, *base_logits, *anchor_tokens, *draft_hidden, *step_temperatures, *noise, *tp_sync, *logits_out, "
-        "*greedy_draft"
-    ),
-    f"{_DSPARK}.dspark_verify.accept_draft_tokens": (
-        "*candidates, *target_logits, *draft_block, *sampling_info, *draft_input, *gamma, *verify_num_draft_tokens, "
-        "*cutoff_layout, *fused_argmax, *block_verification, *rejection_noise"
-    ),
-    "sglang.srt.models.dspark.DSparkDraftMixin.compute_confidence": (
-        "self, *anchor_tokens, *draft_tokens, *confidence_features"
-    ),
-    "sglang_dspark.serving.base.admission.allocate_on_device": "confidence, plan",
-}
-"""Signatures that ours stand in for, as `sglang_dspark.serving.base.contract.moved` reads them."""
 
 _LEFT_FREE = 4
 """What an operation keeps may take one part in this many of the free memory: graphs are captured after it."""
@@ -60,15 +43,12 @@ def attempt(worker: Any, mode: Mode, faults: Faults) -> list[Trial]:
     worker: SGLang's DSPARK worker, models loaded. What cannot be built, gives other values than its reference, or does
     not fit the free memory is upstream's, with the reason; `mode` "auto" also measures, and keeps the faster one.
     """
-    changes = moved(REPLACED)
-    if changes:
-        faults.note("kernels", f"this SGLang is not the one whose functions are replaced: {'; '.join(changes)}")
-    return [_tried(case(worker), mode, faults, bool(changes)) for case in CASES]
+    return [_tried(case(worker), mode, faults) for case in CASES]
 
 
-def _tried(case: Case, mode: Mode, faults: Faults, moved_on: bool) -> Trial:
+def _tried(case: Case, mode: Mode, faults: Faults) -> Trial:
     try:
-        reason = _reason_against(case, mode, moved_on)
+        reason = _reason_against(case, mode)
         if reason is not None:
             return Trial(case, Choice(case.name, "upstream", reason))
         with torch.no_grad():  # not inference mode, which would bind what is built to it
@@ -80,11 +60,12 @@ def _tried(case: Case, mode: Mode, faults: Faults, moved_on: bool) -> Trial:
         _free_cache(case.device)
 
 
-def _reason_against(case: Case, mode: Mode, moved_on: bool) -> str | None:
+def _reason_against(case: Case, mode: Mode) -> str | None:
     if mode == "upstream":
         return "asked for"
-    if moved_on:
-        return "another SGLang"
+    changes = moved(REPLACED[case.name])
+    if changes:
+        return f"another SGLang: {'; '.join(changes)}"
     refusal = case.refusal()
     if refusal is not None:
         return refusal
