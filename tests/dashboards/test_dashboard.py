@@ -70,7 +70,7 @@ def test_panels_have_titles_words_and_places_of_their_own():
 def test_queries_name_only_what_the_engine_exports():
     """Names by the source of the metrics; `_bucket`, `_sum` and `_count` are of histograms."""
     source = (FILE.parents[1] / "sglang_dspark" / "serving" / "feedback" / "metrics.py").read_text()
-    named = set(re.findall(r"sglang:dspark_(\w+)\{", " ".join(QUERIES)))
+    named = set(re.findall(r"sglang\[:_\]dspark_(\w+)\"", " ".join(QUERIES)))
     made = dict((name, kind) for kind, name in re.findall(r"make\.(counter|gauge|histogram)\(\s*\"(\w+)\"", source))
     made |= {f"position_{kind}_tokens": "counter" for kind in ("verified", "expected", "accepted")}
     made |= dict.fromkeys(("policy_info", "calibration_slope", "calibration_shift"), "gauge")

@@ -23,6 +23,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 ROOT = Path(__file__).parents[2]
 PANELS = json.loads((ROOT / "dashboards" / "dspark.json").read_text())["panels"]
 FLAG = "--speculative-dspark-"
+STEPS = '{__name__=~"sglang[:_]dspark_decode_steps_total"}'
 
 
 def doctor(server: LiveServer) -> tuple[int, dict]:
@@ -79,7 +80,7 @@ def test_every_panel_has_data(watched: LiveServer, prompts: list[str], tmp_path:
         }
         assert not broken
         for variable in ("model_name", "instance"):
-            assert prometheus.ask(f"count by ({variable}) (sglang:dspark_decode_steps_total)")[0]["metric"][variable]
+            assert prometheus.ask(f"count by ({variable}) ({STEPS})")[0]["metric"][variable]
         print({query: series[0]["value"][1] for query, series in sorted(found.items())})
 
 
