@@ -158,6 +158,8 @@ def _from_additive(table: SpsAdditiveCostTable, name: str, meta: dict[str, Any])
     theta = _measured_to(theta, meta, "tokens", name)
     captured, slots = _graphs(meta, name)
     alpha, given = _context_apart(alpha, meta, name)
+    if meta.get("adaptive_seconds") is not None:
+        given["adaptive_s"] = meta["adaptive_seconds"]
     terms, stated = filled_terms(given, theta, name, table.bias_seconds)
     if captured is None:
         stated += (_unpadded("tokens are priced unpadded"),)

@@ -4,6 +4,9 @@ Every cell keeps `batch` requests decoding, has the server verify exactly B toke
 `fixed:k=0` for B = batch), and reads the worker's own step times over several windows. What a cell costs belongs to the
 graph tier that ran, so budgets end on tiers (`cells`). The model is that of `sglang_dspark.records.fit`; the file is
 SGLang's additive table, which plain SGLang loads too.
+
+Whole blocks are verified twice, by a budget rule and by `fixed`: the difference is what adaptivity costs a step on this
+server, the copy included that an attention backend such as FlashInfer waits for before it can plan.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from sglang_dspark.live.cells import CONTEXTS, Graphs, Room, budgets, default_ba
 from sglang_dspark.live.client import Server
 from sglang_dspark.live.hold import Hold, held
 from sglang_dspark.live.load import Load, Seen
-from sglang_dspark.records.fit import StepTimes, fit_times
+from sglang_dspark.records.fit import FittedCost, StepTimes, fit_times
 
 _TRIES = 8
 _LEAST_ROOM, _WORTH_IT = 64, 256  # tokens of an answer: what can be measured, and what is without being asked for
@@ -50,8 +53,8 @@ class ProfilePlan:
 class Cell:
     """One measurement. tokens: verified a step, anchors included; executed: of the graph that ran for them, or as many.
 
-    context: tokens a request, about. seconds: median over windows of the mean step time; spread: (largest - smallest) /
-    median.
+    adaptive: whether the policy needs survivals. context: tokens a request, about. seconds: median over windows of the
+    mean step time; spread: (largest - smallest) / median.
     """
 
     requests: int
@@ -61,6 +64,7 @@ class Cell:
     seconds: float
     spread: float
     steps: int
+    adaptive: bool = True
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,16 @@ class _Asked:
     batch: int
     context: int
     answer: int
+    gamma: int
     tokens: tuple[int, ...]
+
+    def policies(self) -> Iterator[tuple[int, bool, str]]:
+        """(tokens a step, whether adaptive, the policy that verifies so many)."""
+        for tokens in self.tokens:
+            drafted = tokens > self.batch
+            yield tokens, drafted, f"tetris:capacity={tokens}" if drafted else "fixed:k=0"
+            if tokens == self.batch * (self.gamma + 1):
+                yield tokens, False, f"fixed:k={self.gamma}"
 
 
 def measure(
@@ -100,17 +113,17 @@ def measure(
     if len(server.dspark()) != 1:
         raise InputError("this server has several replicas, which share the load unevenly: profile one of them alone")
     asked = _asked(server, plan)
-    found: dict[tuple[int, int, int], list[_Window]] = {}
+    found: dict[tuple[int, int, int, bool], list[_Window]] = {}
     with held(server) as hold:
         for number in range(1, plan.windows + 1):
             on_round(number, plan.windows)
             for one in asked:
-                for tokens, window in _round(hold, plan, one):
-                    windows = found.setdefault((one.context, one.batch, tokens), [])
-                    windows.append(window)
+                for tokens, adaptive, window in _round(hold, plan, one):
+                    key = (one.batch, tokens, one.context, adaptive)
+                    found.setdefault(key, []).append(window)
                     if number == plan.windows:
-                        on_cell(_cell(one.batch, tokens, one.context, windows))
-    return [_cell(batch, tokens, context, windows) for (context, batch, tokens), windows in found.items()]
+                        on_cell(_cell(*key, found[key]))
+    return [_cell(*key, windows) for key, windows in found.items()]
 
 
 def _asked(server: Server, plan: ProfilePlan) -> list[_Asked]:
@@ -130,7 +143,7 @@ def _asked(server: Server, plan: ProfilePlan) -> list[_Asked]:
                     f"{_LEAST_ROOM} or more"
                 )
             if given or fits(room, batch, context, answer, _WORTH_IT):
-                asked.append(_Asked(batch, context, answer, tokens[batch]))
+                asked.append(_Asked(batch, context, answer, gamma, tokens[batch]))
     if not asked:
         raise InputError(f"this server holds no request of {CONTEXTS[0]} prompt tokens and {_WORTH_IT} of an answer")
     return asked
@@ -144,22 +157,22 @@ def room_of(server: Server, state: dict[str, Any]) -> Room:
     return Room(longest, limits.get("kv_tokens"), limits.get("max_running_requests"))
 
 
-def _round(hold: Hold, plan: ProfilePlan, one: _Asked) -> Iterator[tuple[int, _Window]]:
-    """One window for every budget of a batch: (verified tokens a step, window)."""
+def _round(hold: Hold, plan: ProfilePlan, one: _Asked) -> Iterator[tuple[int, bool, _Window]]:
+    """One window for every budget of a batch: (verified tokens a step, whether adaptive, window)."""
     with Load(hold.server, one.batch, one.context, one.answer) as load:
-        for tokens in one.tokens:
-            hold.switch("fixed:k=0" if tokens == one.batch else f"tetris:capacity={tokens}")
-            yield tokens, _window(load, plan.window_s, tokens)
+        for tokens, adaptive, policy in one.policies():
+            hold.switch(policy)
+            yield tokens, adaptive, _window(load, plan.window_s, tokens)
             hold.check()
 
 
-def _cell(batch: int, tokens: int, context: int, windows: Sequence[_Window]) -> Cell:
+def _cell(batch: int, tokens: int, context: int, adaptive: bool, windows: Sequence[_Window]) -> Cell:
     seconds = [window.seconds for window in windows]
     median = float(np.median(seconds))
     grown, executed = (float(np.mean([getattr(window, name) for window in windows])) for name in ("grown", "executed"))
     steps = sum(window.steps for window in windows)
     spread = (max(seconds) - min(seconds)) / median
-    return Cell(batch, tokens, round(executed), context + grown, median, spread, steps)
+    return Cell(batch, tokens, round(executed), context + grown, median, spread, steps, adaptive)
 
 
 def _window(load: Load, window_s: float, tokens: int) -> _Window:
@@ -202,9 +215,9 @@ def table_of(cells: list[Cell], meta: dict[str, Any], graphs: Graphs | None = No
         # The fit weighs cells by their steps; a median of windows is worth more than one step.
         for _ in range(min(max(cell.steps, 20), 50)):
             context = cell.requests * cell.context
-            times.note(cell.requests, cell.executed, context, cell.seconds, level=level)
+            times.note(cell.requests, cell.executed, context, cell.seconds, adaptive=cell.adaptive, level=level)
     fitted = fit_times(times)
-    slope = fitted.cost.terms["context_token_s"]
+    slope, adaptive = (fitted.cost.terms[key] for key in ("context_token_s", "adaptive_s"))
     alpha = _on_integers(fitted.cost.draft)
     theta = _on_integers(fitted.cost.verify)
     bias = float(theta[1][0])
@@ -227,12 +240,18 @@ def table_of(cells: list[Cell], meta: dict[str, Any], graphs: Graphs | None = No
             "context_tokens_per_request": mean_context,
             "contexts": sorted({round(cell.context) for cell in cells}),
             "seconds_per_context_token": slope,
+            **({"adaptive_seconds": adaptive} if _told(fitted) else {}),
             "sweep": "off-diagonal",
             # The last probes lie on a straight line beyond the cells: SGLang's own look-up would clamp there.
             "measured_to": {"requests": fitted.cost.draft.span[1], "tokens": fitted.cost.verify.span[1]},
             **captured,
         },
     )
+
+
+def _told(fitted: FittedCost) -> bool:
+    """Whether the cells tell what adaptivity costs."""
+    return all(one.key != "adaptive_s" for one in fitted.cost.assumptions)
 
 
 def _on_integers(curve: Curve) -> tuple[list[int], list[float]]:

@@ -8,6 +8,7 @@ from fake_server import GAMMA, FakeServer
 
 WIDTH = GAMMA + 1
 CAPTURED = (1, 2, 3, 4, 6, 8, 12, 16)
+WAIT_S = 0.00015
 RISES = (0.2, 0.0, 0.25, 0.02, 0.4, 0.1, 0.3)
 
 
@@ -33,6 +34,10 @@ class StairServer(FakeServer):
         drafted = next(size for size in CAPTURED if size >= requests)
         return 0.0002 + 2e-5 * drafted + self.stair_s(self.executed(tokens)) + 1e-8 * context
 
+    def waits_s(self) -> float:
+        """What this server waits for a copy in every step of a policy that needs survivals."""
+        return WAIT_S if self.policy.startswith("tetris") else 0.0
+
     def tick(self) -> None:
         now = time.perf_counter()
         while self.left:
@@ -43,7 +48,7 @@ class StairServer(FakeServer):
             if kind == "tetris:capacity":
                 tokens = min(max(int(value), requests), full)
             context = sum(self.grown.values())
-            seconds = self.step_s(requests, tokens, context)
+            seconds = self.step_s(requests, tokens, context) + self.waits_s()
             growth = 1 + self.accepted * (tokens - requests) / requests
             steps = int((now - self.last) / seconds)
             until = int(min(self.left.values()) / growth) + 1

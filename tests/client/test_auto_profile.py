@@ -72,7 +72,7 @@ def test_measured_once_and_found_again(measured, capsys):
     arguments = SimpleNamespace(dtype="float32", nnodes=1, max_running_requests=2)
     path = find_or_measure(arguments, COMMAND)
     cost = load_profile(path)
-    assert cost.meta["hardware"] == "cpu (x86_64)" and len(measured) == 1 and cost.meta["cells"] == 6
+    assert cost.meta["hardware"] == "cpu (x86_64)" and len(measured) == 1 and cost.meta["cells"] == 8
     assert cost.meta["gpu_memory_gib"] == 79.6  # by which the simulator knows SGLang's defaults for this machine
     assert find_or_measure(arguments, COMMAND) == path and len(measured) == 1
     assert "measured before" in capsys.readouterr().err

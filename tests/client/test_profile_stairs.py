@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stair_server import CAPTURED, WIDTH, StairServer
+from stair_server import CAPTURED, WAIT_S, WIDTH, StairServer
 
 from sglang_dspark.cost import load_profile, write_table
 from sglang_dspark.cost.capture import captured_as
@@ -51,6 +51,7 @@ def test_a_staircase_of_a_millisecond_is_priced_within_two_percent_at_every_tier
                 told = cost.draft_s(requests, total) + float(cost.verify_s(requests, tokens, total))
                 off.append(told / server.step_s(requests, tokens, total) - 1)
     assert np.abs(off).max() < 0.02, np.abs(off).max()
+    assert cost.terms["adaptive_s"] == pytest.approx(WAIT_S, rel=0.1), "what a step of an adaptive policy costs more"
     assert meta["largest_fit_error"] < 0.02 and meta["fit_error"] <= meta["largest_fit_error"]
 
 

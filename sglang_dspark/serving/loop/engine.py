@@ -356,7 +356,7 @@ class PolicyEngine:
             prefill_before=self._prefill_before,
             schedule=self.decider.schedule,
             correction=None if late else calibration_of(live.policy, live.carry),
-            everything_s=self.decider.predicted_s(view, None),
+            everything_s=self.decider.everything_s(view),
         )
 
     def _after_draft(self, view: BatchView, confidence: torch.Tensor) -> StepDecision:
