@@ -71,6 +71,7 @@ _DROPPED = {
 }
 _CHILD = "SGLANG_DSPARK_MEASURES_ITSELF"  # set for the short server, which must not start another one
 _START_LIMIT_S = 1800.0
+_MEASURED_AS = 2  # raised when what a profile measures changes: one that was measured otherwise is not found again
 
 
 def find_or_measure(arguments: Any, command: Sequence[str]) -> str:
@@ -122,6 +123,7 @@ def describe(arguments: Any) -> dict[str, Any]:
         "model": Path(str(model)).name,
         "model_config": _config_hash(model),
         "draft_config": _config_hash(draft),
+        "measured_as": _MEASURED_AS,
         "software": ", ".join(f"{name} {found}" for name in _PACKAGES if (found := _version(name))),
     }
     values = {name: getattr(arguments, name, None) for name in _ARGUMENTS}
