@@ -3,10 +3,11 @@
     python benchmarks/kernels.py --out benchmarks/results/kernels-NAME.json    # a CUDA device; Qwen3 shapes
     python benchmarks/kernels.py --device cpu --small    # Triton's interpreter: it runs, and times mean nothing
 
-For every operation: median and spread over repeats of CUDA-graph replays, the bytes that must move and the operations
-that must be done at least, the time they take at the copy and matrix-product rates measured in the same run
-(`least`), and the share of it that was reached. SGLang's sequence is `upstream_sequence.py`: its own kernels, timed in
-the same run where it is installed or `--sglang` names a folder of its kernel files.
+For every operation: median and spread of a call over repeats of CUDA graphs of ten calls, the bytes that must move and
+the operations that must be done at least, the time they take at the copy and matrix-product rates measured in the same
+run (`least`), and the share of it that was reached. SGLang's sequence is `upstream_sequence.py`: its own kernels, in
+the same run, where it is installed or `--sglang` names a folder of its kernel files. "As served" is our rejection with
+what runs in front of it in the engine: SGLang's scatter, and the normaliser that the draft had computed once already.
 """
 
 from __future__ import annotations
@@ -29,13 +30,14 @@ import triton
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import sglang_files  # noqa: E402
 from dspark_kernels.admission import admit  # noqa: E402
-from dspark_kernels.choose import seconds_per_call  # noqa: E402
+from dspark_kernels.choose import CALLS, seconds_per_call  # noqa: E402
 from dspark_kernels.interpreter import interpreted  # noqa: E402
 from dspark_kernels.markov import sample_markov_block  # noqa: E402
 from dspark_kernels.markov_bounds import markov_bounds  # noqa: E402
 from dspark_kernels.markov_heads import MarkovHead  # noqa: E402
 from dspark_kernels.rejection import verify  # noqa: E402
 from dspark_kernels.rejection_reference import DraftLaw, Sampling  # noqa: E402
+from dspark_kernels.rejection_statistics import draft_normaliser  # noqa: E402
 from dspark_kernels.survival import confidence_survival, survival_units  # noqa: E402
 from upstream_sequence import UpstreamSequence  # noqa: E402
 
@@ -133,7 +135,7 @@ def run(options: argparse.Namespace) -> None:
         for requests in shape.requests:
             torch.manual_seed(requests)
             for work in works(shape, requests, device, options.peaked, sglang):
-                taken = seconds_per_call(work.call, device, repeats=repeats)
+                taken = seconds_per_call(work.call, device, repeats=repeats, calls=CALLS)
                 least = max(work.num_bytes / copy_rate, work.operations / product_rate)
                 row = Row(
                     work.name,
@@ -257,6 +259,18 @@ def rejection_works(
         yield Work(
             "Rejection: SGLang's sequence", lambda: sglang.accept(packed, lengths, draft, ones, step_logits), needed
         )
+        rows = torch.arange(requests, device=device) * (gamma + 1)
+
+        def served(sampling: Sampling) -> object:
+            strided = sglang.scatter(packed, lengths, gamma)
+            drawn = DraftLaw(step_logits, draft_normaliser(step_logits, ones, lengths), ones)
+            return verify(strided, rows, lengths, draft, sampling, drawn, **counters)
+
+        scattered = needed + 2 * packed.nbytes + step_logits.nbytes
+        for kind, sampling in (("", Sampling(ones)), (", top-k 50, top-p 0.95", Sampling(ones, **filters))):
+            yield Work(f"Rejection: as served{kind}", lambda s=sampling: served(s), scattered)
+        yield Work("SGLang's scatter alone", lambda: sglang.scatter(packed, lengths, gamma), 2 * packed.nbytes)
+    yield Work("The draft's normaliser alone", lambda: draft_normaliser(step_logits, ones, lengths), step_logits.nbytes)
     yield Work(
         "Rejection: packed", lambda: verify(packed, start, lengths, draft, Sampling(ones), law, **counters), needed
     )
@@ -330,7 +344,7 @@ def save(
 ) -> None:
     """Write the run."""
     content = {
-        "meta": {**where, "shape": asdict(shape)},
+        "meta": {**where, "shape": asdict(shape), "calls_in_a_graph": CALLS},
         "ceilings": {"copy_bytes_per_s": copy_rate, "bfloat16_operations_per_s": product_rate},
         "rows": [{**asdict(row), "share": row.share} for row in rows],
     }

@@ -49,6 +49,13 @@ class UpstreamSequence:
             tokens.append(previous)
         return torch.stack(tokens, dim=1), logits
 
+    def scatter(self, packed: torch.Tensor, lengths: torch.Tensor, gamma: int) -> torch.Tensor:
+        """The packed rows at strides of gamma + 1, [R * (gamma + 1), V]: SGLang does so before any accept, ours too."""
+        layout = SimpleNamespace(verify_lens=lengths + 1, graph_num_tokens=packed.shape[0])
+        return self.files.dspark_verify_window.ScatterCompactToStrided.execute(
+            compact=packed, layout=layout, fill_value=0.0, verify_num_draft_tokens=gamma + 1
+        )
+
     def accept(
         self,
         packed: torch.Tensor,
@@ -61,10 +68,7 @@ class UpstreamSequence:
         verified length afterwards."""
         (rows, gamma), vocab, device = draft_tokens.shape, packed.shape[1], packed.device
         width, accept = gamma + 1, self.files.dspark_accept.SoftmaxTemp
-        layout = SimpleNamespace(verify_lens=lengths + 1, graph_num_tokens=packed.shape[0])
-        strided = self.files.dspark_verify_window.ScatterCompactToStrided.execute(
-            compact=packed, layout=layout, fill_value=0.0, verify_num_draft_tokens=width
-        )
+        strided = self.scatter(packed, lengths, gamma)
         target = accept.execute(logits=strided, temperatures=temperatures, rows_per_request=width)
         draft = accept.execute(
             logits=step_logits.reshape(rows * gamma, vocab), temperatures=temperatures, rows_per_request=gamma

@@ -97,7 +97,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     f"{S}.base": BASICS,
     f"{S}.cpu": {*BASICS, f"{S}.base"},
     f"{S}.gpu": {*BASICS, f"{S}.base", "dspark_kernels"},
-    f"{S}.feedback": {*BASICS, f"{S}.base"},
+    f"{S}.feedback": {*BASICS, f"{D}.calibration", f"{S}.base"},
     f"{S}.recording": {*BASICS, D, f"{D}.records", f"{D}.calibration", f"{S}.base"},
     f"{S}.control": {*BASICS, f"{S}.base"},
     f"{S}.loop": {*BASICS, f"{S}.base", f"{S}.cpu", f"{S}.gpu", f"{S}.feedback", f"{S}.recording", f"{S}.control"},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,25 +15,28 @@ Mode = Literal["auto", "ours", "upstream"]
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen for one operation, and why. Seconds are medians, None where nothing was measured."""
+    """What was chosen for one operation, and why. Seconds are medians, summed over what was measured, None where
+    nothing was. left: forms of the operation that stay upstream's although the others are ours."""
 
     operation: str
     kernels: Literal["ours", "upstream"]
     reason: str
     ours_s: float | None = None
     upstream_s: float | None = None
+    left: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.operation}: {self.kernels} ({self.reason})"
 
 
 def seconds_per_call(
-    call: Callable[[], object], device: torch.device, *, repeats: int = 20, graph: bool = True
+    call: Callable[[], object], device: torch.device, *, repeats: int = 20, graph: bool = True, calls: int = 1
 ) -> list[float]:
-    """Seconds of `repeats` calls, each timed by itself after warm-up.
+    """Seconds of a call, `repeats` times after warm-up.
 
-    graph: on CUDA, capture the call in a CUDA graph and time replays, as the engine runs it; otherwise launches count
-    too. On a CPU the wall clock is read, and inside the interpreter the figures say nothing about speed.
+    graph: on CUDA, capture `calls` calls in one CUDA graph and time its replays, as the engine runs it (the launch of a
+    graph is then a small part of what is timed); otherwise launches count too. On a CPU the wall clock is read, and
+    inside the interpreter the figures say nothing about speed.
     """
     if device.type != "cuda":
         call()
@@ -53,8 +56,11 @@ def seconds_per_call(
     if graph:
         captured = torch.cuda.CUDAGraph()
         with torch.cuda.graph(captured):
-            call()
+            for _ in range(calls):
+                call()
         run = captured.replay
+    else:
+        calls = 1
     begin, end = ([torch.cuda.Event(enable_timing=True) for _ in range(repeats)] for _ in range(2))
     run()
     for first, last in zip(begin, end, strict=True):
@@ -62,7 +68,54 @@ def seconds_per_call(
         run()
         last.record()
     torch.cuda.synchronize(device)
-    return [first.elapsed_time(last) / 1e3 for first, last in zip(begin, end, strict=True)]
+    return [first.elapsed_time(last) / 1e3 / calls for first, last in zip(begin, end, strict=True)]
+
+
+CALLS = 10
+"""Calls in one graph where two implementations are compared."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The same work by both implementations on the same inputs; what: in words, such as "64 rows, filtered"."""
+
+    what: str
+    ours: Callable[[], object]
+    upstream: Callable[[], object]
+
+
+def medians(pair: Pair, device: torch.device) -> tuple[float, float, bool]:
+    """(ours, upstream) seconds of a call, and whether both ran in graphs: where one cannot be captured, launches count
+    for both."""
+    calls = (pair.ours, pair.upstream)
+    try:
+        found = [statistics.median(seconds_per_call(call, device, calls=CALLS)) for call in calls]
+        return found[0], found[1], device.type == "cuda"
+    except RuntimeError:  # a capture was refused; what is wrong with the call itself is raised again below
+        found = [statistics.median(seconds_per_call(call, device, graph=False)) for call in calls]
+        return found[0], found[1], False
+
+
+def choose_over(
+    operation: str,
+    pairs: Sequence[Pair],
+    device: torch.device,
+    timer: Callable[[Pair, torch.device], tuple[float, float, bool]] = medians,
+) -> Choice:
+    """Measure every pair, at the shapes that will be served, and keep what is faster over all of them together.
+
+    Errors: ValueError without pairs; whatever the calls raise.
+    """
+    if not pairs:
+        raise ValueError(f"nothing to measure {operation} on")
+    found = [(pair.what, *timer(pair, device)) for pair in pairs]
+    ours_s, upstream_s = (sum(times[index] for times in found) for index in (1, 2))
+    winner: Literal["ours", "upstream"] = "ours" if ours_s < upstream_s else "upstream"
+    told = ", ".join(
+        f"{what} {ours * 1e6:.0f} us against upstream's {upstream * 1e6:.0f} us{'' if captured else ' (launched)'}"
+        for what, ours, upstream, captured in found
+    )
+    return Choice(operation, winner, f"measured {told}", ours_s, upstream_s)
 
 
 def choose(

@@ -8,6 +8,7 @@ from sglang_dspark.cli import (
     calibrate,  # noqa: F401
     compare,  # noqa: F401
     demo_model,  # noqa: F401
+    doctor,  # noqa: F401
     drafters,  # noqa: F401
     evaluate,  # noqa: F401
     policies,  # noqa: F401

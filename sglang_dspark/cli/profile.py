@@ -22,19 +22,17 @@ if TYPE_CHECKING:
     from sglang_dspark.live.client import Server
     from sglang_dspark.live.profiling import Cell
 
-_BATCHES, _CONTEXTS = "1/2/4/8/16/32", "64/512"
-
 
 @app.command("profile")
 def profile(
     out: Annotated[Path | None, typer.Option(help="Profile file to write (JSON).")] = None,
     url: Annotated[str | None, typer.Option(help=f"The server, without other traffic ({URL}).")] = None,
-    batches: Annotated[str | None, typer.Option(help=f"Batch sizes, separated by / (default: {_BATCHES}).")] = None,
-    contexts: Annotated[str | None, typer.Option(help=f"Prompt lengths in tokens (default: {_CONTEXTS}).")] = None,
+    batches: Annotated[str | None, typer.Option(help="Batch sizes, separated by / (default: what it decodes).")] = None,
+    contexts: Annotated[str | None, typer.Option(help="Prompt lengths in tokens (default: what it holds).")] = None,
     windows: Annotated[int | None, typer.Option(min=1, help="Windows per cell; their median counts (3).")] = None,
     window: Annotated[float | None, typer.Option(min=0.1, help="Seconds of a window (1).")] = None,
     max_new_tokens: Annotated[
-        int | None, typer.Option(min=16, help="Tokens that a profiling request generates (2048).")
+        int | None, typer.Option(min=16, help="Tokens that a profiling request generates (4096).")
     ] = None,
     hardware: Annotated[
         str | None, typer.Option(help="Name of the hardware for the file, as in 'NVIDIA H100'.")
@@ -62,7 +60,8 @@ def profile(
 ) -> None:
     """Measure seconds of a decode step by requests, verified tokens and context, by forcing budgets; or estimate them.
 
-    Takes (batch sizes x 5 budgets x context lengths x windows) windows, and sends its own requests.
+    Takes (batch sizes x budgets x context lengths x windows) windows, and sends its own requests. Budgets end on the
+    graph tiers of the server, each of which is measured; without graphs there are 5 a batch size.
     """
     measuring = {
         "url": url,
@@ -84,7 +83,7 @@ def profile(
         given = {key: value for key, value in (("windows", windows), ("max_new_tokens", max_new_tokens)) if value}
         plan = {**given, **({"window_s": window} if window else {})}
         keys = Keys.given(api_key, admin_api_key)
-        _measure(out, url or URL, batches or _BATCHES, contexts or _CONTEXTS, plan, hardware, keys, as_json=as_json)
+        _measure(out, url or URL, batches, contexts, plan, hardware, keys, as_json=as_json)
         return
     _refuse_idle({**measuring, "json": as_json or None}, "with --estimate, which measures nothing")
     if known:
@@ -112,8 +111,8 @@ def _refuse_idle(flags: Mapping[str, object], why: str) -> None:
 def _measure(
     out: Path,
     url: str,
-    batches: str,
-    contexts: str,
+    batches: str | None,
+    contexts: str | None,
     given: dict[str, Any],
     hardware: str | None,
     keys: Keys,
@@ -123,16 +122,17 @@ def _measure(
     from rich.console import Console
 
     from sglang_dspark.cost import write_table
+    from sglang_dspark.live.cells import Graphs
     from sglang_dspark.live.client import Server
     from sglang_dspark.live.profiling import ProfilePlan, measure, table_of
 
     server = Server(url, keys)
-    plan = ProfilePlan(batches=_integers("--batches", batches), contexts=_integers("--contexts", contexts), **given)
+    plan = ProfilePlan(_integers("--batches", batches), contexts=_integers("--contexts", contexts), **given)
     console = Console(stderr=True)
 
     def report(cell: Cell) -> None:
         line = (
-            f"{cell.requests} requests, {cell.tokens} tokens, context {cell.context:.0f}: "
+            f"{cell.requests} requests, {cell.tokens} tokens{_as_executed(cell)}, context {cell.context:.0f}: "
             f"{1e3 * cell.seconds:.2f} ms (spread {cell.spread:.0%}, {cell.steps} steps)"
         )
         console.print(line, highlight=False)
@@ -142,7 +142,7 @@ def _measure(
     cells = measure(
         server, plan, report, lambda number, rounds: console.print(f"round {number} of {rounds}", highlight=False)
     )
-    table = table_of(cells, meta)
+    table = table_of(cells, meta, Graphs.of(server.dspark()[0]))
     write_table(out, table)
     assert table.meta is not None
     if as_json:
@@ -151,11 +151,18 @@ def _measure(
         return
     typer.echo(
         f"wrote {out}: {len(cells)} cells in {time.monotonic() - begun:.0f} s, median spread "
-        f"{table.meta['spread']:.1%}, fit off by {table.meta['fit_error']:.1%}"
+        f"{table.meta['spread']:.1%}, fit off by {table.meta['fit_error']:.1%}, at most "
+        f"{table.meta['largest_fit_error']:.1%}"
     )
 
 
-def _integers(flag: str, text: str) -> tuple[int, ...]:
+def _as_executed(cell: Cell) -> str:
+    return "" if cell.executed == cell.tokens else f" ({cell.executed} executed)"
+
+
+def _integers(flag: str, text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
     try:
         values = tuple(int(item) for item in text.split("/"))
     except ValueError:

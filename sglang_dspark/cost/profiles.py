@@ -17,7 +17,7 @@ from sglang_dspark.cost.estimate.accuracy import stated_of_estimate
 from sglang_dspark.cost.estimate.asked import Asked, is_estimate
 from sglang_dspark.cost.model import StepCost
 from sglang_dspark.cost.tables import SpsAdditiveCostTable, SpsCostTable, Table, Tiered, decode_table
-from sglang_dspark.cost.terms import filled_terms
+from sglang_dspark.cost.terms import check_terms, filled_terms
 from sglang_dspark.errors import InputError
 
 _FORCED = Assumption(
@@ -157,7 +157,10 @@ def _from_additive(table: SpsAdditiveCostTable, name: str, meta: dict[str, Any])
     alpha = _measured_to(alpha, meta, "requests", name)
     theta = _measured_to(theta, meta, "tokens", name)
     captured, slots = _graphs(meta, name)
-    terms, stated = filled_terms({}, theta, name, table.bias_seconds)
+    alpha, given = _context_apart(alpha, meta, name)
+    if meta.get("adaptive_seconds") is not None:
+        given["adaptive_s"] = meta["adaptive_seconds"]
+    terms, stated = filled_terms(given, theta, name, table.bias_seconds)
     if captured is None:
         stated += (_unpadded("tokens are priced unpadded"),)
     return StepCost(
@@ -236,6 +239,18 @@ def _measured_to(curve: Curve, meta: dict[str, Any], axis: str, name: str) -> Cu
     if not _is_count(end) or not low <= end <= high:
         raise InputError(f"profile {name}: meta.measured_to={ends!r} is refused, expected {axis} in {low}..{high}")
     return replace(curve, measured_to=end)
+
+
+def _context_apart(alpha: Curve, meta: dict[str, Any], name: str) -> tuple[Curve, dict[str, float]]:
+    """The context's share taken out of alpha, which holds that of the mean context, and the terms that then hold it."""
+    slope, mean = meta.get("seconds_per_context_token"), meta.get("context_tokens_per_request")
+    if slope is None or mean is None:
+        return alpha, {}
+    good = all(isinstance(value, int | float) and not isinstance(value, bool) for value in (slope, mean))
+    if not good or not 0 <= mean <= 1e9:
+        raise InputError(f"profile {name}: meta says {slope!r} s a token at {mean!r} tokens, expected numbers from 0")
+    check_terms({"context_token_s": slope}, f"profile {name}")
+    return replace(alpha, seconds=alpha.seconds - slope * mean * alpha.probes), {"context_token_s": float(slope)}
 
 
 def _is_count(value: Any) -> TypeGuard[int]:

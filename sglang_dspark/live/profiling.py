@@ -1,17 +1,18 @@
 """Measure what decode steps cost on a running server: budgets are forced over batch sizes and context lengths.
 
 Every cell keeps `batch` requests decoding, has the server verify exactly B tokens a step (policy `tetris:capacity=B`,
-`fixed:k=0` for B = batch), and reads the worker's own step times over several windows. The model is that of
-`sglang_dspark.records.fit`; the file is SGLang's additive table, which plain SGLang loads too.
+`fixed:k=0` for B = batch), and reads the worker's own step times over several windows. What a cell costs belongs to the
+graph tier that ran, so budgets end on tiers (`cells`). The model is that of `sglang_dspark.records.fit`; the file is
+SGLang's additive table, which plain SGLang loads too.
+
+Whole blocks are verified twice, by a budget rule and by `fixed`: the difference is what adaptivity costs a step on this
+server, the copy included that an attention backend such as FlashInfer waits for before it can plan.
 """
 
 from __future__ import annotations
 
-import secrets
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,54 +21,79 @@ import numpy as np
 from sglang_dspark.cost import SpsAdditiveCostTable
 from sglang_dspark.cost.curves import Curve
 from sglang_dspark.errors import InputError
-from sglang_dspark.live.client import Server, run_closed_loop
+from sglang_dspark.live.cells import CONTEXTS, Graphs, Room, budgets, default_batches, default_contexts, fits
+from sglang_dspark.live.client import Server
 from sglang_dspark.live.hold import Hold, held
-from sglang_dspark.records.fit import StepTimes, fit_times
+from sglang_dspark.live.load import Load, Seen
+from sglang_dspark.records.fit import FittedCost, StepTimes, fit_times
 
-_SETTLE_S = 0.3
 _TRIES = 8
-_LEAST_ROOM = 64
+_LEAST_ROOM, _WORTH_IT = 64, 256  # tokens of an answer: what can be measured, and what is without being asked for
 _LONGEST_WINDOW_S = 60.0
 _MIN_STEPS = 5  # timed steps of a window
 
 
 @dataclass(frozen=True)
 class ProfilePlan:
-    """batches: requests at once. shares: of all draft tokens, verified. contexts: prompt tokens of every request.
+    """batches: requests at once; contexts: prompt tokens of every request. None: what the server decodes and holds.
 
-    windows: per cell, of `window_s` seconds each. max_new_tokens: of a request; less where the model's context ends.
+    shares: of all draft tokens, verified; on a server with graphs the tiers next to them, and every other tier once.
+    windows: per cell, of `window_s` seconds each. max_new_tokens: of a request; less where the server holds less.
     """
 
-    batches: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+    batches: tuple[int, ...] | None = None
     shares: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
-    contexts: tuple[int, ...] = (64, 512)
+    contexts: tuple[int, ...] | None = None
     windows: int = 3
     window_s: float = 1.0
-    max_new_tokens: int = 2048
+    max_new_tokens: int = 4096
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One measurement. tokens: verified a step, anchors included. context: tokens a request, about.
+    """One measurement. tokens: verified a step, anchors included; executed: of the graph that ran for them, or as many.
 
-    seconds: median over windows of the mean step time; spread: (largest - smallest) / median.
+    adaptive: whether the policy needs survivals. context: tokens a request, about. seconds: median over windows of the
+    mean step time; spread: (largest - smallest) / median.
     """
 
     requests: int
     tokens: int
+    executed: int
     context: float
     seconds: float
     spread: float
     steps: int
+    adaptive: bool = True
 
 
 @dataclass(frozen=True)
 class _Window:
-    """One window of a cell: mean step seconds, steps, and tokens that a request had grown by, on average."""
+    """One window of a cell: mean step seconds, steps, executed tokens, and what a request had grown by, on average."""
 
     seconds: float
     steps: int
+    executed: float
     grown: float
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """One batch of a plan: what its requests hold, and the tokens a step to measure."""
+
+    batch: int
+    context: int
+    answer: int
+    gamma: int
+    tokens: tuple[int, ...]
+
+    def policies(self) -> Iterator[tuple[int, bool, str]]:
+        """(tokens a step, whether adaptive, the policy that verifies so many)."""
+        for tokens in self.tokens:
+            drafted = tokens > self.batch
+            yield tokens, drafted, f"tetris:capacity={tokens}" if drafted else "fixed:k=0"
+            if tokens == self.batch * (self.gamma + 1):
+                yield tokens, False, f"fixed:k={self.gamma}"
 
 
 def measure(
@@ -82,146 +108,95 @@ def measure(
     The windows of a cell lie in different rounds over all cells, so that a slow minute spoils one window of many cells
     and not all windows of one. on_round(number, rounds) is called when a round begins.
     Errors: InputError if the server does not run our policies, or never holds the batch that is asked for (other
-    traffic, too short answers, too few slots).
+    traffic, too few slots).
     """
-    gamma = int(server.dspark()[0]["gamma"])
     if len(server.dspark()) != 1:
         raise InputError("this server has several replicas, which share the load unevenly: profile one of them alone")
-    longest = _longest_request(server)
-    found: dict[tuple[int, int, int], list[_Window]] = {}
+    asked = _asked(server, plan)
+    found: dict[tuple[int, int, int, bool], list[_Window]] = {}
     with held(server) as hold:
         for number in range(1, plan.windows + 1):
             on_round(number, plan.windows)
-            for context in plan.contexts:
-                room = _room(plan, longest, context, gamma)
-                for batch in plan.batches:
-                    for tokens, window in _round(hold, plan, batch, context, gamma, room):
-                        windows = found.setdefault((context, batch, tokens), [])
-                        windows.append(window)
-                        if number == plan.windows:
-                            on_cell(_cell(batch, tokens, context, windows))
-    return [_cell(batch, tokens, context, windows) for (context, batch, tokens), windows in found.items()]
+            for one in asked:
+                for tokens, adaptive, window in _round(hold, plan, one):
+                    key = (one.batch, tokens, one.context, adaptive)
+                    found.setdefault(key, []).append(window)
+                    if number == plan.windows:
+                        on_cell(_cell(*key, found[key]))
+    return [_cell(*key, windows) for key, windows in found.items()]
 
 
-def _room(plan: ProfilePlan, longest: int, context: int, gamma: int) -> int:
-    """Tokens that a request of this context may generate."""
-    room = min(plan.max_new_tokens, longest - context - 2 * (gamma + 1))
-    if room < _LEAST_ROOM:
-        raise InputError(f"context {context} leaves {room} tokens to decode, expected {_LEAST_ROOM} or more")
-    return room
+def _asked(server: Server, plan: ProfilePlan) -> list[_Asked]:
+    """What is measured on this server; InputError where what the user asked for does not fit it."""
+    state = server.dspark()[0]
+    gamma, graphs, room = int(state["gamma"]), Graphs.of(state), room_of(server, state)
+    batches = plan.batches or default_batches(room, graphs)
+    contexts = plan.contexts or default_contexts(room, plan.max_new_tokens)
+    tokens, asked = budgets(batches, gamma, plan.shares, graphs), list[_Asked]()
+    for context in contexts:
+        for batch in batches:
+            answer = room.answer(batch, context, gamma, plan.max_new_tokens)
+            given = plan.contexts is not None and (plan.batches is not None or batch == batches[0])
+            if given and answer < _LEAST_ROOM:
+                raise InputError(
+                    f"context {context} leaves {answer} tokens to decode for each of {batch} requests, expected "
+                    f"{_LEAST_ROOM} or more"
+                )
+            if given or fits(room, batch, context, answer, _WORTH_IT):
+                asked.append(_Asked(batch, context, answer, gamma, tokens[batch]))
+    if not asked:
+        raise InputError(f"this server holds no request of {CONTEXTS[0]} prompt tokens and {_WORTH_IT} of an answer")
+    return asked
 
 
-def _longest_request(server: Server) -> int:
-    """Tokens that a request may have, prompt included; without a bound where the server does not say."""
+def room_of(server: Server, state: dict[str, Any]) -> Room:
+    """What the server holds, as it says itself. state: what our worker shows."""
     models = server.get("/v1/models").get("data") or [{}]
-    return int(models[0].get("max_model_len") or 1 << 30)
+    longest = int(models[0].get("max_model_len") or 1 << 30)
+    limits = state.get("limits") or {}
+    return Room(longest, limits.get("kv_tokens"), limits.get("max_running_requests"))
 
 
-def _round(
-    hold: Hold, plan: ProfilePlan, batch: int, context: int, gamma: int, max_new_tokens: int
-) -> Iterator[tuple[int, _Window]]:
-    """One window for every budget of a batch size: (verified tokens a step, window)."""
-    server = hold.server
-    budgets = sorted({round(share * batch * gamma) for share in plan.shares})
-    generated = _counters(server)[4]
-    with _decoding(server, batch, context, max_new_tokens) as refresh:
-        for budget in budgets:
-            hold.switch("fixed:k=0" if budget == 0 else f"tetris:capacity={batch + budget}")
-            time.sleep(_SETTLE_S)
-            tokens = batch + budget
-            yield tokens, _window(server, plan.window_s, batch, tokens, generated, max_new_tokens, refresh)
+def _round(hold: Hold, plan: ProfilePlan, one: _Asked) -> Iterator[tuple[int, bool, _Window]]:
+    """One window for every budget of a batch: (verified tokens a step, whether adaptive, window)."""
+    with Load(hold.server, one.batch, one.context, one.answer) as load:
+        for tokens, adaptive, policy in one.policies():
+            hold.switch(policy)
+            yield tokens, adaptive, _window(load, plan.window_s, tokens)
             hold.check()
 
 
-def _cell(batch: int, tokens: int, context: int, windows: Sequence[_Window]) -> Cell:
+def _cell(batch: int, tokens: int, context: int, adaptive: bool, windows: Sequence[_Window]) -> Cell:
     seconds = [window.seconds for window in windows]
     median = float(np.median(seconds))
-    grown = float(np.mean([window.grown for window in windows]))
+    grown, executed = (float(np.mean([getattr(window, name) for window in windows])) for name in ("grown", "executed"))
     steps = sum(window.steps for window in windows)
-    return Cell(batch, tokens, context + grown, median, (max(seconds) - min(seconds)) / median, steps)
+    spread = (max(seconds) - min(seconds)) / median
+    return Cell(batch, tokens, round(executed), context + grown, median, spread, steps, adaptive)
 
 
-def _window(
-    server: Server,
-    window_s: float,
-    batch: int,
-    tokens: int,
-    generated: float,
-    most: int,
-    refresh: Callable[[], None],
-) -> _Window:
-    """One steady window; a window in which a request came or went is taken again.
-
-    generated: tokens committed before these requests began; most: tokens that one of them generates.
-    """
+def _window(load: Load, window_s: float, tokens: int) -> _Window:
+    """One steady window; a window in which a request came or went is taken again with fresh requests."""
     for _ in range(_TRIES):
-        begin = _counters(server)
-        time.sleep(window_s)
-        end = _counters(server)
-        count, seconds, requests, verified, _ = (after - first for first, after in zip(begin, end, strict=True))
-        if count >= _MIN_STEPS and requests == batch * count and verified == tokens * count:
-            grown = ((begin[4] + end[4]) / 2 - generated) / batch
-            # Requests that reached their end have begun anew.
-            return _Window(seconds / count, int(count), grown if grown < most else most / 2)
-        if count < _MIN_STEPS:
+        seconds = load.ready(window_s)
+        begin = Seen.now(load.server)
+        time.sleep(seconds)
+        end = Seen.now(load.server)
+        found = end.since(begin)
+        steady = found.requests == load.batch * found.steps and found.verified == tokens * found.steps
+        if found.steps >= _MIN_STEPS and steady:
+            load.saw(found, seconds)
+            grown = load.grown(begin, end)
+            return _Window(found.seconds / found.steps, int(found.steps), found.executed / found.steps, grown)
+        if found.steps < _MIN_STEPS:
             window_s = min(2 * window_s, _LONGEST_WINDOW_S)  # slower steps than the plan had thought of
-            refresh()
-        elif requests != batch * count:
-            refresh()
+        load.saw(found, seconds)
+        if found.requests != load.batch * found.steps:
+            load.restart()
     raise InputError(
-        f"the server never decoded {batch} requests with {tokens} tokens a step: is there other traffic, or are its "
-        "slots, its context or its KV cache too small for that?"
+        f"the server never decoded {load.batch} requests with {tokens} tokens a step: is there other traffic, or are "
+        "its slots, its context or its KV cache too small for that?"
     )
-
-
-def _counters(server: Server) -> tuple[float, float, float, float, float]:
-    """(timed steps, their seconds, requests, verified tokens, committed tokens)."""
-    counters = server.dspark()[0]["counters"]
-    try:
-        names = ("timed_steps", "timed_s", "timed_requests", "timed_verified", "timed_committed")
-        steps, seconds, requests, verified, committed = (float(counters[name]) for name in names)
-    except KeyError as error:
-        raise InputError("the server's counters have no timed steps: it runs another sglang-dspark") from error
-    return steps, seconds, requests, verified, committed
-
-
-@contextmanager
-def _decoding(server: Server, batch: int, context: int, max_new_tokens: int) -> Iterator[Callable[[], None]]:
-    """Keep `batch` requests decoding; the yielded call waits until their prompts are through."""
-    stop, tag = threading.Event(), f"profile/{secrets.token_hex(4)}"
-    sampling = {"max_new_tokens": max_new_tokens, "ignore_eos": True, "temperature": 1.0}
-    rng = np.random.default_rng(0)
-
-    def body(number: int) -> dict[str, Any]:
-        ids = rng.integers(5, 60, size=context).tolist()  # ids that every vocabulary has
-        return {"input_ids": ids, "sampling_params": sampling, "rid": f"{tag}-{number}"}
-
-    bodies = [body(number) for number in range(batch * 64)]
-    failures: list[InputError] = []
-    answered: set[int] = set()
-
-    def load() -> None:
-        try:
-            run_closed_loop(server, bodies, batch, lambda answer: answered.add(answer.number), stop)
-        except InputError as error:
-            failures.append(error)
-
-    thread = threading.Thread(target=load, daemon=True)
-    thread.start()
-
-    def refresh() -> None:
-        if failures:
-            raise failures[0]
-        time.sleep(_SETTLE_S)
-
-    try:
-        refresh()
-        yield refresh
-    finally:
-        stop.set()
-        for number in sorted(set(range(len(answered) + batch)) - answered):  # bodies are sent in order
-            server.post("/abort_request", {"rid": f"{tag}-{number}"})
-        thread.join(timeout=60.0)
 
 
 def machine_of(state: dict[str, Any]) -> dict[str, Any]:
@@ -230,24 +205,28 @@ def machine_of(state: dict[str, Any]) -> dict[str, Any]:
     return {} if memory is None else {"gpu_memory_gib": round(float(memory), 1)}
 
 
-def table_of(cells: list[Cell], meta: dict[str, Any]) -> SpsAdditiveCostTable:
-    """SGLang's additive table of measured cells, at the mean context; what it cannot hold stands in `meta`."""
-    times = StepTimes()
-    for cell in cells:
+def table_of(cells: list[Cell], meta: dict[str, Any], graphs: Graphs | None = None) -> SpsAdditiveCostTable:
+    """SGLang's additive table of measured cells, at the mean context; what it cannot hold stands in `meta`.
+
+    graphs: of the server that was measured.
+    """
+    times = StepTimes(stairs=graphs is not None)
+    for level, cell in enumerate(cells):
         # The fit weighs cells by their steps; a median of windows is worth more than one step.
         for _ in range(min(max(cell.steps, 20), 50)):
-            times.note(cell.requests, cell.tokens, cell.requests * cell.context, cell.seconds)
+            context = cell.requests * cell.context
+            times.note(cell.requests, cell.executed, context, cell.seconds, adaptive=cell.adaptive, level=level)
     fitted = fit_times(times)
-    slope = fitted.cost.terms["context_token_s"]
-    spread = float(np.median([cell.spread for cell in cells]))
+    slope, adaptive = (fitted.cost.terms[key] for key in ("context_token_s", "adaptive_s"))
     alpha = _on_integers(fitted.cost.draft)
     theta = _on_integers(fitted.cost.verify)
     bias = float(theta[1][0])
     mean_context = float(np.mean([cell.context for cell in cells]))
+    captured = {} if graphs is None else {"captured_tokens": graphs.tiers, "captured_requests": graphs.batches[-1]}
     return SpsAdditiveCostTable(
         bias_seconds=bias,
         bs_probes=alpha[0],
-        # The table knows no context: it holds the mean one's share, by requests.
+        # SGLang's table knows no context: it holds the mean one's share, by requests. Ours takes it out again.
         alpha_seconds=[float(s + slope * mean_context * r) for r, s in zip(*alpha, strict=True)],
         m_probes=theta[0],
         theta_seconds=[float(seconds - bias) for seconds in theta[1]],
@@ -255,15 +234,24 @@ def table_of(cells: list[Cell], meta: dict[str, Any]) -> SpsAdditiveCostTable:
             **meta,
             "how": "forced budgets on a running server, medians of windows",
             "cells": len(cells),
-            "spread": spread,
+            "spread": float(np.median([cell.spread for cell in cells])),
             "fit_error": fitted.error,
+            "largest_fit_error": fitted.worst,
             "context_tokens_per_request": mean_context,
+            "contexts": sorted({round(cell.context) for cell in cells}),
             "seconds_per_context_token": slope,
+            **({"adaptive_seconds": adaptive} if _told(fitted) else {}),
             "sweep": "off-diagonal",
             # The last probes lie on a straight line beyond the cells: SGLang's own look-up would clamp there.
             "measured_to": {"requests": fitted.cost.draft.span[1], "tokens": fitted.cost.verify.span[1]},
+            **captured,
         },
     )
+
+
+def _told(fitted: FittedCost) -> bool:
+    """Whether the cells tell what adaptivity costs."""
+    return all(one.key != "adaptive_s" for one in fitted.cost.assumptions)
 
 
 def _on_integers(curve: Curve) -> tuple[list[int], list[float]]:

@@ -26,6 +26,8 @@ MIN_STEPS = 200
 
 _OUTLIER = 20.0  # a step beyond so many medians of its batch size is a hiccup of the machine, and is left out
 _KNOTS = 8
+_STAIR_STEPS = 20
+"""Fewer steps of a graph tier than that are read off its neighbours."""
 _UNTOLD = {
     "host_s": "inside the measured step times",
     "copy_s": "inside the measured step times, where the recorded policy waited for its copy",
@@ -43,7 +45,8 @@ class StepTimes:
     """Timed decode steps, as columns that grow. requests, tokens (executed), context, adaptive (whether the policy
     needs survivals): regressors; seconds: [n].
 
-    prefill_tokens, prefill_s: [p] prefills that ran until a decode step.
+    prefill_tokens, prefill_s: [p] prefills that ran until a decode step. levels: [n] steps of different ones stay apart
+    in the fit even where batch and tokens are equal. stairs: whether every size is one that was asked for, on a tier.
     """
 
     requests: list[int] = field(default_factory=list)
@@ -54,6 +57,8 @@ class StepTimes:
     prefill_tokens: list[int] = field(default_factory=list)
     prefill_s: list[float] = field(default_factory=list)
     tiers: NDArray[np.int64] | None = None
+    levels: list[int] = field(default_factory=list)
+    stairs: bool = False
 
     def add(self, step: StepRecord) -> None:
         """Take in one step."""
@@ -69,18 +74,22 @@ class StepTimes:
         requests = step.num_requests if step.asked_requests is None else int(step.asked_requests.max())
         self.note(requests, tokens, step.context_tokens, step.step_s, adaptive=adaptive)
 
-    def note(self, requests: int, tokens: int, context: float, seconds: float, *, adaptive: bool = False) -> None:
+    def note(
+        self, requests: int, tokens: int, context: float, seconds: float, *, adaptive: bool = False, level: int = 0
+    ) -> None:
         """One timed step."""
         self.requests.append(requests)
         self.tokens.append(tokens)
         self.context.append(context)
         self.seconds.append(seconds)
         self.adaptive.append(adaptive)
+        self.levels.append(level)
 
 
 @dataclass(frozen=True)
 class FittedCost:
-    """A fitted model. steps: timed steps used; left_out: hiccups; error: mean |fitted - mean| over cells, relative.
+    """A fitted model. steps: timed steps used; left_out: hiccups; error: mean |fitted - mean| over cells, relative;
+    worst: the largest.
 
     prefills: prefill steps used.
     """
@@ -89,6 +98,7 @@ class FittedCost:
     steps: int
     left_out: int
     error: float
+    worst: float
     prefills: int
 
     def as_json(self) -> dict[str, object]:
@@ -120,13 +130,15 @@ def fit_times(times: StepTimes, name: str = "fitted from records") -> FittedCost
     requests, tokens = np.array(times.requests, dtype=np.float64), np.array(times.tokens, dtype=np.float64)
     context, seconds = np.array(times.context), np.array(times.seconds)
     kept = _plausible(requests, seconds)
-    cells = _cells(requests[kept], tokens[kept], np.array(times.adaptive)[kept], context[kept], seconds[kept])
+    apart = np.array([times.adaptive, times.levels], dtype=np.float64)[:, kept]
+    cells = _cells(requests[kept], tokens[kept], apart, context[kept], seconds[kept])
     if len(np.unique(cells.tokens)) < 2:
         raise InputError(
             f"all timed steps verify {int(cells.tokens[0])} tokens: a cost model needs several, expected other loads "
             "or a policy that varies the verify length"
         )
-    draft, verify, slope, adaptive = _solve(cells)
+    stairs = times.stairs or (times.tiers is not None and bool(np.isin(cells.tokens, times.tiers).all()))
+    draft, verify, slope, adaptive = _solve(cells, stairs)
     base, per_token, prefills = _prefill(times)
     terms = {
         "host_s": 0.0,
@@ -156,8 +168,9 @@ def fit_times(times: StepTimes, name: str = "fitted from records") -> FittedCost
     )
     fitted = draft.at(cells.requests) + verify.at(cells.tokens) + slope * cells.context
     fitted = fitted + terms["adaptive_s"] * cells.adaptive
-    error = float(np.average(np.abs(fitted - cells.seconds) / cells.seconds, weights=cells.count))
-    return FittedCost(cost, int(kept.sum()), int((~kept).sum()), error, prefills)
+    off = np.abs(fitted - cells.seconds) / cells.seconds
+    error, worst = float(np.average(off, weights=cells.count)), float(off.max())
+    return FittedCost(cost, int(kept.sum()), int((~kept).sum()), error, worst, prefills)
 
 
 def _assumed(cells: _Cells, terms: dict[str, float], prefills: int, *, told: bool) -> tuple[Assumption, ...]:
@@ -194,8 +207,9 @@ def _plausible(requests: Floats, seconds: Floats) -> NDArray[np.bool_]:
     return kept & (seconds > 0)
 
 
-def _cells(requests: Floats, tokens: Floats, adaptive: NDArray[np.bool_], context: Floats, seconds: Floats) -> _Cells:
-    keys, index = np.unique(np.stack([requests, tokens, adaptive.astype(float)]), axis=1, return_inverse=True)
+def _cells(requests: Floats, tokens: Floats, apart: Floats, context: Floats, seconds: Floats) -> _Cells:
+    """apart: [2, n] kind of policy and level."""
+    keys, index = np.unique(np.stack([requests, tokens, *apart]), axis=1, return_inverse=True)
     index = index.ravel()
     count = np.bincount(index).astype(np.float64)
     means = [np.bincount(index, weights=values) / count for values in (context, seconds)]
@@ -221,20 +235,29 @@ def _adaptive_is_told(cells: _Cells) -> bool:
     return bool(max(low for low, _ in spans) <= min(high for _, high in spans))
 
 
-def _knots(values: Floats, weight: Floats) -> Floats:
-    """Up to `_KNOTS` integer probes where the data are, ends included."""
+def _knots(values: Floats, weight: Floats, stairs: bool = False) -> Floats:
+    """Integer probes where the data are, ends included: up to `_KNOTS`, or on stairs one for every size that has data.
+
+    Between two stairs a line would price neither.
+    """
+    sizes, index = np.unique(values, return_inverse=True)
+    if stairs:
+        met = np.bincount(index.ravel(), weights=weight) >= min(_STAIR_STEPS, weight.max())
+        met[[0, -1]] = True
+        return sizes[met]
     order = np.argsort(values)
     share = np.cumsum(weight[order]) / weight.sum()
     inner = np.interp(np.linspace(0, 1, _KNOTS), share, values[order])
     return np.unique(np.round(np.concatenate([[values.min()], inner, [values.max()]])))
 
 
-def _solve(cells: _Cells) -> tuple[Curve, Curve, float, float | None]:
+def _solve(cells: _Cells, stairs: bool) -> tuple[Curve, Curve, float, float | None]:
     """Draft curve over requests, verify curve over tokens, the context slope, and what adaptivity costs (None: untold).
 
     All non-negative, the curves non-decreasing.
     """
-    by_requests, by_tokens = _knots(cells.requests, cells.count), _knots(cells.tokens, cells.count)
+    by_requests = _knots(cells.requests, cells.count, stairs)
+    by_tokens = _knots(cells.tokens, cells.count, stairs)
     columns = [np.ones((len(cells.seconds), 1)), _ramps(cells.requests, by_requests), _ramps(cells.tokens, by_tokens)]
     scale = max(float(cells.context.max()), 1.0)
     columns.append((cells.context / scale)[:, None])

@@ -20,7 +20,7 @@ class FakeServer:
         self.running, self.longest = 0, 4096
         self.lock = threading.Lock()
         self.counters = dict.fromkeys(
-            ["timed_steps", "timed_s", "timed_requests", "timed_verified", "timed_committed"], 0
+            ["timed_steps", "timed_s", "timed_requests", "timed_verified", "timed_executed", "timed_committed"], 0
         )
         self.last = time.perf_counter()
         outer = self
@@ -77,6 +77,7 @@ class FakeServer:
         self.counters["timed_s"] += steps * seconds
         self.counters["timed_requests"] += steps * requests
         self.counters["timed_verified"] += steps * tokens
+        self.counters["timed_executed"] += steps * tokens
         self.counters["timed_committed"] += steps * seconds * self.rates.get(self.policy, 100.0)
 
     def get(self, path):
@@ -97,6 +98,7 @@ class FakeServer:
                     "counters": dict(self.counters),
                     "schedule": "overlapped",
                     "gpu_memory_gib": 79.63,
+                    "limits": {"max_running_requests": 2},
                 }
             if self.info is not None:
                 state["dspark_info_record"] = self.info()

@@ -11,7 +11,7 @@ from fake_server import FakeServer
 from sglang_dspark.cost import load_profile
 from sglang_dspark.errors import InputError
 from sglang_dspark.keys import Keys
-from sglang_dspark.live import profiling
+from sglang_dspark.live import load
 from sglang_dspark.live.client import Server
 from sglang_dspark.serving.plugin import auto_profile
 from sglang_dspark.serving.plugin.auto_profile import find_or_measure, key_of, short_command
@@ -40,7 +40,7 @@ def measured(tmp_path, monkeypatch):
     started, fake = [], FakeServer()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(auto_profile, "describe", lambda arguments: {**CIRCUMSTANCES, "dtype": arguments.dtype})
-    monkeypatch.setattr(profiling, "_SETTLE_S", 0.05)
+    monkeypatch.setattr(load, "_SETTLE_S", 0.05)
 
     @contextmanager
     def short_server(command, port, keys):
@@ -72,7 +72,7 @@ def test_measured_once_and_found_again(measured, capsys):
     arguments = SimpleNamespace(dtype="float32", nnodes=1, max_running_requests=2)
     path = find_or_measure(arguments, COMMAND)
     cost = load_profile(path)
-    assert cost.meta["hardware"] == "cpu (x86_64)" and len(measured) == 1 and cost.meta["cells"] == 6
+    assert cost.meta["hardware"] == "cpu (x86_64)" and len(measured) == 1 and cost.meta["cells"] == 8
     assert cost.meta["gpu_memory_gib"] == 79.6  # by which the simulator knows SGLang's defaults for this machine
     assert find_or_measure(arguments, COMMAND) == path and len(measured) == 1
     assert "measured before" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from sglang_dspark.calibration.quality import quality
 from sglang_dspark.cost import load_profile
 from sglang_dspark.errors import InputError
 from sglang_dspark.keys import Keys
-from sglang_dspark.live import ab, profiling
+from sglang_dspark.live import ab, load
 from sglang_dspark.live.ab import Verdict, compare_live
 from sglang_dspark.live.client import Server, read_prompts, run_closed_loop
 from sglang_dspark.live.evaluate import EvalSettings, evaluate
@@ -24,7 +24,7 @@ from sglang_dspark.records import ROUNDED, Header, RecordSet, RecordWriter, Step
 
 @pytest.fixture
 def fake(monkeypatch):
-    for module in (ab, profiling):
+    for module in (ab, load):
         monkeypatch.setattr(module, "_SETTLE_S", 0.05)
     servers = []
 
@@ -195,20 +195,15 @@ def test_a_profile_is_measured_and_loads(fake, tmp_path):
     server = fake()
     plan = ProfilePlan(batches=(1, 2, 4), shares=(0.0, 0.5, 1.0), contexts=(16,), windows=2, window_s=0.1)
     cells = measure(Server(server.url), plan)
-    assert [(cell.requests, cell.tokens) for cell in cells] == [
-        (1, 1),
-        (1, 3),
-        (1, 5),
-        (2, 2),
-        (2, 6),
-        (2, 10),
-        (4, 4),
-        (4, 12),
-        (4, 20),
+    assert [(cell.requests, cell.tokens, cell.adaptive) for cell in cells] == [
+        (batch, batch + drafts, adaptive)
+        for batch in (1, 2, 4)
+        for drafts, adaptive in ((0, False), (2 * batch, True), (4 * batch, True), (4 * batch, False))
     ]
     for cell in cells:
         assert cell.seconds == pytest.approx(server.step_seconds(cell.requests, cell.tokens), rel=0.01)
     assert server.policy == "argmax:lag=2" and server.aborted
+    assert {"fixed:k=0", f"fixed:k={GAMMA}", "tetris:capacity=12"} <= set(server.switches)
     server.longest = 50
     with pytest.raises(InputError, match="context 16 leaves 24 tokens"):
         measure(Server(server.url), plan)

@@ -11,7 +11,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs torch and triton (extra `serve`)")
 pytest.importorskip("triton", reason="needs torch and triton (extra `serve`)")
 
-from dspark_kernels.choose import choose, seconds_per_call  # noqa: E402
+from dspark_kernels.choose import Pair, choose, choose_over, medians, seconds_per_call  # noqa: E402
 from dspark_kernels.interpreter import interpreted  # noqa: E402
 from dspark_kernels.markov import sample_markov_block  # noqa: E402
 from dspark_kernels.markov_heads import MarkovHead  # noqa: E402
@@ -153,6 +153,39 @@ def test_choosing_says_why():
     with pytest.raises(ValueError, match="kernels='fast'"):
         choose("rejection", calls.clear, calls.clear, cpu, "fast")
     assert len(seconds_per_call(calls.clear, cpu, repeats=3)) == 3
+
+
+def test_choosing_over_pairs_adds_them_up_and_says_each():
+    """The timer is a stand-in: we are slower at one row and faster at many, which weigh more."""
+    times = {"1 rows": (9e-6, 5e-6, True), "64 rows": (50e-6, 80e-6, False)}
+    pairs = [Pair(what, lambda: None, lambda: None) for what in times]
+    chosen = choose_over("rejection", pairs, torch.device("cpu"), lambda pair, device: times[pair.what])
+    assert chosen.kernels == "ours" and chosen.ours_s == pytest.approx(59e-6)
+    assert "1 rows 9 us against upstream's 5 us, 64 rows 50 us against upstream's 80 us (launched)" in chosen.reason
+    assert choose_over("rejection", pairs[:1], torch.device("cpu"), lambda p, d: times[p.what]).kernels == "upstream"
+    with pytest.raises(ValueError, match="nothing to measure"):
+        choose_over("rejection", [], torch.device("cpu"))
+
+
+@pytest.mark.gpu
+def test_a_call_of_a_graph_of_ten_takes_what_one_call_takes():
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    device = torch.device("cuda")
+    side = torch.randn(4096, 4096, device=device)
+    one, ten = (min(seconds_per_call(lambda: side @ side, device, calls=calls)) for calls in (1, 10))
+    assert ten == pytest.approx(one, rel=0.2)
+
+
+@pytest.mark.gpu
+def test_what_cannot_be_captured_is_launched_and_says_so():
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    device = torch.device("cuda")
+    side = torch.randn(64, 64, device=device)
+    ours, upstream, captured = medians(Pair("64", lambda: side @ side, lambda: (side @ side).sum().item()), device)
+    assert not captured and ours > 0 and upstream > 0
+    assert medians(Pair("64", lambda: side @ side, lambda: side + side), device)[2], "the device captures afterwards"
 
 
 @pytest.mark.gpu

@@ -287,16 +287,72 @@ def test_only_what_was_built_runs_on_the_device(alone, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("free", "rows", "reason"), [(1 << 40, 8, None), (120_000, 6, None), (80_000, 4, None), (70_000, 0, "too little")]
+    ("free", "sizes", "reason"),
+    [(1 << 40, [1, 8, 32], None), (120_000, [1, 6], None), (80_000, [1, 4], None), (70_000, [], "too little")],
 )
-def test_trials_fit_the_free_memory(alone, monkeypatch, free, rows, reason):
+def test_trials_fit_the_free_memory(alone, monkeypatch, free, sizes, reason):
     monkeypatch.setattr(choice, "free_bytes", lambda device: free)
     worker = fake_worker()
     worker.model_runner.max_running_requests = 32
-    assert choice.trial_rows(cases.RejectionCase(worker)) == rows
+    assert choice.trial_sizes(cases.RejectionCase(worker)) == sizes
     found = choices_of(attempt(worker, "ours", Faults()))["rejection"]
     assert found.kernels == ("upstream" if reason else "ours")
     assert reason is None or reason in found.reason
+
+
+@pytest.mark.parametrize(
+    ("slow", "kernels", "left"),
+    [
+        ((), "ours", ()),
+        ((cases.FILTERED,), "ours", (cases.FILTERED,)),
+        ((cases.FILTERED, cases.UNFILTERED), "upstream", ()),
+    ],
+)
+def test_each_form_is_measured_at_every_size_and_the_slower_one_stays_upstreams(alone, slow, kernels, left):
+    """The timer is a stand-in: 10 us a row, 30 us where we are slow, against 20 us of upstream's."""
+    case, asked = cases.RejectionCase(fake_worker()), []
+
+    def timer(pair, device):
+        asked.append(pair.what)
+        pair.ours()
+        rows = int(pair.what.split()[0])
+        return rows * (3e-5 if pair.what.split()[-1] in slow else 1e-5), rows * 2e-5, True
+
+    ours = case.build()
+    found = choice.measured(case, ours, [1, 3], timer)
+    assert asked == ["1 rows unfiltered", "3 rows unfiltered", "1 rows filtered", "3 rows filtered"]
+    assert (found.kernels, found.left) == (kernels, left) and "3 rows filtered" in found.reason
+    assert ("filtered rows stay upstream's" in found.reason) == bool(left)
+    case.leave(ours, frozenset(found.left))
+    seen = []
+    ours.upstream = lambda **step: seen.append(step)
+    for top_k in (1 << 30, 20):
+        ours(**accept_arguments([1.0] * ROWS, [top_k] * ROWS))
+    assert len(seen) == len(left)
+
+
+def test_a_form_is_ours_where_it_is_on_every_rank(alone):
+    trials = attempt(fake_worker(), "ours", Faults())
+    mine = choices_of(trials)
+    ranks = [mine | {"rejection": Choice("rejection", "ours", "", left=left)} for left in ((), ("filtered",))]
+    [chosen] = [trial for trial in agreed(trials, ranks) if trial.case.name == "rejection"]
+    assert chosen.ours is not None and chosen.choice.left == ("filtered",)
+    ranks.append(mine | {"rejection": Choice("rejection", "ours", "", left=("unfiltered",))})
+    [chosen] = [trial for trial in agreed(trials, ranks) if trial.case.name == "rejection"]
+    assert chosen.ours is None and chosen.choice.kernels == "upstream"
+
+
+def test_one_kernel_that_moved_is_upstreams_and_the_others_stay(alone, monkeypatch):
+    for name in ("markov", "rejection", "confidence"):
+        moved_on = choice.REPLACED | {
+            name: {"sglang.srt.models.dspark.DSparkDraftMixin.compute_confidence": "self, *x"}
+        }
+        monkeypatch.setattr(choice, "REPLACED", moved_on)
+        choices = choices_of(attempt(fake_worker(), "ours", Faults()))
+        assert [one for one, found in choices.items() if found.kernels == "upstream"] == [name]
+        assert "another SGLang" in choices[name].reason and "does not take x" in choices[name].reason
+        monkeypatch.undo()
+        monkeypatch.setattr(cases, "get_parallel", lambda: SimpleNamespace(tp_size=1))
 
 
 def test_bounds_that_do_not_fit_are_not_made(alone, monkeypatch):
@@ -420,7 +476,7 @@ def test_weights_that_change_in_place_leave_nothing_stale(alone, monkeypatch):
 
 
 def test_upstream_is_what_was_replaced():
-    assert contract.moved(choice.REPLACED) == []
+    assert [contract.moved(targets) for targets in choice.REPLACED.values()] == [[]] * len(choice.CASES)
 
 
 @pytest.mark.parametrize("kind", ["vanilla", "gated", "rnn"])

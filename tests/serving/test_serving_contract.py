@@ -14,7 +14,8 @@ def test_sglang_is_the_one_that_was_overridden() -> None:
 
 def test_a_difference_is_named() -> None:
     target = "sglang.srt.speculative.ragged_verify.round_up_grid"
-    assert contract.moved({target: "total"}) == [f"{target} takes (total, grid), expected (total)"]
+    assert contract.moved({target: "total"}) == [f"{target} takes grid as well, which is not expected"]
+    assert contract.moved({target: "total, size"}) == [f"{target} does not take size"]
     assert contract.moved({target + "s": "total"}) == [f"{target}s is gone"]
     assert "expected 3" in contract.moved({}, {"sglang.srt.managers.overlap_utils.CONFIDENCE_RELAY_RING_LAG": 3})[0]
 

@@ -1,16 +1,21 @@
-"""What this package overrides, wraps or relies on in SGLang 0.5.23: names, parameters and constants.
+"""What this package overrides, wraps or relies on in SGLang: names, parameters, attributes and constants.
 
-The worker checks its part at start and refuses to run on anything else; a test checks all of it and names what moved.
-Parameters are written as they are called: `*name` is keyword-only.
+The worker checks its part at start and refuses to run on anything else; kernels and FlashInfer have contracts of their
+own (`device_kernels.contract`, `flashinfer_ragged.contract`), and where those moved SGLang's own run. A test checks all
+of it, and CI in the wheels of every tested release and of the newest one. Parameters: see `signatures`.
 """
 
 from __future__ import annotations
 
 import inspect
 import pkgutil
+import re
 from typing import Any
 
-SUPPORTED = "0.5.23"
+from sglang_dspark.serving.base.signatures import difference, parameters_of
+
+TESTED = ("0.5.22", "0.5.23")
+"""Releases of SGLang that the short live tests have run on, oldest first; the extra `serve` allows this range."""
 
 _DSPARK = "sglang.srt.speculative.dspark_components"
 _WORKER = f"{_DSPARK}.dspark_worker_v2.DSparkWorkerV2"
@@ -22,12 +27,12 @@ _KERNELS = "sglang.kernels.ops.speculative"
 _ATTENTION = "sglang.srt.layers.attention.torch_native_backend.TorchNativeAttnBackend"
 
 WORKER_CALLS = {
-    "sglang.srt.utils.common.get_cuda_graph_batch_size_alignment": "*gathered_buffer_required",
-    "sglang.srt.utils.common.get_device_memory_capacity": "device",
+    "sglang.srt.utils.common.get_cuda_graph_batch_size_alignment": "=",
+    "sglang.srt.utils.common.get_device_memory_capacity": "device, =",
     f"{_WORKER}.__init__": "self, server_args, gpu_id, nccl_port, target_worker, draft_worker_cls",
-    f"{_WORKER}.alloc_memory_pool": "self, memory_pool_config, req_to_token_pool, token_to_kv_pool_allocator",
+    f"{_WORKER}.alloc_memory_pool": "self, **",
     f"{_WORKER}.init_cuda_graphs": "self",
-    f"{_WORKER}.forward_batch_generation": "self, batch, on_publish, grammar_barrier, *pp_proxy_tensors",
+    f"{_WORKER}.forward_batch_generation": "self, batch, on_publish, grammar_barrier, **",
     f"{_WORKER}._forward_decode": "self, batch, on_publish, grammar_barrier, coordination_plan",
     f"{_WORKER}._dp_verify_tier_num_tokens": "self, batch",
     f"{_WORKER}._idle_verify_ragged_layout": "self, batch",
@@ -35,27 +40,19 @@ WORKER_CALLS = {
     "sglang.srt.utils.common.require_mlp_tp_gather": "*moe_a2a_backend",
     f"{_WORKER}.note_request_finished": "self, *rid, *natural_stop",
     f"{_WORKER}.weight_update_runners": "self",
-    f"{_PLANNER}.__init__": (
-        "self, *draft_model, *gamma, *model_runner, *device, *tp_rank, *verify_num_draft_tokens, *tp_sync"
-    ),
+    f"{_PLANNER}.__init__": ("self, **"),
     f"{_PLANNER}.prepare_verify_budget": "self, batch, future_map",
     f"{_PLANNER}.resolve_verify_token_budget": "self, *draft_input, *confidence, *prefix_lens, *req_pool_indices",
-    f"{_PLANNER}.schedule_layout": (
-        "self, *req_pool_indices, *prefix_lens, *device, *confidence, *budget, *global_num_reqs, *dp_tier_num_tokens"
-    ),
+    f"{_PLANNER}.schedule_layout": ("self, *req_pool_indices, **"),
     f"{_PLANNER}._schedule_verify_lens": "self, *req_pool_indices, *prefix_lens, *device, *confidence, *budget",
     f"{_PLANNER}.take_budget_decision": "self",
     f"{_PLANNER}.set_forced_budget_frac": "self, frac",
     f"{_PLANNER}.note_non_decode_step": "self",
     f"{_DSPARK}.dspark_planner.local_verify_tier_num_tokens": (
-        "*bs, *verify_token_budget, *verify_num_draft_tokens, *min_verify_len"
+        "*bs, *verify_token_budget, *verify_num_draft_tokens, *min_verify_len, ="
     ),
     f"{_OBSERVERS}.segment": "self, name",
-    f"{_OBSERVERS}.observe_verify_step": (
-        "self, *forward_ct, *reqs, *bs, *proposal_folded, *verify_ids_2d, *target_logits, *layout, *confidence, "
-        "*confidence_raw, *prefix_lens, *draft_tokens, *draft_block, *sampling_info, *correct_len, *cap_trim_lens, "
-        "*bonus, *commit_lens, *verify_token_budget, *req_pool_indices, *verify_tier_num_tokens, *dp_tier_num_tokens"
-    ),
+    f"{_OBSERVERS}.observe_verify_step": ("self, *layout, *confidence, *correct_len, *cap_trim_lens, *prefix_lens, **"),
 }
 """Looked at by every worker when it starts."""
 
@@ -68,11 +65,12 @@ HOOKED_CALLS = {
     "sglang.srt.speculative.spec_info.SpeculativeAlgorithm.create_worker": "self, server_args",
     "sglang.srt.managers.tokenizer_manager.TokenizerManager._validate_one_request": "self, obj, input_ids",
     "sglang.srt.managers.tokenizer_manager.TokenizerManager.update_weights_from_disk": "self, obj, request",
-    f"{_WEIGHTS}.begin_weight_update": "self, recv_req",
-    f"{_WEIGHTS}.end_weight_update": "self, recv_req",
+    "sglang.srt.managers.tokenizer_manager.TokenizerManager._calculate_spec_decoding_metrics": "self, meta_info, **",
+    f"{_WEIGHTS}.begin_weight_update": "self, **",
+    f"{_WEIGHTS}.end_weight_update": "self, **",
     "sglang.srt.observability.req_time_stats.APIServerReqTimeStats.__getstate__": "self",
     "sglang.srt.observability.req_time_stats.DPControllerReqTimeStats.__getstate__": "self",
-    f"{_STATE}.__init__": "self, scheduler, record_step_time",
+    f"{_STATE}.__init__": "self, scheduler, **",
     f"{_STATE}._update_handlers": "self",
     f"{_STATE}._add_speculative": "self, state",
 }
@@ -111,6 +109,43 @@ CPU_CALLS = {
 }
 """Replaced on the CPU platform."""
 
+ATTRIBUTES = {
+    _WORKER: (
+        "_hosts_draft",
+        "_observers",
+        "_verify_planner",
+        "device",
+        "draft_model",
+        "draft_model_runner",
+        "gamma",
+        "model_runner",
+        "server_args",
+        "target_worker",
+    ),
+    _PLANNER: ("_is_verify_all", "_schedule_cfg", "_tp_sync", "carries_confidence", "verify_num_draft_tokens"),
+    "sglang.srt.model_executor.model_runner.ModelRunner": (
+        "decode_cuda_graph_runner",
+        "max_running_requests",
+        "max_total_num_tokens",
+        "req_to_token_pool",
+    ),
+    "sglang.srt.model_executor.runner.decode_cuda_graph_runner.DecodeCudaGraphRunner": (
+        "capture_bs",
+        "captured_req_width",
+        "ragged_verify_mode",
+    ),
+    "sglang.srt.mem_cache.memory_pool.ReqToTokenPool": ("req_generation", "size"),
+    "sglang.srt.speculative.ragged_verify.RaggedVerifyLayout": (
+        "graph_num_tokens",
+        "total_verify_tokens",
+        "verify_lens",
+        "verify_lens_cpu",
+    ),
+    "sglang.srt.managers.schedule_batch.Req": ("origin_input_ids", "output_ids", "rid", "sampling_params"),
+    "sglang.srt.managers.scheduler.Scheduler": ("draft_worker", "waiting_queue", "on_idle"),
+}
+"""What of SGLang's objects is read or set, by class; looked for in its source, see tests/sglang_versions."""
+
 CONSTANTS: dict[str, Any] = {
     "sglang.srt.managers.overlap_utils.CONFIDENCE_RELAY_RING_LAG": 2,
     f"{_DSPARK}.dspark_config.DEFAULT_DSPARK_GAMMA": 7,
@@ -131,8 +166,15 @@ def _difference(target: str, expected: str) -> str | None:
         signature = inspect.signature(pkgutil.resolve_name(target))
     except (AttributeError, ImportError):
         return f"{target} is gone"
-    names = ", ".join(
-        ("*" if parameter.kind is parameter.KEYWORD_ONLY else "") + parameter.name
-        for parameter in signature.parameters.values()
-    )
-    return None if names == expected else f"{target} takes ({names}), expected ({expected})"
+    found = difference(expected, parameters_of(signature))
+    return found and f"{target} {found}"
+
+
+def in_range(version: str) -> bool:
+    """Whether this release of SGLang is one that was tested, or lies between two that were."""
+    found = re.match(r"(\d+)\.(\d+)\.(\d+)", version)
+    return found is not None and _numbers(TESTED[0]) <= tuple(map(int, found.groups())) <= _numbers(TESTED[-1])
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version.split(".")))

@@ -18,6 +18,19 @@ def is_foreign(cost: StepCost | None, here: str) -> bool:
     return bool(recorded) and not same_hardware(str(recorded), here)
 
 
+def shown_of(cost: StepCost, here: str) -> dict[str, object]:
+    """Where a profile comes from, and what is to be known of it on this machine; for a server's state."""
+    kept = {key: cost.meta[key] for key in ("hardware", "model", "date", "how", "software") if cost.meta.get(key)}
+    return {
+        **kept,
+        "form": cost.form,
+        "estimate": cost.is_estimate,
+        "foreign": bool(here) and is_foreign(cost, here),
+        "requests": list(cost.measured_requests),
+        "tokens": list(cost.measured_tokens),
+    }
+
+
 def check_hardware(cost: StepCost | None, options: ServingOptions, here: str | None) -> None:
     """Refuse a foreign profile unless it is allowed (InputError)."""
     if cost is not None and here is not None and is_foreign(cost, here) and not options.allow_foreign_profile:

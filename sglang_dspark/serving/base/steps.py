@@ -85,6 +85,9 @@ class StepRecord:
     policy, carry, since_step: the policy as text, what it carried into the decision, and since when it decides.
     schedule: when this step was decided. asked, shared_tier: what the ranks of a DP-attention group asked to verify,
     and the tokens that all of them execute; None and 0 without one.
+    correction: of the confidences, as the decision applied it. everything_s: what
+    the profile says for verifying everything. decide_s: what deciding took on the host. figures: see
+    `feedback.figures.figures_of`.
     """
 
     step: int
@@ -108,11 +111,25 @@ class StepRecord:
     draft_s: float | None = None
     verify_s: float | None = None
     shadow: StepDecision | None = None
+    correction: tuple[float, float] | None = None
+    everything_s: float | None = None
+    decide_s: float = 0.0
+    figures: Any = None
     invalid: int = 0
     confidence: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), np.float32))
     lengths: Ints = field(default_factory=lambda: np.empty(0, np.int64))
     accepted: Ints = field(default_factory=lambda: np.empty(0, np.int64))
     uncapped: Ints = field(default_factory=lambda: np.empty(0, np.int64))
+
+    @property
+    def verified_tokens(self) -> int:
+        """B: verified draft tokens and anchors."""
+        return self.batch.num_requests + int(self.lengths.sum())
+
+    @property
+    def executed_tokens(self) -> int:
+        """What ran for them: the padded graph, or as many."""
+        return self.executed_tier or self.verified_tokens
 
 
 class StepObserver(Protocol):

@@ -9,7 +9,7 @@ from sglang_dspark.errors import InputError
 from sglang_dspark.policies import Policy, policy_from_json, policy_to_json, policy_to_string
 from sglang_dspark.serving.base.options import Resolved, check_policy
 from sglang_dspark.serving.base.trial_plan import TrialPlan
-from sglang_dspark.serving.control import requests
+from sglang_dspark.serving.control import acceptance, requests
 from sglang_dspark.serving.control.switch import KEY
 
 PATH = "/dspark/policy"
@@ -28,6 +28,7 @@ def serve(resolved: Resolved, gamma: int) -> None:
     _served = (resolved, gamma)
     if first:
         requests.guard()
+        acceptance.show()
         http_server.app.get(PATH)(auth_level(AuthLevel.ADMIN_OPTIONAL)(get_policy))
         http_server.app.post(PATH)(auth_level(AuthLevel.ADMIN_OPTIONAL)(post_policy))
 

@@ -210,11 +210,17 @@ class Decider:
         return decide
 
     def predicted_s(self, batch: BatchView, total: int | None) -> float | None:
-        """Step time that the profile gives for K = total (None: verify all), or None without a profile."""
+        """Step time that the profile gives for K = total (None: verify all) under the live policy, or None without a
+        profile."""
         if self.cost is None:
             return None
         seconds = self._prices(batch).seconds
-        return float(seconds[-1 if total is None else min(total, seconds.size - 1)])
+        more = self.cost.terms["adaptive_s"] if self.live.policy.adaptive else 0.0
+        return float(seconds[-1 if total is None else min(total, seconds.size - 1)]) + more
+
+    def everything_s(self, batch: BatchView) -> float | None:
+        """The same for verifying everything under a policy that needs no survivals."""
+        return None if self.cost is None else float(self._prices(batch).seconds[-1])
 
     def timing(self, record: StepRecord) -> StepTiming | None:
         """What an ended step took beside the belief; None without either. In a group: of the tier that all executed."""

@@ -23,12 +23,14 @@ from sglang_dspark.policies.shared_tier import Asked, ask_for
 from sglang_dspark.serving.base.admission import bounds_of, planned_lengths
 from sglang_dspark.serving.base.faults import Faults
 from sglang_dspark.serving.base.options import OVERLAPPED_LAG, Kernels, Resolved
+from sglang_dspark.serving.base.start_line import shown_of
 from sglang_dspark.serving.base.steps import BatchView, StepDecision, StepObserver, StepRecord
 from sglang_dspark.serving.base.trial_plan import TrialPlan
 from sglang_dspark.serving.feedback.clock import StepClock
 from sglang_dspark.serving.feedback.copies import StepCopy
 from sglang_dspark.serving.feedback.counters import Counters, ShadowLog
 from sglang_dspark.serving.feedback.drift import DriftWatch
+from sglang_dspark.serving.feedback.figures import CalibrationMeter, figures_of
 from sglang_dspark.serving.feedback.observers import Observers
 from sglang_dspark.serving.feedback.publishes import Publishes
 from sglang_dspark.serving.feedback.trial import Ledger, Trial, TrialOutcome
@@ -70,6 +72,7 @@ class PolicyEngine:
         publishes = Publishes(generations.shape[0], gamma, OVERLAPPED_LAG, waits=False)
         self.decider = Decider(resolved, gamma, publishes, seed, self.faults)
         self.counters = Counters()
+        self.meter = CalibrationMeter()
         self.ledger = Ledger()
         self.trial: Trial | None = None
         self._returns = False  # a failed trial ends before the next decision
@@ -97,6 +100,9 @@ class PolicyEngine:
         self.live_decisions = LiveDecisions(device, kernels, self.faults)
         self.recording: Callable[[], dict[str, Any]] | None = None  # what the recorder says of itself, with one
         self.gpu_memory_gib: float | None = None  # of one GPU, where there is one
+        self.hardware = ""  # this machine's accelerator by name
+        self.graphs: list[int] = []  # captured batch sizes, increasing
+        self.limits: dict[str, int] = {}  # max_running_requests, kv_tokens: what this engine holds
         self.kernels: dict[str, str] = {}  # whose each operation is, and why
 
     # --- observers -------------------------------------------------------------------------------------------------
@@ -220,10 +226,10 @@ class PolicyEngine:
 
     def use_graphs(self, batches: list[int]) -> None:
         """Price the graphs of the batch sizes that this engine captured; a profile's own do not apply."""
-        self._captured = np.array(sorted(batches), dtype=np.int64) * (self.decider.gamma + 1)
-        cost = self.decider.cost
+        cost, self.graphs = self.decider.cost, sorted(batches)
+        self._captured = np.array(self.graphs, dtype=np.int64) * (self.decider.gamma + 1)
         if cost is not None:
-            self.decider.cost = captured_as(cost, sorted(batches), self.decider.gamma + 1)
+            self.decider.cost = captured_as(cost, self.graphs, self.decider.gamma + 1)
 
     def prepare_live_decisions(self, max_requests: int) -> None:
         """Before requests run, once the graphs are known: what live rules need on the device."""
@@ -313,10 +319,15 @@ class PolicyEngine:
             "gamma": decider.gamma,
             "profile": None if decider.cost is None else decider.cost.name,
             "gpu_memory_gib": self.gpu_memory_gib,
+            "graphs": {"requests": self.graphs, "tokens_per_request": decider.gamma + 1} if self.graphs else None,
+            "limits": self.limits,
             "explore": decider.explore,
             "forced_fraction": decider.forced_fraction,
             "counters": self.counters.as_dict(),
             "drift": self.drift.as_dict(),
+            "confidences": self.meter.so_far(),
+            "hardware": self.hardware,
+            "provenance": None if decider.cost is None else shown_of(decider.cost, self.hardware),
             "kernels": self.kernels,
             "calibration": self.calibration(),
             "costs": self.costs(),
@@ -365,6 +376,7 @@ class PolicyEngine:
         for published in arrived:
             self._arrived(published)
         live = self.decider.live
+        began = time.perf_counter()
         try:
             decision = self.decider.before_draft(view, late)
         except Exception as error:  # ours, not the rule's; nothing live has been looked at
@@ -376,6 +388,7 @@ class PolicyEngine:
         with self.faults.caught("step record", "the step is not shown to observers"):
             self._ticket = None if late else self.decider.shadow_ticket(view)
             self._record = self._new_record(view, batch, live, decision, late)
+            self._record.decide_s = time.perf_counter() - began
         return decision
 
     def _catch_up(self) -> tuple[list[Any], bool]:
@@ -410,6 +423,8 @@ class PolicyEngine:
             lagged={lag: self.decider.publishes.look(view.slots, view.generation, lag) for lag in lags},
             prefill_before=self._prefill_before,
             schedule=self.decider.schedule,
+            correction=None if late else calibration_of(live.policy, live.carry),
+            everything_s=self.decider.everything_s(view),
         )
 
     def _after_draft(self, view: BatchView, confidence: torch.Tensor) -> StepDecision:
@@ -430,6 +445,8 @@ class PolicyEngine:
         if shadow is not None:
             with self.faults.caught("shadow policy", "this step has no shadow"):
                 record.shadow = shadow(published.confidence)
+        with self.faults.caught("calibration meter", "this step's outcomes are not counted"):
+            self.meter.add(figures_of(record).outcomes)
         with self.faults.caught("trial", "it goes on without this step"):
             self._watch_trial(record)
         self.observers.on_step(record)

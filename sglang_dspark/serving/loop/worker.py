@@ -116,6 +116,11 @@ class PolicyWorker(DSparkWorkerV2):
             everyone=self._everyone,
         )
         self._verify_planner.attach(self.policy_engine)
+        self.policy_engine.hardware = hardware.hardware_name()
+        self.policy_engine.limits = {
+            "max_running_requests": int(self.model_runner.max_running_requests),
+            "kv_tokens": int(self.model_runner.max_total_num_tokens),
+        }
         group = self._everyone.from_first(secrets.token_hex(6)) if get_parallel().attn_dp_enabled else ""
         if self._agreement.decides:
             self._start_recorder(options_of(self.server_args), group)
@@ -151,8 +156,7 @@ class PolicyWorker(DSparkWorkerV2):
                 keep_bytes=record_limit(options),
                 group=group,
                 limits={
-                    "max_running_requests": int(self.model_runner.max_running_requests),
-                    "kv_tokens": int(self.model_runner.max_total_num_tokens),
+                    **self.policy_engine.limits,
                     "chunked_prefill_size": int(get_schedule().chunked_prefill_size or -1),
                     "attn_dp_size": int(parallel.attn_dp_size),
                 },

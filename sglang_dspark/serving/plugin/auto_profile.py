@@ -25,6 +25,7 @@ from typing import Any
 from sglang_dspark.cost import write_table
 from sglang_dspark.errors import InputError
 from sglang_dspark.keys import Keys
+from sglang_dspark.live.cells import Graphs
 from sglang_dspark.live.client import Server
 from sglang_dspark.live.hold import ended_by_exception
 from sglang_dspark.live.profiling import ProfilePlan, machine_of, measure, table_of
@@ -70,7 +71,7 @@ _DROPPED = {
 }
 _CHILD = "SGLANG_DSPARK_MEASURES_ITSELF"  # set for the short server, which must not start another one
 _START_LIMIT_S = 1800.0
-_BATCHES = (1, 2, 4, 8, 16, 32, 48)
+_MEASURED_AS = 2  # raised when what a profile measures changes: one that was measured otherwise is not found again
 
 
 def find_or_measure(arguments: Any, command: Sequence[str]) -> str:
@@ -90,11 +91,7 @@ def find_or_measure(arguments: Any, command: Sequence[str]) -> str:
         return str(path)
     print("sglang-dspark: no profile for this machine and model yet: measuring one, in minutes", file=sys.stderr)
     path.parent.mkdir(parents=True, exist_ok=True)
-    most = int(getattr(arguments, "max_running_requests", None) or _BATCHES[-1])
-    # DSPARK prefills beside running requests only while several slots are free: it is seldom that all of them decode.
-    sizes = tuple(size for size in _BATCHES if size <= most)
-    batches = sizes[:-1] if sizes[-1] == most and len(sizes) > 2 else sizes
-    plan = ProfilePlan(batches=batches, shares=(0.0, 0.5, 1.0), contexts=(64,), windows=2, window_s=0.5)
+    plan = ProfilePlan(shares=(0.0, 0.5, 1.0), windows=2, window_s=0.5)  # batches and contexts are the server's
     keys = Keys(getattr(arguments, "api_key", None), getattr(arguments, "admin_api_key", None))
     short = short_command(command, port := _free_port())
     # Told to end meanwhile, this process must not leave the short server behind.
@@ -103,13 +100,15 @@ def find_or_measure(arguments: Any, command: Sequence[str]) -> str:
             server,
             plan,
             lambda cell: print(
-                f"sglang-dspark: {cell.requests} requests, {cell.tokens} tokens: {1e3 * cell.seconds:.2f} ms",
+                f"sglang-dspark: {cell.requests} requests, {cell.tokens} tokens, context {cell.context:.0f}: "
+                f"{1e3 * cell.seconds:.2f} ms",
                 file=sys.stderr,
                 flush=True,
             ),
         )
-        circumstances |= machine_of(server.dspark()[0])
-    write_table(path, table_of(cells, circumstances))
+        state = server.dspark()[0]
+        circumstances |= machine_of(state)
+    write_table(path, table_of(cells, circumstances, Graphs.of(state)))
     print(f"sglang-dspark: wrote profile {path}", file=sys.stderr, flush=True)
     return str(path)
 
@@ -124,6 +123,7 @@ def describe(arguments: Any) -> dict[str, Any]:
         "model": Path(str(model)).name,
         "model_config": _config_hash(model),
         "draft_config": _config_hash(draft),
+        "measured_as": _MEASURED_AS,
         "software": ", ".join(f"{name} {found}" for name in _PACKAGES if (found := _version(name))),
     }
     values = {name: getattr(arguments, name, None) for name in _ARGUMENTS}

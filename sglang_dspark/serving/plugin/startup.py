@@ -13,7 +13,7 @@ from typing import Any
 
 from sglang_dspark.errors import InputError
 from sglang_dspark.policies.parse import load_policy_meta
-from sglang_dspark.serving.base.contract import SUPPORTED
+from sglang_dspark.serving.base.contract import TESTED, in_range
 from sglang_dspark.serving.base.options import ATTRIBUTE, ServingOptions, options_of, resolve
 from sglang_dspark.serving.base.refusal import leave
 from sglang_dspark.serving.plugin.taking_part import (
@@ -183,5 +183,7 @@ def _check_version() -> None:
     from importlib.metadata import version
 
     found = version("sglang")
-    if found != SUPPORTED:
-        raise InputError(f"this release serves sglang {SUPPORTED} and found {found}: install that version")
+    if not in_range(found):
+        raise InputError(
+            f"this release serves sglang {TESTED[0]} to {TESTED[-1]} and found {found}: install one of them"
+        )

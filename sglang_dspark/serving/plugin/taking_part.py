@@ -112,12 +112,23 @@ def why_not_compact(config: Any, backend: str | None, model: Any) -> str | None:
     if backend == "flashinfer" and not _is_mla(model):
         if has_windows(model):
             return "FlashInfer with sliding-window or cross attention verifies blocks of one length"
+        changes = _flashinfer_moved()
+        if changes:
+            return f"this SGLang's FlashInfer backend is not the one that ours extends ({changes[0]})"
         if config.kv_cache_dtype in _FP4_KV:
             return f"FlashInfer with --kv-cache-dtype {config.kv_cache_dtype} verifies blocks of one length"
     for flag in ("enable_two_batch_overlap", "disable_cuda_graph_padding"):
         if getattr(config, flag, False):
             return f"SGLang's compact verify does not go with --{flag.replace('_', '-')}"
     return None
+
+
+def _flashinfer_moved() -> list[str]:
+    """What moved under our FlashInfer backend; it is looked at in the launcher, where the mode can still change."""
+    from sglang_dspark.serving.base.contract import moved
+    from sglang_dspark.serving.gpu.flashinfer_ragged.contract import CALLS
+
+    return moved(CALLS)
 
 
 def has_windows(model: Any) -> bool:

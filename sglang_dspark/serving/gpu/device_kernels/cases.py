@@ -25,6 +25,8 @@ from sglang.srt.speculative.ragged_verify import RaggedVerifyLayout
 from sglang_dspark.policies import Plan
 from sglang_dspark.serving.base import admission
 from sglang_dspark.serving.gpu.device_kernels.operations import (
+    FILTERED,
+    UNFILTERED,
     ConfidenceOperation,
     MarkovOperation,
     RejectionOperation,
@@ -64,6 +66,14 @@ class Case(ABC):
         """Device memory that it holds on to."""
         return 0
 
+    def timed_forms(self) -> dict[str, dict[str, Any]]:
+        """The forms of work that are measured apart, with what `arguments` takes for each."""
+        return {"": {}}
+
+    def leave(self, operation: Any, forms: frozenset[str]) -> None:
+        """Let SGLang's own do these forms."""
+        raise NotImplementedError(f"{self.name} has one form")
+
     def row_bytes(self) -> int:
         """Device memory that a trial takes for every row, both implementations and the reference included."""
         return 40 * self.vocab * (self.gamma + 1)
@@ -73,7 +83,7 @@ class Case(ABC):
         """Our operation."""
 
     @abstractmethod
-    def arguments(self, rows: int) -> dict[str, Any]:
+    def arguments(self, rows: int, **form: Any) -> dict[str, Any]:
         """What both implementations are called with, for a batch of `rows`."""
 
     @abstractmethod
@@ -122,7 +132,7 @@ class MarkovCase(Case):
         assert head is not None, "the refusal comes first"
         return MarkovOperation.of(self.upstream, module, screened=head.kind == "vanilla")
 
-    def arguments(self, rows: int) -> dict[str, Any]:
+    def arguments(self, rows: int, **form: Any) -> dict[str, Any]:
         model = self.worker.draft_model
         base = torch.randn(rows, self.gamma, self.vocab, device=self.device, dtype=self.dtype).mul_(4)
         return dict(
@@ -189,7 +199,9 @@ class RejectionCase(Case):
     def build(self) -> RejectionOperation:
         return RejectionOperation.of(self.upstream, self.worker.target_worker.random_seed, self.device)
 
-    def arguments(self, rows: int, *, top_k: bool = False, top_p: bool = False, wide: bool = False) -> dict[str, Any]:
+    def arguments(
+        self, rows: int, *, top_k: bool = False, top_p: bool = False, wide: bool = False, **form: Any
+    ) -> dict[str, Any]:
         """top_k, top_p: some requests filter. wide: float32 target logits, which some models give."""
         width = self.gamma + 1
         tokens = torch.randint(0, self.vocab, (rows, self.gamma), device=self.device)
@@ -231,6 +243,13 @@ class RejectionCase(Case):
                 verify_lens_cpu=lens, device=self.device, grid=[sum(lens)]
             ),
         )
+
+    def timed_forms(self) -> dict[str, dict[str, Any]]:
+        """Rows with top-k or top-p take several passes more."""
+        return {UNFILTERED: {}, FILTERED: {"top_k": True, "top_p": True}}
+
+    def leave(self, operation: RejectionOperation, forms: frozenset[str]) -> None:
+        operation.leaves = forms
 
     def _forms(self) -> list[dict[str, bool]]:
         return [{"top_k": k, "top_p": p} for k in (False, True) for p in (False, True)]
@@ -287,7 +306,7 @@ class ConfidenceCase(Case):
     def build(self) -> ConfidenceOperation:
         return ConfidenceOperation.of(self.worker.draft_model)
 
-    def arguments(self, rows: int) -> dict[str, Any]:
+    def arguments(self, rows: int, **form: Any) -> dict[str, Any]:
         width = self.worker.draft_model.config.hidden_size
         return dict(
             anchor_tokens=torch.arange(rows, device=self.device) % self.vocab,
@@ -335,7 +354,7 @@ class AdmissionCase(Case):
 
         return admit
 
-    def arguments(self, rows: int) -> dict[str, Any]:
+    def arguments(self, rows: int, **form: Any) -> dict[str, Any]:
         confidence = torch.rand(rows, self.gamma, device=self.device)
         return dict(confidence=confidence, plan=Plan(max(1, confidence.numel() // 2), 0, self.gamma))
 

@@ -5,39 +5,22 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from dspark_kernels.choose import Choice, Mode, choose
+from dspark_kernels.choose import Choice, Mode, Pair, choose_over, medians
 from sglang.srt.speculative.dspark_components import dspark_draft, dspark_draft_sampler, dspark_verify
 
 from sglang_dspark.serving.base import admission
 from sglang_dspark.serving.base.contract import moved
 from sglang_dspark.serving.base.faults import Faults
 from sglang_dspark.serving.gpu.device_kernels.cases import CASES, CHECKED_ROWS, Case
+from sglang_dspark.serving.gpu.device_kernels.contract import REPLACED
 from sglang_dspark.serving.gpu.device_kernels.guarded import Guarded
 from sglang_dspark.serving.gpu.device_kernels.operations import MarkovOperation
 
 OPERATIONS = tuple(case.name for case in CASES)
-
-_DSPARK = "sglang.srt.speculative.dspark_components"
-
-REPLACED = {
-    f"{_DSPARK}.dspark_draft.draft_markov_block": (
-        "*markov_head, *base_logits, *anchor_tokens, *draft_hidden, *step_temperatures, *noise, *tp_sync, *logits_out, "
-        "*greedy_draft"
-    ),
-    f"{_DSPARK}.dspark_verify.accept_draft_tokens": (
-        "*candidates, *target_logits, *draft_block, *sampling_info, *draft_input, *gamma, *verify_num_draft_tokens, "
-        "*cutoff_layout, *fused_argmax, *block_verification, *rejection_noise"
-    ),
-    "sglang.srt.models.dspark.DSparkDraftMixin.compute_confidence": (
-        "self, *anchor_tokens, *draft_tokens, *confidence_features"
-    ),
-    "sglang_dspark.serving.base.admission.allocate_on_device": "confidence, plan",
-}
-"""Signatures that ours stand in for, as `sglang_dspark.serving.base.contract.moved` reads them."""
 
 _LEFT_FREE = 4
 """What an operation keeps may take one part in this many of the free memory: graphs are captured after it."""
@@ -60,15 +43,12 @@ def attempt(worker: Any, mode: Mode, faults: Faults) -> list[Trial]:
     worker: SGLang's DSPARK worker, models loaded. What cannot be built, gives other values than its reference, or does
     not fit the free memory is upstream's, with the reason; `mode` "auto" also measures, and keeps the faster one.
     """
-    changes = moved(REPLACED)
-    if changes:
-        faults.note("kernels", f"this SGLang is not the one whose functions are replaced: {'; '.join(changes)}")
-    return [_tried(case(worker), mode, faults, bool(changes)) for case in CASES]
+    return [_tried(case(worker), mode, faults) for case in CASES]
 
 
-def _tried(case: Case, mode: Mode, faults: Faults, moved_on: bool) -> Trial:
+def _tried(case: Case, mode: Mode, faults: Faults) -> Trial:
     try:
-        reason = _reason_against(case, mode, moved_on)
+        reason = _reason_against(case, mode)
         if reason is not None:
             return Trial(case, Choice(case.name, "upstream", reason))
         with torch.no_grad():  # not inference mode, which would bind what is built to it
@@ -80,11 +60,12 @@ def _tried(case: Case, mode: Mode, faults: Faults, moved_on: bool) -> Trial:
         _free_cache(case.device)
 
 
-def _reason_against(case: Case, mode: Mode, moved_on: bool) -> str | None:
+def _reason_against(case: Case, mode: Mode) -> str | None:
     if mode == "upstream":
         return "asked for"
-    if moved_on:
-        return "another SGLang"
+    changes = moved(REPLACED[case.name])
+    if changes:
+        return f"another SGLang: {'; '.join(changes)}"
     refusal = case.refusal()
     if refusal is not None:
         return refusal
@@ -97,8 +78,8 @@ def _reason_against(case: Case, mode: Mode, moved_on: bool) -> str | None:
 
 
 def _built(case: Case, mode: Mode, faults: Faults) -> Trial:
-    rows = trial_rows(case)
-    if rows < 1:
+    sizes = trial_sizes(case)
+    if not sizes:
         return Trial(case, Choice(case.name, "upstream", f"too little memory is free to try it ({_mib_free(case)})"))
     ours = case.build()
     wrong = case.check(ours)
@@ -106,23 +87,43 @@ def _built(case: Case, mode: Mode, faults: Faults) -> Trial:
         faults.note(f"kernel {case.name}", f"it differs from its reference: {wrong}", "SGLang's own runs")
         return Trial(case, Choice(case.name, "upstream", f"it differs from its reference: {wrong}"))
     case.warm(ours)
-    upstream = case.upstream
-    choice = Choice(case.name, "ours", "asked for")
-    if mode == "auto":
-        given = case.arguments(rows)
-        choice = choose(case.name, lambda: ours(**given), lambda: upstream(**given), case.device, mode, graph=False)
+    choice = Choice(case.name, "ours", "asked for") if mode != "auto" else measured(case, ours, sizes)
     return Trial(case, choice, ours if choice.kernels == "ours" else None)
 
 
-def trial_rows(case: Case) -> int:
-    """The batch size that an operation is measured at: a quarter of the largest one served where that fits the free
-    memory, 0 where not even the check does."""
-    wanted = max(1, int(case.worker.model_runner.max_running_requests) // 4)
+def measured(case: Case, ours: Callable[..., Any], sizes: Sequence[int], timer: Any = medians) -> Choice:
+    """The faster implementation over batch sizes, for each form of the operation by itself, in captured graphs.
+
+    Forms in which upstream's is faster stay upstream's; with all of them, so does the operation.
+    """
+    upstream = case.upstream
+    found: dict[str, Choice] = {}
+    for form, more in case.timed_forms().items():
+        pairs = []
+        for rows in sizes:
+            given = case.arguments(rows, **more)
+            what = f"{rows} rows" + (f" {form}" if form else "")
+            pairs.append(Pair(what, lambda given=given: ours(**given), lambda given=given: upstream(**given)))
+        found[form] = choose_over(case.name, pairs, case.device, timer)
+    left = tuple(form for form, choice in found.items() if choice.kernels == "upstream")
+    reason = "; ".join(choice.reason for choice in found.values())
+    times = [sum(getattr(choice, name) or 0.0 for choice in found.values()) for name in ("ours_s", "upstream_s")]
+    if len(left) == len(found):
+        return Choice(case.name, "upstream", reason, *times)
+    kept = f", {' and '.join(left)} rows stay upstream's" if left else ""
+    return Choice(case.name, "ours", reason + kept, *times, left)
+
+
+def trial_sizes(case: Case) -> list[int]:
+    """The batch sizes that an operation is measured at: one request, a quarter of the most that are served and the
+    most, as far as they fit the free memory; none where not even the check does."""
+    most = max(1, int(case.worker.model_runner.max_running_requests))
+    wanted = sorted({1, max(1, most // 4), most})
     free = free_bytes(case.device)
     if free is None:
         return wanted
     fits = min(free // 2, _MOST_TRIAL_BYTES) // case.row_bytes()
-    return 0 if fits < CHECKED_ROWS else min(wanted, fits)
+    return [] if fits < CHECKED_ROWS else sorted({min(size, fits) for size in wanted})
 
 
 def free_bytes(device: torch.device) -> int | None:
@@ -147,6 +148,12 @@ def agreed(trials: Sequence[Trial], gathered: Sequence[dict[str, Choice]]) -> li
         choices = [found[trial.case.name] for found in gathered]
         against = [choice for choice in choices if choice.kernels == "upstream"]
         choice = against[0] if against else choices[0]
+        if choice.kernels == "ours":  # a form is ours where it is on every rank
+            left = tuple(sorted({form for one in choices for form in one.left}))
+            if left and set(left) == set(trial.case.timed_forms()):
+                choice = replace(choice, kernels="upstream", left=())
+            else:
+                choice = replace(choice, left=left)
         out.append(Trial(trial.case, choice, trial.ours if choice.kernels == "ours" else None))
     return out
 
@@ -162,6 +169,8 @@ class Installed:
         for trial in trials:
             if trial.ours is None:
                 continue
+            if trial.choice.left:
+                trial.case.leave(trial.ours, frozenset(trial.choice.left))
             guarded = Guarded(trial.case.name, trial.ours, trial.case.upstream, faults)
             for owner, name in _places(worker)[trial.case.name]:
                 self._put(owner, name, guarded)

@@ -131,18 +131,23 @@ class MarkovOperation:
         return block.tokens, block.step_logits
 
 
+UNFILTERED, FILTERED = "unfiltered", "filtered"
+"""Forms of a batch: whether any request has a top-k or top-p."""
+
+
 @dataclass
 class RejectionOperation:
     """Replaces `dspark_verify.accept_draft_tokens` for sampled and mixed batches of a compact verify.
 
     Upstream hands it logits in strides of gamma + 1; rows past a request's verify length are not read. Greedy batches
-    keep upstream's argmax, which its verify graph has folded.
+    keep upstream's argmax, which its verify graph has folded, and so do the forms in `leaves`, at which it is faster.
     """
 
     upstream: Callable[..., Any]
     seed: int
     step: torch.Tensor
     rows: Rows = field(default_factory=Rows)
+    leaves: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, upstream: Callable[..., Any], server_seed: int, device: torch.device) -> RejectionOperation:
@@ -154,6 +159,8 @@ class RejectionOperation:
         """(correct_len [R] int32, bonus [R] int64, cap_trim_lens [R] int32 zeros)."""
         sampling, layout = step["sampling_info"], step.get("cutoff_layout")
         if sampling is None or sampling.is_all_greedy or layout is None or step.get("block_verification"):
+            return self.upstream(**step)
+        if (FILTERED if sampling.need_top_k_sampling or sampling.need_top_p_sampling else UNFILTERED) in self.leaves:
             return self.upstream(**step)
         block, width = step["draft_block"], int(step["verify_num_draft_tokens"])
         tokens = block.draft_tokens.contiguous()

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from sglang_dspark.serving.base.contract import moved
+from sglang_dspark.serving.gpu.flashinfer_ragged.contract import CALLS
+
 
 def register() -> None:
     """Make `--attention-backend flashinfer` create our backend; call once per process, before the model runner
     exists.
 
-    Nothing changes for MLA models, nor for batches without a ragged verify layout.
+    Nothing changes for MLA models, nor for batches without a ragged verify layout, nor with a SGLang whose backend is
+    not the one that ours extends (then the mode is cap-accept, see `plugin.taking_part`).
     """
     from sglang.srt.layers.attention.attention_registry import ATTENTION_BACKENDS, register_attention_backend
 
@@ -22,7 +26,7 @@ def register() -> None:
         return
 
     def create(runner: Any) -> Any:
-        if runner.use_mla_backend:
+        if runner.use_mla_backend or moved(CALLS):
             return upstream(runner)
         from sglang_dspark.serving.gpu.flashinfer_ragged.backend import FlashInferAttnBackend
 
