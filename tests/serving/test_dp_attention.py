@@ -19,13 +19,24 @@ pytest.importorskip("sglang", reason="needs the extra `serve`")
 
 from live_server import LiveServer, write_profile  # noqa: E402
 
+from sglang_dspark.policies import make_policy  # noqa: E402
 from sglang_dspark.records import RecordSet  # noqa: E402
 from sglang_dspark.records.replay import replay  # noqa: E402
+from simulator.results.prediction import predict  # noqa: E402
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(1200)]
 
 RANKS = ("--tp", "2", "--dp", "2", "--enable-dp-attention", "--enable-dp-lm-head")
 POLICIES = ("fixed:k=3", "argmax:lag=2", "hull", "threshold:t=0.5", "foresight:lag=2", "argmax:lag=2,calibrate=online")
+LOADS = (
+    ("fixed:k=7", 4, 12, 24),
+    ("fixed:k=7", 8, 32, 40),
+    ("fixed:k=7", 12, 24, 24),
+    ("fixed:k=3", 4, 8, 16),
+    ("fixed:k=3", 12, 24, 16),
+    ("fixed:k=0", 12, 24, 10),
+)
+"""(policy, in flight, requests, tokens each) of a round."""
 KV_TOKENS = 3000  # of a rank: fifteen long requests do not fit
 
 
@@ -37,7 +48,9 @@ def ranks(demo_pair: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     profile = write_profile(folder / "made.json", {size: 0.006 + 0.004 * size for size in sizes})
     flags = ("--speculative-dspark-profile", str(profile), "--speculative-dspark-policy", "fixed:k=3")
     more = ("--speculative-dspark-record", str(folder / "records"), "--enable-metrics")
-    with LiveServer(demo_pair, folder / "log", *flags, *more, *RANKS, "--max-total-tokens", str(KV_TOKENS)) as running:
+    more += (*RANKS, "--max-total-tokens", str(KV_TOKENS))
+    hopeful = {"SGLANG_CLIP_MAX_NEW_TOKENS_ESTIMATION": "16"}  # admits more than fit, so that some are retracted
+    with LiveServer(demo_pair, folder / "log", *flags, *more, env=hopeful) as running:
         running.records = folder / "records"
         yield running
 
@@ -157,6 +170,26 @@ def test_a_rank_that_retracts_and_one_that_ends_its_last_request(ranks, prompts,
     assert log.count("Retract") > before, "nothing was retracted"
     assert not ranks.http.get("/dspark/policy").json()["faults"]
     assert replay(RecordSet(ranks.records)).different == 0
+
+
+def test_the_simulator_prices_the_same_tier(ranks, prompts, capsys) -> None:
+    """A closed loop of eight, three times, predicted in lock step with costs fitted on loads of four and twelve."""
+    for _ in range(3):
+        for policy, concurrency, count, tokens in LOADS:
+            ranks.switch(policy)
+            texts = [prompts[number % len(prompts)] for number in range(count)]
+            ranks.generate_all(texts, concurrency, tokens=tokens, temperature=1.0, ignore_eos=True)
+            time.sleep(2.0)
+    time.sleep(2.5)
+    records = RecordSet(ranks.records)
+    found = predict(records, records, concurrency=8, under=make_policy("fixed:k=7"))
+    with capsys.disabled():
+        print(json.dumps(found.as_json(), indent=1))
+    assert found.repetitions == 3 and found.requests == 3 * 32, "the runs of both ranks are one load"
+    assert abs(found.figures["accept_length"].error) < 0.1
+    for name in ("steady_output_throughput", "mean_tpot_ms"):
+        figure = found.figures[name]
+        assert abs(figure.error) < max(0.3, figure.spread), (name, figure)
 
 
 def test_a_live_audit_passes_under_a_stopping_rule_that_fills(ranks, demo_pair: Path) -> None:
