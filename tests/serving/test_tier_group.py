@@ -8,6 +8,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="ranks agree over torch.distributed")
 
+from test_serving_agreement import DelayedCopies  # noqa: E402
+
 from sglang_dspark.cost import TERMS, StepCost  # noqa: E402
 from sglang_dspark.cost.curves import Curve  # noqa: E402
 from sglang_dspark.policies import make_policy  # noqa: E402
@@ -83,8 +85,10 @@ def take_step(engine: PolicyEngine, count: int, step: int, generator: torch.Gene
     engine.published(confidence=confidence, lengths=lengths, executed_tier=0, **values)
 
 
-def run_policy(rank: int, policy: str, schedule: str) -> list:
+def run_policy(rank: int, policy: str, schedule: str, late: set[int] | None = None) -> list:
     engine, seen = make_engine(rank, policy, schedule), Seen()
+    if late:
+        DelayedCopies(engine, late)
     engine.add_observer(seen)
     generator = torch.Generator().manual_seed(7 + rank)
     for step, count in enumerate(LOAD[rank]):
@@ -93,6 +97,7 @@ def run_policy(rank: int, policy: str, schedule: str) -> list:
     assert engine.decider.steps == len(LOAD[rank])
     return [
         (r.step, r.asked.tokens, r.asked.requests, r.shared_tier, r.lengths.tolist(), r.decision.total)
+        + ((r.decision.reason,) if late is not None else ())
         for r in seen.records
     ]
 
@@ -119,6 +124,7 @@ def run_rank(rank: int, world: int, port: int, queue) -> None:
     torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=world)
     results = {name: run_policy(rank, *settings) for name, settings in POLICIES.items()}
     results["switch"] = run_switch(rank)
+    results["late"] = run_policy(rank, "argmax:lag=2", "overlapped", {1} if rank else set())
     queue.put((rank, results))
     torch.distributed.destroy_process_group()
 
@@ -165,6 +171,17 @@ def test_who_fills_reaches_the_tier_and_who_does_not_stays(two_ranks) -> None:
                 short += asked[rank] < min(tier, most)
                 assert used == (min(tier, most) if fills else asked[rank])
         assert short > 0, f"{name} never asked for less than the tier"
+
+
+def test_a_rank_whose_past_is_late_verifies_all_and_the_other_fills_what_runs_anyway(two_ranks) -> None:
+    first, second = ({step[0]: step for step in results["late"]} for results in two_ranks)
+    late = [step for step, row in second.items() if row[-1] == "late"]
+    assert late and {row[-1] for row in first.values()} == {"policy"}
+    for step in late:
+        _, asked, requests, tier, lengths, total, _ = second[step]
+        assert asked[1] == requests[1] * (1 + GAMMA) and lengths == [GAMMA] * requests[1] and total == sum(lengths)
+        if step in first:
+            assert len(first[step][4]) + first[step][5] == min(tier, requests[0] * (1 + GAMMA))
 
 
 def test_a_switch_and_a_return_are_at_one_step_on_both_ranks(two_ranks) -> None:

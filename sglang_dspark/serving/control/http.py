@@ -103,9 +103,10 @@ def _trial(body: dict[str, Any]) -> str:
 
 
 def _answer(states: list[dict[str, Any]]) -> dict[str, Any]:
-    """One view of all replicas; `ranks` lists every rank with its policy."""
+    """One view of all replicas; `ranks` lists every rank with its policy. DP-attention ranks come in their order."""
     if not states:
         return {"error": "no rank runs the DSpark worker"}
+    states = sorted(states, key=lambda state: state.get("dp_rank") or 0)
     first = states[0]
     ranks = [
         {"replica": replica, "rank": rank, **view}

@@ -94,7 +94,7 @@ class PolicyWorker(DSparkWorkerV2):
         parallel = get_parallel()
         if not parallel.attn_dp_enabled:
             return None
-        if torch.device(self.device).type == "cpu":
+        if torch.device(self.device).type == "cpu" and self._verify_planner.is_compact_mode:
             self._verify_planner.pads_eager_batches = cpu_tiers.follow()
         group, ranks = parallel.tp_group.cpu_group, parallel.attn_dp_size
         return TierGroup(group, parallel.attn_dp_rank, ranks, speaks=self._agreement.decides)
