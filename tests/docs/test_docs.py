@@ -163,5 +163,15 @@ def test_a_figure_that_is_no_longer_true_is_found(monkeypatch: pytest.MonkeyPatc
     assert [what for what, written, found in claims if written != found] == ["estimates that ship"]
 
 
+def test_the_figure_is_what_its_command_draws(tmp_path: Path) -> None:
+    matplotlib = pytest.importorskip("matplotlib", reason="needs matplotlib")
+    kept = (DOCS / "how_it_decides.svg").read_text()
+    if f"Matplotlib v{matplotlib.__version__}," not in kept:
+        pytest.skip(f"drawn by another Matplotlib than {matplotlib.__version__}")
+    command = [sys.executable, "benchmarks/one_decision.py", "--out", str(tmp_path / "again.svg")]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=60, env=environment())
+    assert (tmp_path / "again.svg").read_text() == kept
+
+
 def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
