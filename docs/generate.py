@@ -153,6 +153,8 @@ class _Parser(argparse.ArgumentParser):
 
 
 def server_page() -> str:
+    from sglang_dspark.serving.base.steps import REASONS
+    from sglang_dspark.serving.feedback.counters import Counters
     from sglang_dspark.serving.plugin.flags import add_flags
 
     parser = _Parser(add_help=False)
@@ -179,6 +181,12 @@ def server_page() -> str:
             "With `--enable-metrics`, on the `/metrics` of the server. Labels are those of SGLang's own scheduler "
             "metrics (`model_name`, `engine_type`, `tp_rank`, ...), so that both join, and those below.",
             table(["metric", "kind", "labels", "what"], counted),
+            "## Counters",
+            "Under `dspark` in the internal states of `/server_info`, without `--enable-metrics` too. `dspark policy` "
+            "and `GET /dspark/policy` show policy, ranks and faults.",
+            plain(inspect.cleandoc(Counters.__doc__ or "")),
+            ", ".join(code(name) for name in Counters().as_dict()) + ".",
+            f"Reasons of a step (`steps_by_reason`, and the label `reason`): {', '.join(map(code, REASONS))}.",
         ]
     )
 
