@@ -211,7 +211,12 @@ def fingerprint() -> dict[str, str]:
 
 
 def _import_ray() -> Any:
-    """Ray, or one sentence that it is missing. What Ray says and sends of its own accord is off unless asked for."""
+    """Ray, or one sentence that it is missing.
+
+    What Ray sends of its own accord is off unless asked for; a worker that Ray kills for memory counts as dead, where
+    Ray alone would try without end.
+    """
+    os.environ.setdefault("RAY_task_oom_retries", str(RETRIES))
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:

@@ -13,6 +13,9 @@ from typing import Any
 
 import generate
 import pytest
+from pages.commands import every_command
+from pages.figures import figures_of_runs
+from pages.server import prometheus
 from typer.testing import CliRunner
 
 from sglang_dspark import cli
@@ -24,7 +27,7 @@ DOCS = ROOT / "docs"
 
 @pytest.fixture(scope="module")
 def pages() -> dict[Path, str]:
-    return generate.pages()
+    return generate.written()
 
 
 def test_committed_pages_are_what_the_command_writes(pages: dict[Path, str]) -> None:
@@ -46,7 +49,7 @@ def test_a_changed_page_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_every_command_is_documented_and_every_flag_says_what_it_does(pages: dict[Path, str]) -> None:
     text = pages[generate.FOLDER / "commands.md"]
-    commands = generate.every_command()
+    commands = every_command()
     assert {"simulate", "dspark tune", "dspark audit exact"} <= set(commands)
     for words, command in commands.items():
         section = text.partition(f"\n## {words}\n")[2].partition("\n## ")[0]
@@ -68,14 +71,14 @@ def test_every_policy_is_listed_with_a_class_in_words() -> None:
 
 
 def test_every_figure_has_a_meaning() -> None:
-    known = generate.figures_of_runs()
+    known = figures_of_runs()
     assert len(known) > 60 and all(meaning(name) for name in known)
     assert meaning("p99_ttft_ms") == "99th percentile: from sending a request to its first token, waiting included"
     assert meaning("steady_mean_tpot_ms") and meaning("speed") is None and meaning("mean_ttft") is None
 
 
 def test_prometheus_metrics_come_from_the_code_that_makes_them() -> None:
-    found = {name: kind for name, kind, _, _ in generate.prometheus()}
+    found = {name: kind for name, kind, _, _ in prometheus()}
     assert found["sglang:dspark_faults_total"] == "counter" and found["sglang:dspark_profile_drift"] == "gauge"
 
 
@@ -99,7 +102,7 @@ def test_links_and_pictures_lead_somewhere(page: Path) -> None:
 
 def test_pages_name_commands_flags_and_files_that_exist() -> None:
     """Of what hand-written pages and README tell a reader to type."""
-    commands = generate.every_command()
+    commands = every_command()
     flags = {flag for each in commands.values() for parameter in each.params for flag in parameter.opts}
     looked_at = 0
     flags |= set(re.findall(r"--speculative-dspark-[a-z-]+", (generate.FOLDER / "server.md").read_text()))
@@ -161,6 +164,16 @@ def test_a_figure_that_is_no_longer_true_is_found(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(check_readme, "README", other)
     claims = list(check_readme.files(None))  # type: ignore[arg-type]
     assert [what for what, written, found in claims if written != found] == ["estimates that ship"]
+
+
+def test_the_figure_is_what_its_command_draws(tmp_path: Path) -> None:
+    matplotlib = pytest.importorskip("matplotlib", reason="needs matplotlib")
+    kept = (DOCS / "how_it_decides.svg").read_text()
+    if f"Matplotlib v{matplotlib.__version__}," not in kept:
+        pytest.skip(f"drawn by another Matplotlib than {matplotlib.__version__}")
+    command = [sys.executable, "benchmarks/one_decision.py", "--out", str(tmp_path / "again.svg")]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=60, env=environment())
+    assert (tmp_path / "again.svg").read_text() == kept
 
 
 def environment() -> dict[str, str]:

@@ -21,16 +21,12 @@ def ray() -> Any:
     return pytest.importorskip("ray", reason="needs the extra `ray`")
 
 
-NOTICES = {"health_check_initial_delay_ms": 500, "health_check_period_ms": 500, "health_check_failure_threshold": 2}
-"""A dead node is known as dead after a second instead of fifteen."""
-
-
 @pytest.fixture(scope="session")
 def head(ray: Any) -> Iterator[Any]:
     """A cluster with one node of one CPU."""
     from ray.cluster_utils import Cluster
 
-    arguments = {"num_cpus": 1, "include_dashboard": False, "_system_config": NOTICES}
+    arguments = {"num_cpus": 1, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=arguments)
     try:
         yield cluster

@@ -9,21 +9,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def traced(folder: Path, seconds: float) -> Callable[[tuple[int, str], Callable[[int], None]], int]:
-    """A task is (number, what it does); it leaves a line of its number and its node."""
+def traced(folder: Path, victim: str = "") -> Callable[[tuple[int, str], Callable[[int], None]], int]:
+    """A task is (number, what it does); it leaves a line of its number and node, and does not end on node `victim`."""
     (folder / f"begun-{os.getpid()}").touch()
 
     def work(task: tuple[int, str], report: Callable[[int], None]) -> int:
         import ray
 
         number, what = task
+        node = ray.get_runtime_context().get_node_id()
         with open(folder / "tasks", "a") as file:
-            file.write(f"{number} {ray.get_runtime_context().get_node_id()}\n")
+            file.write(f"{number} {node}\n")
         if what == "dies always" or (what == "dies once" and times(folder)[number] == 1):
             os.kill(os.getpid(), signal.SIGKILL)
         if what == "raises":
             raise ValueError(f"task {number}")
-        time.sleep(seconds)
+        time.sleep(600 if node == victim else 0.1)
         report(10)
         return number * number
 

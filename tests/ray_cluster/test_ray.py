@@ -50,12 +50,12 @@ def trials(path: Path) -> list[Any]:
 def test_two_nodes_find_what_one_process_finds_and_one_may_die(nodes: Any, tmp_path: Path) -> None:
     second = nodes.add_node(num_cpus=1)
     local = search(tmp_path / "local.db")
-    alive: list[int] = []
+    killed_at: list[int] = []
 
     def told(what: str) -> Callable[[int, int], None]:
         def count(done: int, total: int) -> None:
-            alive.append(cluster.nodes)
-            if done >= 25 and second in nodes.worker_nodes:  # in the midst of the second generation
+            if done >= 25 and not killed_at:  # in the midst of the second generation
+                killed_at.append(done)
                 nodes.remove_node(second, allow_graceful=False)
 
         return count
@@ -63,8 +63,11 @@ def test_two_nodes_find_what_one_process_finds_and_one_may_die(nodes: Any, tmp_p
     with RayCluster(nodes.address) as cluster:
         assert str(cluster) == "Ray: 2 nodes, 2 CPUs"
         far = search(tmp_path / "far.db", hire=cluster.hire, on_progress=told)
+        assert 25 <= killed_at[0] < 45 and not second.any_processes_alive()
+        until = time.monotonic() + 90
+        while cluster.nodes > 1 and time.monotonic() < until:  # Ray gives a silent node some time
+            time.sleep(0.2)
         assert str(cluster) == "Ray: 1 node, 1 CPU"
-    assert (alive[0], alive[-1]) == (2, 1) and not second.any_processes_alive()
     assert far.finals.winner == local.finals.winner
     assert (far.trials, far.finals, far.robustness) == (local.trials, local.finals, local.robustness)
     assert trials(tmp_path / "far.db") == trials(tmp_path / "local.db")
@@ -79,19 +82,20 @@ def test_what_ran_on_a_dead_node_runs_again(nodes: Any, tmp_path: Path) -> None:
             time.sleep(0.02)
         nodes.remove_node(second, allow_graceful=False)
 
-    with RayCluster(nodes.address) as cluster, cluster.hire(traced, tmp_path, 0.5) as workers:
+    with RayCluster(nodes.address) as cluster, cluster.hire(traced, tmp_path, name) as workers:
         killer = threading.Thread(target=kill)
         killer.start()
         counts: list[int] = []
-        assert workers.run([(number, "") for number in range(8)], counts.append) == [n * n for n in range(8)]
+        tasks = [(number, "") for number in range(8)]
+        assert workers.run(tasks, counts.append) == [number * number for number in range(8)]
         killer.join()
     assert counts == sorted(counts) and counts[-1] == 80
     begun = times(tmp_path)
-    assert sorted(begun) == list(range(8)) and 8 < sum(begun.values()) <= 10
+    assert sorted(begun) == list(range(8)) and 8 < sum(begun.values()) <= 10  # what was under way there, and no more
 
 
 def test_a_dead_worker_costs_its_task_only(nodes: Any, tmp_path: Path) -> None:
-    with RayCluster(nodes.address) as cluster, cluster.hire(traced, tmp_path, 0.0) as workers:
+    with RayCluster(nodes.address) as cluster, cluster.hire(traced, tmp_path) as workers:
         tasks = [(number, "dies once" if number == 3 else "") for number in range(6)]
         assert workers.run(tasks) == [number * number for number in range(6)]
         assert times(tmp_path) == {0: 1, 1: 1, 2: 1, 3: 2, 4: 1, 5: 1}
@@ -106,7 +110,7 @@ def test_a_dead_worker_costs_its_task_only(nodes: Any, tmp_path: Path) -> None:
 def test_other_code_on_a_machine_is_refused(nodes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mine = on_ray.fingerprint()
     monkeypatch.setattr(on_ray, "fingerprint", lambda: {**mine, "NumPy": "0.1"})
-    with RayCluster(nodes.address) as cluster, cluster.hire(traced, tmp_path, 0.0) as workers:
+    with RayCluster(nodes.address) as cluster, cluster.hire(traced, tmp_path) as workers:
         with pytest.raises(InputError, match=r"has NumPy .*, expected 0\.1 as where the search runs"):
             workers.run([(1, "")])
 
@@ -142,7 +146,7 @@ def test_the_commands_and_an_interruption(nodes: Any, tmp_path: Path) -> None:
         time.sleep(0.1)
     run.send_signal(signal.SIGINT)
     _, said = run.communicate(timeout=60)
-    assert run.returncode == 130 and "Ray: 2 nodes, 2 CPUs" in said and "the same command goes on with" in said, said
+    assert run.returncode == 130 and "Ray: " in said and "the same command goes on with" in said, said
     assert not (folders[1] / "policy.json").exists()
     call("sglang_dspark.cli", *asked, "--workers", "1", within=folders[1])
     assert trials(study) == trials(folders[0] / "policy.study.db")

@@ -107,6 +107,16 @@ def test_bad_trials_stop_early_and_good_ones_do_not(whole: tuple[Path, Tuned]) -
         assert trial.outcome.pruned == (len(trial.outcome.values) < len(best.outcome.values))
 
 
+def test_a_study_in_smaller_generations_keeps_them(whole: tuple[Path, Tuned], tmp_path: Path) -> None:
+    """It begins with the same known candidates, is another search from then on, and goes on as what it is."""
+    path = tmp_path / "tens.db"
+    tens = small(path, generation=10)
+    assert [trial.candidate for trial in tens.trials[:17]] == [trial.candidate for trial in whole[1].trials[:17]]
+    assert small(path, generation=10, workers=2).trials == tens.trials
+    with pytest.raises(InputError, match="is of another search .generation: 10, expected null"):
+        small(path)
+
+
 @given(st.lists(st.tuples(st.integers(0, 7), st.floats(0.5, 2.0)), min_size=1, max_size=12), st.booleans())
 def test_ties_go_to_the_simpler(pairs: list[tuple[int, float]], more: bool) -> None:
     """Within 1 % of the best; never one that is further off, and never a longer one where a shorter one ties."""
@@ -158,6 +168,7 @@ def test_the_winner_is_judged_on_what_was_not_searched(whole: tuple[Path, Tuned]
 REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "trials=0": ({}, {"trials": 0}),
     "workers=0": ({}, {"workers": 0}),
+    "generation=0": ({}, {"generation": 0}),
     "are too few for 4 in flight, expected at least 26": ({}, {"requests": 20}),
     "has 300 requests, expected at least 1300": ({"concurrency": 100}, {"requests": 2000}),
     "figure 'speed' is unknown": ({}, {"objective": ["speed"]}),
@@ -184,6 +195,8 @@ def test_a_study_of_another_kind_is_refused(
         small(path, settings=[setting(concurrency=8)])
     with pytest.raises(InputError, match="is of another search .seed"):
         small(path, settings=[replace(setting(), seed=3)])
+    with pytest.raises(InputError, match="is of another search .generation: null, expected 10"):
+        small(path, generation=10)
     text = tmp_path / "text.db"
     text.write_text("no database")
     with pytest.raises(InputError, match="is no SQLite file"):
