@@ -43,11 +43,9 @@ def accuracy_of(setting: Setting) -> str:
         return ""
     known = accuracy()
     return (
-        "how far such predictions were off what others measured (docs/validation.md): gains by "
-        f"{_said(known.frontier)} points on {known.frontier.count} figures of vLLM's that no parameter saw, by "
-        f"{_said(known.captured)} on {known.captured.count} of SGLang's with estimated costs; DSpark over MTP-1 at "
-        f"matched throughput, on step times of other hardware, by {_said(known.production)}; throughput in-sample by "
-        f"{_said(known.figure8)} %"
+        "held against what others measured (docs/validation.md), gains were off by "
+        f"{_said(known.frontier)} points on vLLM's loads, {_said(known.captured)} on SGLang's with estimated costs, "
+        f"{_said(known.production)} over MTP-1 on other hardware; throughput, in-sample, by {_said(known.figure8)} %"
     )
 
 
