@@ -24,13 +24,13 @@ AT_80 = 0.51
 """Published gain in V4-Flash's throughput where each user gets 80 tokens/s."""
 LOADS = (8, 16, 32, 64, 128)
 BLAME = (
-    "Figure 8: within 15 points at both ends. The published range reaches beyond what its own curves show (+43 to 77 % "
+    "Figure 8: within 8 points at both ends. The published range reaches beyond what its own curves show (+43 to 77 % "
     "where both were read off).",
-    "V4-Pro on vLLM's costs: the upper end is off by more than 15 points. The accept length of MTP-1 is to blame: "
-    "DSpark's was measured with thinking on, where MTP-1's is 1.79; 1.855 is the mean with thinking off.",
-    "V4-Flash on vLLM's costs: off by far more. There a DSpark draft takes 14 to 20 % of a step, against the 5 % that "
-    "Figure 8 allows; a quarter of the draft's time closes most of the gap. The rest is another GPU, engine and "
-    "traffic.",
+    "V4-Pro on vLLM's costs: within 15 points at both ends, always low. The accept length of MTP-1 is to blame for "
+    "most of it: DSpark's was measured with thinking on, where MTP-1's is 1.79; 1.855 is the mean with thinking off.",
+    "V4-Flash on vLLM's costs: off by 26 and 38 points. There a DSpark draft takes 14 to 20 % of a step, against the "
+    "5 % that Figure 8 allows; a quarter of the draft's time closes most of the gap. The rest is another GPU, engine "
+    "and traffic.",
 )
 MTP_DRAFTS = (0.1, 0.4)
 """MTP's draft of one token in DSpark blocks; the simulator's own is 0.2."""

@@ -38,14 +38,19 @@ def accuracy() -> Accuracy:
 
 
 def accuracy_of(setting: Setting) -> str:
-    """One sentence for a result on measured step costs; empty on an estimate, whose errors are larger and said."""
+    """One sentence for a result on measured step costs; empty on an estimate, whose errors are said as a warning."""
     if setting.cost.is_estimate:
         return ""
+    return f"held against what others measured (docs/validation.md), {error_words()}"
+
+
+def error_words() -> str:
+    """By how much predictions were off, by source."""
     known = accuracy()
     return (
-        "held against what others measured (docs/validation.md), gains were off by "
-        f"{_said(known.frontier)} points on vLLM's loads, {_said(known.captured)} on SGLang's with estimated costs, "
-        f"{_said(known.production)} over MTP-1 on other hardware; throughput, in-sample, by {_said(known.figure8)} %"
+        f"gains were off by {_said(known.frontier)} points on vLLM's loads, {_said(known.captured)} on SGLang's with "
+        f"estimated costs, {_said(known.production)} over MTP-1 on other hardware; throughput, in-sample, by "
+        f"{_said(known.figure8)} %"
     )
 
 
