@@ -33,8 +33,8 @@ WORDS = (
 )
 BLAME = (
     "At 256 in flight, where k = 7 leaves the graphs, the gain comes out 18 points too small: costs between no "
-    "speculation and k = 7 do not allow what the adaptive arm reached. An accept length of 4 instead of 3.44, which nobody "
-    "published, takes half of the error away. The surcharge is a stand-in: nobody measured where the time goes.",
+    "speculation and k = 7 do not allow what the adaptive arm reached. An accept length of 4 instead of 3.44, which "
+    "nobody published, takes half of the error away. The surcharge is a stand-in: nobody measured where the time goes.",
 )
 
 

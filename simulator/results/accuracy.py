@@ -48,11 +48,11 @@ def error_words() -> str:
     """By how much predictions were off, by source."""
     known = accuracy()
     return (
-        f"gains were off by {_said(known.frontier)} points on vLLM's loads, {_said(known.captured)} on SGLang's with "
-        f"estimated costs, {_said(known.production)} over MTP-1 on other hardware; throughput, in-sample, by "
-        f"{_said(known.figure8)} %"
+        f"gains were off by {_said(known.frontier, ' points')} on vLLM's loads, {_said(known.captured)} on SGLang's "
+        f"with estimated costs, {_said(known.production)} over MTP-1 on other hardware; throughput, in-sample, by "
+        f"{_said(known.figure8, ' %')}"
     )
 
 
-def _said(known: Known) -> str:
-    return f"{known.mean:.1f} (at most {known.largest:.1f})"
+def _said(known: Known, unit: str = "") -> str:
+    return f"{known.mean:.1f}{unit} (at most {known.largest:.1f})"
