@@ -83,6 +83,9 @@ def files(args: argparse.Namespace) -> Iterator[Claim]:
         f"{100 * gains['mean']:.0f} points (at most {100 * gains['largest']:.0f})"
     )
     yield "errors of estimates", *match(words, told, re.sub(r"(\d)%", r"\1 %", found))
+    from simulator.results.accuracy import error_words
+
+    yield "errors of predictions", *match(words, r"with every result: (.+?) \(\[docs/validation", error_words())
     guided = (ROOT / "examples/README.md").read_text()
     for row in rows(README, "| 4 requests in flight"):
         for cell in row[1:3]:

@@ -102,7 +102,7 @@ def section(short: bool = False) -> Section:
     return Section(
         "captured",
         "SGLang #35413: a cost table derived at capture, on H200",
-        "Step costs are estimates (docs/estimates.md); acceptance is shifted to the accept length of the stock arm. "
+        "Step costs are [estimates](estimates.md); acceptance is shifted to the accept length of the stock arm. "
         "Prompts of 1,024 and outputs of up to 512 tokens are assumed: the source does not say. DeepSeek-V4-Flash is "
         "taken with experts in blocks of fp8 (there are no kernel times of its own MXFP4 ones on H200), gamma 5 and "
         "V4-Pro's shape. Nothing was fitted or chosen by these figures.",

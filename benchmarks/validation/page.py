@@ -163,6 +163,7 @@ def draw(sections: Sequence[Section], path: Path) -> None:
     left.set_yscale("log")
     left.plot(ends, ends, color="black", linewidth=0.8)
     left.fill_between(ends, [0.95 * x for x in ends], [1.05 * x for x in ends], color="black", alpha=0.12, linewidth=0)
+    left.minorticks_off()
     left.set_xlabel("measured tokens/s")
     left.set_ylabel("predicted tokens/s")
     left.set_title("throughput, +-5 %", fontsize=9)

@@ -38,18 +38,21 @@ def accuracy() -> Accuracy:
 
 
 def accuracy_of(setting: Setting) -> str:
-    """One sentence for a result on measured step costs; empty on an estimate, whose errors are larger and said."""
+    """One sentence for a result on measured step costs; empty on an estimate, whose errors are said as a warning."""
     if setting.cost.is_estimate:
         return ""
+    return f"held against what others measured (docs/validation.md), {error_words()}"
+
+
+def error_words() -> str:
+    """By how much predictions were off, by source."""
     known = accuracy()
     return (
-        "how far such predictions were off what others measured (docs/validation.md): gains by "
-        f"{_said(known.frontier)} points on {known.frontier.count} figures of vLLM's that no parameter saw, by "
-        f"{_said(known.captured)} on {known.captured.count} of SGLang's with estimated costs; DSpark over MTP-1 at "
-        f"matched throughput, on step times of other hardware, by {_said(known.production)}; throughput in-sample by "
-        f"{_said(known.figure8)} %"
+        f"gains were off by {_said(known.frontier, ' points')} on vLLM's loads, {_said(known.captured)} on SGLang's "
+        f"with estimated costs, {_said(known.production)} over MTP-1 on other hardware; throughput, in-sample, by "
+        f"{_said(known.figure8, ' %')}"
     )
 
 
-def _said(known: Known) -> str:
-    return f"{known.mean:.1f} (at most {known.largest:.1f})"
+def _said(known: Known, unit: str = "") -> str:
+    return f"{known.mean:.1f}{unit} (at most {known.largest:.1f})"

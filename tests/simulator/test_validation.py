@@ -81,8 +81,9 @@ def test_results_quote_the_page_and_nothing_better(module: Module, capsys: pytes
         assert np.allclose([*_values(quoted)], [*_values(expected)], atol=0.051)
         assert f"| {quoted.count} | {quoted.mean:.1f} {found.unit} | {quoted.largest:.1f} |" in page
     said = " ".join(call(capsys, "--profile", PROFILE, *RUN, "--only", "--policy", "fixed:k=3").out.split())
-    for quoted in (known.frontier, known.captured, known.production, known.figure8):
-        assert f"{quoted.mean:.1f} (at most {quoted.largest:.1f})" in said
+    units = {" points": known.frontier, "": known.captured, " %": known.figure8}
+    for unit, quoted in (*units.items(), ("", known.production)):
+        assert f"{quoted.mean:.1f}{unit} (at most {quoted.largest:.1f})" in said
     assert "docs/validation.md" in said
     sweep = call(capsys, "--profile", PROFILE, *RUN, "--concurrency", "4,8", "--only", "--policy", "fixed:k=3").out
     assert sweep.count("docs/validation.md") == 1
