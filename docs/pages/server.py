@@ -8,7 +8,10 @@ import sys
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from pages.text import code, plain, table
+from sglang_dspark.serving.base.steps import BatchView, SamplingView, StepDecision, StepRecord
 
 
 class _Parser(argparse.ArgumentParser):
@@ -59,6 +62,30 @@ def _flag(name: str, value: str) -> str:
     return " ".join([code(name), " or ".join(map(code, value.split("|")))]).strip()
 
 
+def _one_step() -> StepRecord:
+    """A decode step of one request that drafts one token."""
+    one, nothing = np.ones(1, dtype=np.int64), np.empty(0)
+    sampling = SamplingView(one.astype(np.float32), one.astype(np.float32), one)
+    return StepRecord(
+        step=0,
+        forward=0,
+        began_s=0.0,
+        rids=["r"],
+        batch=BatchView(one, one),
+        prefix_lengths=nothing.astype(np.int64),
+        sampling=sampling,
+        policy="fixed:k=1",
+        carry=None,
+        since_step=0,
+        decision=StepDecision("policy", 1),
+        lagged={},
+        prefill_before=False,
+        confidence=np.full((1, 1), 0.5, dtype=np.float32),
+        lengths=one,
+        accepted=one,
+    )
+
+
 def prometheus() -> list[tuple[str, str, list[str], str]]:
     """(name, kind, own labels, text) of every metric, from the very code that makes them, without prometheus_client."""
     from sglang_dspark.serving.feedback.metrics import PrometheusObserver
@@ -73,12 +100,17 @@ def prometheus() -> list[tuple[str, str, list[str], str]]:
         def labels(self, *values: Any) -> Made:
             return self
 
+        def inc(self, value: float = 1.0) -> None: ...
+
+        set = observe = inc
+
     stub = ModuleType("prometheus_client")
-    stub.Counter, stub.Gauge = type("Counter", (Made,), {}), type("Gauge", (Made,), {})  # type: ignore[attr-defined]
+    for kind in ("Counter", "Gauge", "Histogram"):
+        setattr(stub, kind, type(kind, (Made,), {}))
     before = sys.modules.get("prometheus_client")
     sys.modules["prometheus_client"] = stub
     try:
-        PrometheusObserver({})
+        PrometheusObserver({}).on_step(_one_step())  # some appear with the first step
     finally:
         sys.modules.pop("prometheus_client")
         if before is not None:
