@@ -59,6 +59,7 @@ def files(args: argparse.Namespace) -> Iterator[Claim]:
     from sglang_dspark.cost import profile_names
     from sglang_dspark.cost.estimate.accuracy import error_band
     from sglang_dspark.policies import POLICIES
+    from sglang_dspark.policies.format import ONLINE
 
     words = plain(README)
     count = sum(name.startswith("estimate-") for name in profile_names())
@@ -66,7 +67,7 @@ def files(args: argparse.Namespace) -> Iterator[Claim]:
     listed = {
         part.strip(" `").partition(":")[0] for row in rows(README, "| policy | class") for part in row[0].split(",")
     }
-    everyone = set(POLICIES) - {"calibrated"}  # written calibrate=online among another's parameters
+    everyone = set(POLICIES) - {wrapper.name for wrapper in ONLINE.values()}  # parameters of others
     yield "policies in the table", ", ".join(sorted(listed)), ", ".join(sorted(everyone))
     band = json.loads((ROOT / "sglang_dspark/cost/estimate/accuracy.json").read_text())
     assert error_band().text
