@@ -106,6 +106,7 @@ def test_prometheus_shows_what_was_counted() -> None:
         observer.on_step(step)
         counters.on_step(step)
     observer.count_fault("kernel markov")
+    observer.settle()
 
     def value(name: str, **more: str) -> float | None:
         labels = {"model_name": "m", "dp_rank": "3", **more}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any, get_args
 
@@ -15,6 +16,7 @@ _FAULTS = "What of sglang-dspark failed and was stepped over, by part."
 TOKENS = (0, 1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096)
 SECONDS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 2.0)
 DECISION_SECONDS = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 1e-1)
+_SHOWN_EVERY_S = 0.25
 PARTS = ("confidences", "decision", "publishes", "step outcome", "step record")
 """What can fail on the way of a step; other parts appear with their first failure."""
 
@@ -90,6 +92,8 @@ class PrometheusObserver:
             self._faults[part] = make.counter("faults", _FAULTS, part=part)
         for nothing_yet in (self._drift, self._error, self._bias):
             nothing_yet.set(float("nan"))
+        self._pending: dict[Any, float] = {}  # a write to a metric's file costs microseconds of the scheduler's thread
+        self._shown_s = 0.0
         self._policy: tuple[str, Any] = ("", None)
         self._meter = CalibrationMeter()
         self._recording, self._learned = recording, calibration
@@ -124,18 +128,18 @@ class PrometheusObserver:
         """Add one step."""
         verified = int(record.lengths.sum())
         self._steps[record.decision.reason].inc()
-        self._drafted.inc(record.confidence.size)
-        self._verified.inc(verified)
-        self._accepted.inc(int(record.accepted.sum()))
-        self._anchors.inc(record.batch.num_requests)
-        self._executed.inc(record.executed_tokens)
+        self._add(self._drafted, record.confidence.size)
+        self._add(self._verified, verified)
+        self._add(self._accepted, int(record.accepted.sum()))
+        self._add(self._anchors, record.batch.num_requests)
+        self._add(self._executed, record.executed_tokens)
         self._budget.observe(verified)
         self._tier.observe(record.executed_tokens)
         self._decide_s.observe(record.decide_s)
         if record.decision.fault is not None:
             self._fallbacks.inc()
         if record.shadow is not None and record.shadow.total is not None:
-            self._shadow.inc(record.shadow.total)
+            self._add(self._shadow, record.shadow.total)
         if record.decision.predicted_s is not None:
             self._predicted.set(record.decision.predicted_s)
         if record.step_s is not None:
@@ -143,14 +147,27 @@ class PrometheusObserver:
             self._step_s.observe(record.step_s)
         self._show_beliefs(figures_of(record))
         self._show_policy(record.policy)
+        if time.monotonic() - self._shown_s > _SHOWN_EVERY_S:
+            self.settle()
+
+    def settle(self) -> None:
+        """Show what has come together; the engine calls it when it turns idle."""
+        for metric, value in self._pending.items():
+            metric.inc(value)
+        self._pending.clear()
+        self._shown_s = time.monotonic()
         self._show_recording()
         learned = self._learned() or {"slope": 1.0, "shift": 0.0}
         for key, metric in self._calibration.items():
             metric.set(learned[key])
 
+    def _add(self, metric: Any, value: float) -> None:
+        if value:
+            self._pending[metric] = self._pending.get(metric, 0) + value
+
     def _show_beliefs(self, found: StepFigures) -> None:
-        self._expected.inc(float(found.expected.sum()))
-        self._certain.inc(found.certain)
+        self._add(self._expected, float(found.expected.sum()))
+        self._add(self._certain, found.certain)
         if not self._positions:
             kinds = ("verified", "expected", "accepted")
             self._positions = [
@@ -164,7 +181,7 @@ class PrometheusObserver:
             ]
         for counters, *values in zip(self._positions, found.verified, found.expected, found.accepted, strict=True):
             for counter, value in zip(counters, values, strict=True):
-                counter.inc(float(value))
+                self._add(counter, float(value))
         if self._meter.add(found.outcomes):
             self._error.set(self._meter.error)
             self._bias.set(self._meter.bias)

@@ -36,6 +36,14 @@ class Observers:
         """See `StepObserver`."""
         self._tell(lambda observer: observer.on_switch(policy, since_step))
 
+    def settle(self) -> None:
+        """The engine turns idle: whoever puts things off (`settle`) has to show them now."""
+        for observer in self._observers:
+            settle = getattr(observer, "settle", None)
+            if settle is not None:
+                with self._faults.caught(f"observer {type(observer).__name__}", "it shows less"):
+                    settle()
+
     def _tell(self, event: Callable[[StepObserver], None]) -> None:
         for observer in self._observers:
             try:

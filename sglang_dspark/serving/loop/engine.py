@@ -128,6 +128,7 @@ class PolicyEngine:
             for published in self.decider.publishes.drain():
                 self._arrived(published)
         self._in_step_with_publishes()
+        self.observers.settle()
 
     # --- one decode step -------------------------------------------------------------------------------------------
 
