@@ -202,7 +202,7 @@ def _short(text: str) -> str:
 
 
 def draw(found: dict[str, dict[str, float]], out: Path) -> None:
-    """One row a policy, one column a case, regret by colour and in figures."""
+    """One row a policy, one column a case, regret by colour; the table has the figures."""
     import matplotlib.pyplot as plt
 
     plt.rcParams["svg.fonttype"] = "none"  # text as text: a tenth of the size
@@ -211,11 +211,6 @@ def draw(found: dict[str, dict[str, float]], out: Path) -> None:
     image = axes.imshow(values, cmap="cividis_r", vmin=0, vmax=10, aspect="auto")
     axes.set_xticks(range(len(found)), list(found), rotation=60, ha="right", fontsize=7)
     axes.set_yticks(range(len(POLICIES)), [_short(text) for text in POLICIES], fontsize=7)
-    for row, column in itertools.product(range(values.shape[0]), range(values.shape[1])):
-        dark = values[row, column] > 5
-        axes.text(
-            column, row, f"{values[row, column]:.1f}", ha="center", va="center", fontsize=5, color="w" if dark else "k"
-        )
     figure.colorbar(image, label="regret, %")
     figure.tight_layout()
     figure.savefig(out)
