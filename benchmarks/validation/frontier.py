@@ -91,9 +91,10 @@ def rate(
     confidence: str = "raw",
     surcharge: float = 0.0,
     spread: float = KEPT_SPREAD,
+    at: tuple[int, ...] = FITTED_AT,
 ) -> float:
     """Simulated tokens/s of an arm."""
-    cost = fitted(shape, length).cost("V4-Pro frontier", _MOST * (GAMMA + 1), _MOST)
+    cost = fitted(shape, length, at).cost("V4-Pro frontier", _MOST * (GAMMA + 1), _MOST)
     drafter = drafter_of("DSpark", acceptance(shape, length))
     if arm == "adaptive":
         head = spread_by(spread, confidence)
@@ -118,7 +119,7 @@ _NOW = ("early-stop", "hull", "argmax:lag=1")
 
 def rows(loads: Sequence[int], of: Sequence[str] = COMPARED, **setting: object) -> list[Row]:
     """Gains over fixed k = 7 at the same load."""
-    shape = {key: value for key, value in setting.items() if key in ("shape", "length")}
+    shape = {key: value for key, value in setting.items() if key in ("shape", "length", "at")}
     found = []
     for load in loads:
         base = rate("fixed_k7", load, **shape)  # type: ignore[arg-type]
@@ -190,4 +191,7 @@ def _varied() -> tuple[Tried, ...]:
     for words, change in changes.items():
         got = rows(PREDICTED_AT, ("adaptive",), **change)
         found.append(Tried(words, (errors(got),)))
+    for words, at in (("", FITTED_AT), (", costs fitted at all six loads", tuple(sorted((*FITTED_AT, *PREDICTED_AT))))):
+        got = rows(PREDICTED_AT, ("no_spec",), at=at)
+        found.append(Tried(f"no_spec alone{words or ', as kept'}", (errors(got),)))
     return tuple(found)
