@@ -14,12 +14,12 @@ MARGIN = {"points": 0.5, "%": 0.5, "tokens": 0.03}
 
 
 def keep(sections: Sequence[Section], path: Path = KEPT) -> None:
-    """Write every row; a group is named in its first."""
+    """Write the rows that may be checked; a group is named in its first."""
     with path.open("w", newline="") as file:
         out = csv.writer(file, lineterminator="\n")
         out.writerow(["group", "what", "unit", "kind", "published", "predicted"])
         for section in sections:
-            for group in section.groups:
+            for group in filter(lambda each: each.checked, section.groups):
                 for number, row in enumerate(group.rows):
                     values = (f"{row.published:.5g}", f"{row.predicted:.5g}")
                     named = "" if number else group.name

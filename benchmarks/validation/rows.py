@@ -84,11 +84,14 @@ class Tried:
 
 @dataclass(frozen=True)
 class Group:
-    """Rows of one table. short: it is summarised on the page (the command prints every row with --rows)."""
+    """Rows of one table. short: it is summarised on the page (the command prints every row with --rows). checked: its
+    rows are kept for `validate.py --check`.
+    """
 
     name: str
     rows: tuple[Row, ...]
     short: bool = False
+    checked: bool = True
 
     def kinds(self) -> list[str]:
         return [kind for kind in KINDS if any(row.kind == kind for row in self.rows)]
