@@ -19,6 +19,7 @@ from sglang_dspark.policies.classes import of_plan  # noqa: E402
 from sglang_dspark.serving.base.admission import (  # noqa: E402
     allocate_on_device,
     corrected_on_device,
+    known_lengths,
     planned_lengths,
     survival_units_on_device,
 )
@@ -46,6 +47,9 @@ def test_same_bits_as_numpy(data: st.DataObject) -> None:
     assert np.array_equal(survival_units_on_device(tensor).numpy(), survival_units(confidence))
     assert np.array_equal(allocate_on_device(corrected_on_device(tensor, correction), plan).numpy(), expected)
     assert np.array_equal(planned_lengths(tensor, plan).numpy(), expected)
+    known = known_lengths(plan, num_requests)
+    assert known is None or np.array_equal(known, expected), "FlashInfer plans from these without a look at the device"
+    assert known is not None or least < plan.budget < most
 
 
 @pytest.mark.gpu

@@ -54,13 +54,23 @@ def bounds_of(plan: Plan, num_requests: int) -> tuple[Ints, Ints]:
     return (low, high) if plan.caps is None else (np.minimum(low, plan.caps), np.minimum(high, plan.caps))
 
 
+def known_lengths(plan: Plan, num_requests: int) -> Ints | None:
+    """Admitted draft tokens [R] where the plan alone fixes them: its floors, or its caps; None where survivals say."""
+    low, high = bounds_of(plan, num_requests)
+    walked = plan.budget - int(low.sum())
+    if walked <= 0:
+        return low
+    return high if walked >= int((high - low).sum()) else None
+
+
 def allocate_on_device(confidence: torch.Tensor, plan: Plan) -> torch.Tensor:
     """The first `budget` of the live admission order, floor first, none beyond cap; no host synchronisation."""
     num_requests, gamma = confidence.shape
+    known = known_lengths(plan, num_requests)
+    if known is not None:
+        return torch.from_numpy(known).to(confidence.device, non_blocking=True)
     low, high = bounds_of(plan, num_requests)
     walked = plan.budget - int(low.sum())
-    if walked <= 0 or walked >= int((high - low).sum()):
-        return torch.from_numpy(low if walked <= 0 else high).to(confidence.device, non_blocking=True)
     units = survival_units_on_device(confidence)[:, plan.floor : plan.cap]
     position = torch.arange(plan.floor, plan.cap, device=units.device)[None, :]
     request = torch.arange(num_requests, device=units.device)[:, None]

@@ -20,7 +20,7 @@ from sglang_dspark.cost.capture import captured_as
 from sglang_dspark.policies import Outcome, Policy, calibration_of, carry_as_json, costs_of
 from sglang_dspark.policies.arithmetic import Ints
 from sglang_dspark.policies.shared_tier import Asked, ask_for
-from sglang_dspark.serving.base.admission import bounds_of, planned_lengths
+from sglang_dspark.serving.base.admission import known_lengths, planned_lengths
 from sglang_dspark.serving.base.faults import Faults
 from sglang_dspark.serving.base.options import OVERLAPPED_LAG, Kernels, Resolved
 from sglang_dspark.serving.base.start_line import shown_of
@@ -196,10 +196,8 @@ class PolicyEngine:
             return None
         if decision.lengths is not None:
             return decision.lengths.tolist()
-        plan = decision.plan
-        if plan is None or plan.floor != plan.cap:
-            return None
-        return bounds_of(plan, num_requests)[0].tolist()
+        found = None if decision.plan is None else known_lengths(decision.plan, num_requests)
+        return None if found is None else found.tolist()
 
     def published(
         self,
