@@ -170,7 +170,7 @@ const report = (() => {
       const root = make("svg", { width, height, viewBox: `0 0 ${width} ${height}` });
       root.append(make("rect", { width, height, fill: variable("background") }));
       const words = { fill: variable("text"), "font-family": "sans-serif" };
-      root.append(make("text", { x: 6, y: 20, "font-size": 15, "font-weight": "bold", ...words }, this.data.title));
+      root.append(make("text", { x: 6, y: 20, "font-size": 15, "font-weight": "bold", ...words }, [this.data.title, ...this.data.filters.map((each) => `${each.title}: ${this.kept[each.field]}`)].join("; ")));
       let x = 0;
       svgs.forEach((svg, index) => {
         if (head) root.append(make("text", { x: x + 6, y: top + 14, "font-size": 13, ...words }, names[index]));
