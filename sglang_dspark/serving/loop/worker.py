@@ -96,6 +96,12 @@ class PolicyWorker(DSparkWorkerV2):
             return None
         if torch.device(self.device).type == "cpu" and self._verify_planner.is_compact_mode:
             self._verify_planner.pads_eager_batches = cpu_tiers.follow()
+        if self._everyone.decides:
+            padded = self._verify_planner.pads_eager_batches or self._draft_is_moe and self._verify_planner.gathers_tier
+            saves = "" if padded else "; outside of graphs SGLang pads them to full blocks, and only attention is saved"
+            logger.info(
+                "sglang-dspark: %d DP-attention ranks share the largest one's tier%s", parallel.attn_dp_size, saves
+            )
         group, ranks = parallel.tp_group.cpu_group, parallel.attn_dp_size
         return TierGroup(group, parallel.attn_dp_rank, ranks, speaks=self._agreement.decides)
 
