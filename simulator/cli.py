@@ -17,7 +17,8 @@ from sglang_dspark.command import Application, Version, gathered, run
 from sglang_dspark.errors import InputError
 from sglang_dspark.policies import Policy, make_policy
 from simulator.baselines import lineup
-from simulator.drafter_comparison import DrafterComparison, compared
+from simulator.drafter_command import compared_by_flags, refuse_with_drafters
+from simulator.drafter_comparison import DrafterComparison
 from simulator.drafter_report import drafters_json, drafters_lines, plot_drafters, print_drafters
 from simulator.engine.run import Setting
 from simulator.flags.acceptance import AcceptanceFlags, refuse_unread_confidence
@@ -179,8 +180,8 @@ def command(
             "find-rate": find_rate,
             "sensitivity": sensitivity or None,
         }
-        _refuse_with_drafters({**given, "only": only or None, "request-rate": load.request_rate}, policy or [])
-        drafters = _drafters(load, engine, acceptance, cluster, policy or [], replications, seed, jobs, resume)
+        refuse_with_drafters({**given, "only": only or None, "request-rate": load.request_rate}, policy or [])
+        drafters = compared_by_flags(load, engine, acceptance, cluster, policy or [], replications, seed, jobs, resume)
         _deliver_drafters(drafters, output)
         return
     settings = _settings(load, engine, acceptance, seed)
@@ -259,50 +260,6 @@ def _settings(load: LoadFlags, engine: EngineFlags, acceptance: AcceptanceFlags,
     serving = engine.engine(requests)
     drafts, mix = acceptance.read(requests, load.domains)
     return [prepare(each, serving, drafts, seed=seed) for each in load.loads(requests, mix)]
-
-
-def _refuse_with_drafters(flags: dict[str, object], policies: Sequence[str]) -> None:
-    for flag, value in flags.items():
-        if value is not None:
-            raise InputError(f"--{flag} does nothing with several drafters, which are compared at matched speed")
-    if len(policies) > 1:
-        raise InputError(f"{len(policies)} policies are given with several drafters, expected one that all run under")
-
-
-def _drafters(
-    load: LoadFlags,
-    engine: EngineFlags,
-    acceptance: AcceptanceFlags,
-    cluster: ClusterFlags,
-    policies: Sequence[str],
-    replications: int | None,
-    seed: int,
-    jobs: int | None,
-    resume: Path | None,
-) -> DrafterComparison:
-    """Several drafters at several loads."""
-    requests = load.requests(seed, None)
-    each = acceptance.read_each(requests, load.domains)
-    serving = engine.engine(requests)
-    settings = {
-        name: [prepare(at, serving, drafts, seed=seed) for at in load.loads(requests, mix)]
-        for name, (drafts, mix) in each.items()
-    }
-    asked = [make_policy(text) for text in policies]
-    if asked:
-        engine.refuse_unread(asked)
-        refuse_unread_confidence(asked, acceptance.confidence)
-    count = replications if replications is not None else max(5, load.windows) if load.windows == 1 else load.windows
-    check_runs(asked or [None], load.windows, count, jobs)  # type: ignore[list-item]
-    store = None if resume is None else RunStore(resume)
-    with cluster.hire() as hire, progress("simulating") as told:
-
-        def on_load(what: str) -> Teller:
-            told.says(what)
-            return told
-
-        policy = asked[0] if asked else None
-        return compared(settings, policy, replications=count, jobs=hire or jobs, on_load=on_load, store=store)
 
 
 def _deliver_drafters(found: DrafterComparison, output: OutputFlags) -> None:
