@@ -82,6 +82,7 @@ ELSEWHERE = {
     "wide": "test_json_or_a_table",
     "verbose": "test_json_or_a_table",
     "plot": "test_a_picture_is_drawn",
+    "report": "test_a_page_is_written",
     "resume": "test_an_interrupted_sweep_goes_on",
     "random_input_len": "test_a_load_without_a_trace",
     "random_output_len": "test_a_load_without_a_trace",
@@ -250,6 +251,16 @@ def test_output_is_written(capsys: pytest.CaptureFixture[str], written: dict[str
     assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
     lines = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
     assert [line["policy"] for line in lines] == [result["policy"] for result in answer.report["results"]]
+
+
+def test_a_page_is_written(
+    capsys: pytest.CaptureFixture[str], written: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it holds is looked at in tests/report."""
+    pytest.importorskip("vl_convert", reason="needs the extra `report`")
+    monkeypatch.setattr("simulator.report.page._library", lambda: "")
+    assert run(capsys, written, "--report", str(tmp_path / "page.html")).status == 0
+    assert '"format":"sglang-dspark-page"' in (tmp_path / "page.html").read_text()
 
 
 def test_timeline_is_written(capsys: pytest.CaptureFixture[str], written: dict[str, Path], tmp_path: Path) -> None:
