@@ -161,3 +161,12 @@ def test_offered_only_without_an_accelerator(monkeypatch) -> None:
     monkeypatch.delenv("SGLANG_USE_CPU_ENGINE")
     monkeypatch.setenv("SGLANG_PLUGINS", "")
     assert cpu.activate() is None
+
+
+def test_rows_of_a_shared_tier_are_padded_to_the_largest_ranks_requests() -> None:
+    """Not to more: SGLang's buffers hold as many requests as may run."""
+    from sglang_dspark.serving.cpu.dp_attention import _Into
+
+    for requests in range(1, 25):
+        for rows in (requests, requests + 6, 7 * requests + 3):
+            assert rows // _Into(requests) == requests and type(rows // _Into(requests)) is int

@@ -45,8 +45,8 @@ def follow() -> bool:
         if tier is None:
             prepare(batch, model_runner)
             return
-        # SGLang divides the rows by it to know how many requests it pads to: no fewer than the largest rank has.
-        verify.num_tokens_per_req = max(1, tier // max(requests))
+        # SGLang divides the rows by it to know how many requests it pads to: as many as the largest rank has.
+        verify.num_tokens_per_req = _Into(max(requests))
         prepare(batch, model_runner)
         verify.num_tokens_per_req = tier  # and multiplies by it to cut the result: every row is wanted
 
@@ -54,6 +54,13 @@ def follow() -> bool:
     spec_info.spec_scale_global_num_tokens = scaled
     ForwardBatch.prepare_mlp_sync_batch = prepared
     return True
+
+
+class _Into(int):
+    """Divides any number of rows into so many requests: rows // _Into(n) is n."""
+
+    def __rfloordiv__(self, rows: int) -> int:
+        return int(self)
 
 
 def _tier_of(verify: Any, by_rank: list[int]) -> int | None:
