@@ -347,12 +347,11 @@ def test_one_kernel_that_moved_is_upstreams_and_the_others_stay(alone, monkeypat
         moved_on = choice.REPLACED | {
             name: {"sglang.srt.models.dspark.DSparkDraftMixin.compute_confidence": "self, *x"}
         }
-        monkeypatch.setattr(choice, "REPLACED", moved_on)
-        choices = choices_of(attempt(fake_worker(), "ours", Faults()))
+        with monkeypatch.context() as patch:
+            patch.setattr(choice, "REPLACED", moved_on)
+            choices = choices_of(attempt(fake_worker(), "ours", Faults()))
         assert [one for one, found in choices.items() if found.kernels == "upstream"] == [name]
         assert "another SGLang" in choices[name].reason and "does not take x" in choices[name].reason
-        monkeypatch.undo()
-        monkeypatch.setattr(cases, "get_parallel", lambda: SimpleNamespace(tp_size=1))
 
 
 def test_bounds_that_do_not_fit_are_not_made(alone, monkeypatch):
