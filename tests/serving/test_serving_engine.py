@@ -399,11 +399,11 @@ def test_a_failed_trial_goes_back_before_the_next_decision(begins: str, tried: s
     run(3)
     engine.switch(make_policy(tried), TrialPlan(60.0))
     run(4)
-    assert engine.trial is not None and engine.trial.verdict == "running"
-    engine.trial.fell_back()
+    assert engine.trials.trial is not None and engine.trials.trial.verdict == "running"
+    engine.trials.trial.fell_back()
     run(4)
     engine.settle()
-    assert engine.decider.live.text == begins and engine.trial.as_dict()["verdict"] == "reverted"
+    assert engine.decider.live.text == begins and engine.trials.trial.as_dict()["verdict"] == "reverted"
     ran = [record.policy for record in seen.records]
     first = make_policy(tried)
     assert ran[:3] == [begins] * 3 and ran[-3:] == [begins] * 3
@@ -411,4 +411,4 @@ def test_a_failed_trial_goes_back_before_the_next_decision(begins: str, tried: s
     assert [record.step for record in seen.records] == list(range(11))
     assert [event[0] for event in seen.events].count("switch") == 2
     engine.switch(make_policy("fixed:k=1"))
-    assert engine.trial is None
+    assert engine.trials.trial is None

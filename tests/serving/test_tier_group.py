@@ -112,9 +112,15 @@ def run_switch(rank: int) -> list:
             said.append(engine.can_switch(make_policy("hull")))
             engine.switch(make_policy("hull"), TrialPlan(60.0))
         if step == 5:
-            engine.trial.verdict = "running" if rank else "reverted"  # rank 0 is idle then
+            engine.trials.trial.verdict = "running" if rank else "reverted"  # rank 0 is idle then
         take_step(engine, count, step, generator)
-        said.append((engine.decider.live.text, engine.decider.live.since_step, engine.trial and engine.trial.verdict))
+        said.append(
+            (
+                engine.decider.live.text,
+                engine.decider.live.since_step,
+                engine.trials.trial and engine.trials.trial.verdict,
+            )
+        )
     return said
 
 

@@ -6,7 +6,6 @@ It touches SGLang's objects only by attribute, so that tests drive it without a 
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import deque
 from collections.abc import Callable
@@ -33,14 +32,12 @@ from sglang_dspark.serving.feedback.drift import DriftWatch
 from sglang_dspark.serving.feedback.figures import CalibrationMeter, figures_of
 from sglang_dspark.serving.feedback.observers import Observers
 from sglang_dspark.serving.feedback.publishes import Publishes
-from sglang_dspark.serving.feedback.trial import Ledger, Trial, TrialOutcome
 from sglang_dspark.serving.gpu.device_kernels.live import LiveDecisions
 from sglang_dspark.serving.loop.agreement import Agreement
 from sglang_dspark.serving.loop.batch_reader import BatchReader
 from sglang_dspark.serving.loop.decider import Decider
 from sglang_dspark.serving.loop.tier_group import TierGroup
-
-logger = logging.getLogger(__name__)
+from sglang_dspark.serving.loop.trials import Trials
 
 
 class PolicyEngine:
@@ -73,10 +70,7 @@ class PolicyEngine:
         self.decider = Decider(resolved, gamma, publishes, seed, self.faults)
         self.counters = Counters()
         self.meter = CalibrationMeter()
-        self.ledger = Ledger()
-        self.trial: Trial | None = None
-        self._returns = False  # a failed trial ends before the next decision
-        self.trial_listeners: list[Callable[[TrialOutcome], None]] = []
+        self.trials = Trials(tells=agreement.decides, judges=tiers is None or tiers.leads)
         self._agreement = agreement
         self._everyone = everyone or agreement
         self._tiers = tiers
@@ -155,9 +149,8 @@ class PolicyEngine:
             return
         self._idled = before_forward
         self._previous = None  # its step does not end where the next one of this rank begins
-        due = self.trial is not None and self.trial.due
-        step = self._tiers.share(self.decider.steps, 0, 0, 0, goes_back=due)
-        self.asked, self._returns = step.asked, step.goes_back
+        step = self._tiers.share(self.decider.steps, 0, 0, 0, goes_back=self.trials.due)
+        self.asked, self.trials.fails = step.asked, step.goes_back
         self.decider.steps += 1
 
     def enter(self, batch: Any, forward: int) -> None:
@@ -257,49 +250,18 @@ class PolicyEngine:
 
         trial: go back by itself where what is measured is worse. A switch ends a trial that is under way.
         """
-        previous, before = self.decider.live, self.ledger
-        if self.trial is not None and self.trial.verdict == "running":
-            self._tell("replaced")
+        previous = self.decider.live
         self.decider.switch(policy)
-        self._returns = False
         live = self.decider.live
-        self.ledger = Ledger(live.since_step)
-        if trial is None:
-            self.trial = None
-        else:
-            self.trial = Trial(trial, live.text, previous.policy, previous.text, before)
+        self.trials.switched(live.text, live.since_step, previous.policy, previous.text, trial)
         self.observers.on_switch(live.text, live.since_step)
 
     def _return_if_due(self) -> None:
         """Before a step is decided, on every rank at the same one: return to the policy before a failed trial."""
-        if not self._returns:
-            return
-        trial = self.trial
-        assert trial is not None, "every rank knows of a trial"
-        trial.verdict, trial.returned = "reverted", True  # also on ranks that have not measured it
-        self.switch(trial.previous)
-        self.trial = trial  # its verdict stays to be read
-        self._tell("reverted")
-        if self._agreement.decides:
-            logger.warning("sglang-dspark: %s", trial.sentence())
-
-    def _watch_trial(self, record: StepRecord) -> None:
-        """Rank 0, at every step that has arrived; of a DP-attention group, its first rank judges for all."""
-        completed = self.ledger.on_step(record)
-        trial = self.trial
-        if trial is None or trial.verdict != "running" or not (self._tiers is None or self._tiers.leads):
-            return
-        if record.decision.fault is not None and record.policy == trial.policy:
-            trial.fell_back()
-        elif completed:
-            trial.look(self.ledger)
-        if trial.verdict == "kept":
-            self._tell("kept")
-            logger.info("sglang-dspark: %s", trial.sentence())
-
-    def _tell(self, outcome: TrialOutcome) -> None:
-        for listener in self.trial_listeners if self._agreement.decides else ():
-            listener(outcome)
+        if self.trials.fails:
+            trial = self.trials.failed()
+            self.switch(trial.previous)
+            self.trials.returned(trial)
 
     def state(self) -> dict[str, Any]:
         """What /server_info shows: policies, per-rank view and counters; a collective."""
@@ -330,7 +292,7 @@ class PolicyEngine:
             "kernels": self.kernels,
             "calibration": self.calibration(),
             "costs": self.costs(),
-            "trial": None if self.trial is None else self.trial.as_dict(),
+            "trial": None if self.trials.trial is None else self.trials.trial.as_dict(),
             "dp_rank": None if self._tiers is None else self._tiers.rank,
             "recording": None if self.recording is None else self.recording(),
         }
@@ -345,13 +307,13 @@ class PolicyEngine:
             except Exception as error:  # what a policy raises is its class's business, and does not come here
                 self.faults.note("decision", error, "the step verifies everything")
                 decision = self.decider.everything("fault", view)
-            if self.trial is not None and self.trial.due:
+            if self.trials.due:
                 decision = replace(decision, goes_back=True)
         if self._tiers is not None:
             decision = self._in_group(self._tiers, view, decision)
         shared = self._agreement.share(self.decider.steps, view.num_requests, decision)
         self.decider.steps += 1
-        self._returns = shared.goes_back
+        self.trials.fails = shared.goes_back
         return shared
 
     def _in_group(self, tiers: TierGroup, view: BatchView, decision: StepDecision | None) -> StepDecision | None:
@@ -447,5 +409,5 @@ class PolicyEngine:
         with self.faults.caught("calibration meter", "this step's outcomes are not counted"):
             self.meter.add(figures_of(record).outcomes)
         with self.faults.caught("trial", "it goes on without this step"):
-            self._watch_trial(record)
+            self.trials.watch(record)
         self.observers.on_step(record)

@@ -142,7 +142,7 @@ class PolicyWorker(DSparkWorkerV2):
         self.add_observer(metrics)
         engine.drift.listeners.append(metrics.set_drift)
         self._faults.listeners.append(metrics.count_fault)
-        engine.trial_listeners.append(metrics.count_trial)
+        engine.trials.listeners.append(metrics.count_trial)
 
     def _start_recorder(self, options: ServingOptions, group: str) -> None:
         if options.record is None:
