@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +15,8 @@ from sglang_dspark.cost import load_profile
 from sglang_dspark.live.evaluate import _evaluation
 from sglang_dspark.records import Header, RequestRecord, StepRecord
 from sglang_dspark.records.episodes import Episode
+from sglang_dspark.serving.base.steps import BatchView, SamplingView, StepDecision
+from sglang_dspark.serving.base.steps import StepRecord as LiveStep
 from sglang_dspark.serving.feedback.counters import Counters
 from sglang_dspark.statistics import accept_length
 from simulator.blocks.drafters import DOMAINS, Drafter
@@ -71,14 +72,25 @@ def test_counters_of_the_server(data: st.DataObject) -> None:
     gamma, counters = data.draw(GAMMAS), Counters()
     for accepted in data.draw(st.lists(blocks(gamma).filter(bool), min_size=1, max_size=6)):
         depth, full = np.array(accepted), np.full(len(accepted), gamma)
-        step = SimpleNamespace(
-            decision=SimpleNamespace(reason="policy", predicted_s=None),
-            batch=SimpleNamespace(num_requests=len(depth)),
-            confidence=np.zeros((len(depth), gamma)),
+        rows = np.arange(len(depth))
+        step = LiveStep(
+            step=0,
+            forward=0,
+            began_s=0.0,
+            rids=[str(row) for row in rows],
+            batch=BatchView(rows, rows),
+            prefix_lengths=rows,
+            sampling=SamplingView(np.ones(len(rows), np.float32), np.ones(len(rows), np.float32), rows),
+            policy="fixed",
+            carry=None,
+            since_step=0,
+            decision=StepDecision("policy", None),
+            lagged={},
+            prefill_before=False,
+            confidence=np.zeros((len(depth), gamma), np.float32),
             lengths=full,
             accepted=depth,
             step_s=0.01,
-            shadow=None,
         )
         counters.on_step(step)
     assert 1 <= counters.as_dict()["mean_accept_length"] <= (gamma + 1) * TOP

@@ -85,12 +85,11 @@ class Decoder:
         self._slots = model.cost.captured_requests or (1 << 30)
         self._coins = stream(model.seed, "exploration") if model.explore else None
 
-    def begin(self, batch: DecodeBatch, context: int, waiting: int, kv: int) -> Step:
-        """The next step of the batch; context: tokens its requests hold, kv: with reservations; waiting: requests."""
-        return self.execute(batch, self.decide(batch, context, waiting, kv))
-
     def decide(self, batch: DecodeBatch, context: int, waiting: int, kv: int) -> Drafted:
-        """What the batch drafts and, by itself, verifies; arguments as of `begin`."""
+        """What the batch drafts and, by itself, verifies.
+
+        context: tokens its requests hold, kv: with reservations; waiting: requests.
+        """
         size, blocks = batch.size, batch.blocks
         rows = batch.row[:size]
         confidence = None if blocks.confidence is None else blocks.confidence.take(rows, axis=0)

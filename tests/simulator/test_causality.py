@@ -140,12 +140,12 @@ def budgets_taken(policy: Policy, since: int | None) -> tuple[list[int], list[in
     taken: list[int] = []
     reached: list[int] = []
 
-    def watched(batch: DecodeBatch, *rest: Any, **named: Any) -> Decision:
+    def watched(batch: DecodeBatch, *rest: Any, **named: Any) -> tuple[Past | None, Decision]:
         generated = 60 - batch.remaining[: batch.size]
-        decision = decide(batch, *rest, **named)
+        past, decision = decide(batch, *rest, **named)
         taken.append(decision.total)
         reached.append(int(generated.max()))
-        return decision
+        return past, decision
 
     engine.decoder._decide = watched  # type: ignore[method-assign]
     run.env.run(until=run.router.done)

@@ -17,7 +17,7 @@ from simulator import Confidence
 from simulator.blocks.drafters import find_drafter
 from simulator.blocks.online import PRIOR, PRIOR_WEIGHT, WINDOW, OnlineEstimate
 from simulator.engine.batch import DecodeBatch
-from simulator.engine.decoding import Decoder, Step
+from simulator.engine.decoding import Decoder, Drafted
 from simulator.engine.run import Setting
 
 
@@ -74,22 +74,20 @@ class Witness:
     def __init__(self, patch: pytest.MonkeyPatch, setting: Setting, policy: str, bend_at: int | None = None) -> None:
         self.shown: list[np.ndarray] = []
         self.depths: list[np.ndarray] = []
-        decide = Decoder._decide
+        decide, draft = Decoder._decide, Decoder.decide
 
-        begin = Decoder.begin
-
-        def bending(decoder: Decoder, batch: DecodeBatch, *rest: Any, **named: Any) -> Step:
+        def bending(decoder: Decoder, batch: DecodeBatch, *rest: Any, **named: Any) -> Drafted:
             if bend_at is not None and len(self.shown) >= bend_at:
                 batch.blocks.depth[:] = 0
             self.depths.append(batch.blocks.depth.take(batch.row[: batch.size]))
-            return begin(decoder, batch, *rest, **named)
+            return draft(decoder, batch, *rest, **named)
 
         def noting(decoder: Decoder, batch: DecodeBatch, blocks: LiveBlock, *rest: Any, **named: Any) -> Decision:
             self.shown.append(blocks.units.copy())
             return decide(decoder, batch, blocks, *rest, **named)
 
         with patch.context() as inside:
-            inside.setattr(Decoder, "begin", bending)
+            inside.setattr(Decoder, "decide", bending)
             inside.setattr(Decoder, "_decide", noting)
             finished(setting, make_policy(policy))
 
