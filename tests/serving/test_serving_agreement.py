@@ -1,6 +1,5 @@
 """Two gloo ranks whose copies arrive at different times still run the same step."""
 
-import socket
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +8,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="ranks agree over torch.distributed")
 
 from serving_support import flat_cost  # noqa: E402
+from two_ranks import results_of_two  # noqa: E402
 
 from sglang_dspark.policies import Plan, make_policy  # noqa: E402
 from sglang_dspark.serving.base.options import Resolved  # noqa: E402
@@ -74,32 +74,15 @@ def run_scenario(agreement: Agreement, rank: int, late_steps: dict[int, set[int]
     return seen, votes, engine.state()["ranks"]
 
 
-def run_rank(rank: int, world: int, port: int, queue) -> None:
-    torch.set_num_threads(1)
-    address = f"tcp://127.0.0.1:{port}"
-    torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=world)
+def run_rank(rank: int) -> dict[str, tuple]:
     agreement = Agreement(torch.distributed.group.WORLD, 0, rank)
-    results = {name: run_scenario(agreement, rank, *scenario) for name, scenario in SCENARIOS.items()}
-    queue.put((rank, results))
-    torch.distributed.destroy_process_group()
+    return {name: run_scenario(agreement, rank, *scenario) for name, scenario in SCENARIOS.items()}
 
 
 @pytest.fixture(scope="module")
 def two_ranks() -> list[dict[str, tuple]]:
     """What both ranks saw in every scenario."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = torch.multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    processes = [context.Process(target=run_rank, args=(rank, 2, port, queue)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    results = dict(queue.get(timeout=240) for _ in processes)
-    for process in processes:
-        process.join(timeout=60)
-        assert process.exitcode == 0
-    return [results[0], results[1]]
+    return results_of_two(run_rank)
 
 
 @pytest.mark.parametrize("late_rank", [0, 1])

@@ -1,6 +1,5 @@
 """DP-attention ranks without a server: two gloo processes with batches of their own, one of them idle at times."""
 
-import socket
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +8,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="ranks agree over torch.distributed")
 
 from test_serving_agreement import DelayedCopies  # noqa: E402
+from two_ranks import results_of_two  # noqa: E402
 
 from sglang_dspark.cost import TERMS, StepCost  # noqa: E402
 from sglang_dspark.cost.curves import Curve  # noqa: E402
@@ -124,32 +124,16 @@ def run_switch(rank: int) -> list:
     return said
 
 
-def run_rank(rank: int, world: int, port: int, queue) -> None:
-    torch.set_num_threads(1)
-    address = f"tcp://127.0.0.1:{port}"
-    torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=world)
+def run_rank(rank: int) -> dict[str, list]:
     results = {name: run_policy(rank, *settings) for name, settings in POLICIES.items()}
     results["switch"] = run_switch(rank)
     results["late"] = run_policy(rank, "argmax:lag=2", "overlapped", {1} if rank else set())
-    queue.put((rank, results))
-    torch.distributed.destroy_process_group()
+    return results
 
 
 @pytest.fixture(scope="module")
 def two_ranks() -> list[dict[str, list]]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = torch.multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    processes = [context.Process(target=run_rank, args=(rank, 2, port, queue)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    results = dict(queue.get(timeout=240) for _ in processes)
-    for process in processes:
-        process.join(timeout=60)
-        assert process.exitcode == 0
-    return [results[0], results[1]]
+    return results_of_two(run_rank)
 
 
 @pytest.mark.parametrize("name", POLICIES)
