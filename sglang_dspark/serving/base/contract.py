@@ -96,7 +96,6 @@ CPU_CALLS = {
     "sglang.srt.mem_cache.memory_pool.MHATokenToKVPool._init_kv_copy_and_warmup": "self",
     "sglang.srt.mem_cache.memory_pool.MHATokenToKVPool._move_kv_cache_impl": "self, tgt_loc, src_loc",
     "sglang.srt.kv_canary.runner.future_tensor.FutureTensors.device_to_host": "xs_device, *d2h_stream",
-    "sglang.srt.layers.dp_attention.memcpy_func": "dst, src, dim, offset, sz, offset_src",
     "sglang.srt.layers.dp_attention.memcpy_cpu": "dst, src, dim, offset, sz, offset_src",
     "sglang.srt.distributed.parallel_state.reg_all_gather_into_tensor": "output, input, group_name",
     "sglang.srt.distributed.parallel_state.reg_reduce_scatter_tensor": "output, input, group_name",
@@ -142,9 +141,10 @@ ATTRIBUTES = {
         "verify_lens_cpu",
     ),
     "sglang.srt.managers.schedule_batch.Req": ("origin_input_ids", "output_ids", "rid", "sampling_params"),
+    "sglang.srt.layers.dp_attention": ("memcpy_func",),
     "sglang.srt.managers.scheduler.Scheduler": ("draft_worker", "waiting_queue", "on_idle"),
 }
-"""What of SGLang's objects is read or set, by class; looked for in its source, see tests/sglang_versions."""
+"""What of SGLang's objects is read or set, by class or module; looked for in its source, see tests/sglang_versions."""
 
 CONSTANTS: dict[str, Any] = {
     "sglang.srt.managers.overlap_utils.CONFIDENCE_RELAY_RING_LAG": 2,
