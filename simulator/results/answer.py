@@ -50,12 +50,12 @@ def choose(comparison: Comparison) -> Choice | None:
     if not all(kinds) or len(lossless[0].replications) < 2:
         return None
     base = by.ranked(kinds[0])[0]
-    rival = _least_trouble(comparison, by.ranked(kinds[1]))
+    rival = least_trouble(comparison, by.ranked(kinds[1]))
     gap = comparison.gain(rival, base)
     return Choice(rival.policy if gap.verdict == "higher" else base.policy, base.policy, rival.policy, gap)
 
 
-def _least_trouble(comparison: Comparison, ranked: Sequence[PolicyResult]) -> PolicyResult:
+def least_trouble(comparison: Comparison, ranked: Sequence[PolicyResult]) -> PolicyResult:
     """The best, or self-tuning where it is less than `NEAR` behind: it needs no preparation."""
     easy = find(ranked, SELF_TUNING)
     return easy if easy is not None and comparison.gain(easy, ranked[0]).mean > -NEAR else ranked[0]

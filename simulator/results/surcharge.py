@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from sglang_dspark.policies import Policy
 from simulator.engine.run import Setting
+from simulator.results.answer import least_trouble
 from simulator.results.comparison import Comparison
 from simulator.results.run import run_once
 from simulator.results.varied import Surcharge
@@ -28,7 +29,7 @@ def flipping_surcharge(setting: Setting, policies: Sequence[Policy], comparison:
     kinds = [[one for one in comparison.lossless if pairs[one.policy].adaptive is kind] for kind in (True, False)]
     if not all(kinds):
         return None
-    ours, theirs = (by.ranked(kind)[0] for kind in kinds)
+    ours, theirs = least_trouble(comparison, by.ranked(kinds[0])), by.ranked(kinds[1])[0]
     assumed = setting.cost.terms["adaptive_s"]
     gap = comparison.paired(ours, theirs, by.figure)
     ahead = sign * (ours.figures[by.figure] - theirs.figures[by.figure])
