@@ -10,7 +10,7 @@ bit for bit (logarithms and exponentials would not).
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,11 +71,16 @@ def correction(state: State) -> tuple[float, float] | None:
     return None if state[:2] == (1.0, 0.0) else (float(state[0]), float(state[1]))
 
 
+@cache
+def _middles() -> NDArray[np.float64]:
+    """Logits of the middles of the bins, [BINS]."""
+    return _logit((np.arange(BINS) + 0.5) / BINS)
+
+
 @lru_cache(maxsize=64)
 def table(slope: float, shift: float) -> NDArray[np.float32]:
     """Corrected confidence by bin, [BINS + 1] float32: entry 0 is of confidence 0 and stays 0."""
-    middle = (np.arange(BINS) + 0.5) / BINS
-    corrected = 1.0 / (1.0 + np.exp(-(slope * _logit(middle) + shift)))
+    corrected = 1.0 / (1.0 + np.exp(-(slope * _middles() + shift)))
     found = np.concatenate([[0.0], corrected]).astype(np.float32)
     found.setflags(write=False)
     return found
