@@ -142,13 +142,13 @@ def tune(
             robust=not no_robustness,
             on_progress=on_progress,
         )
+        write_policy(out, tuned)
         if report is not None:
             told.unit = "requests"
             told.says("counting for the report")
             write_report(
                 report, story_of_search(tuned, out, [load.trace, engine.profile, space]), hire or workers, told
             )
-    write_policy(out, tuned)
     if json:
         sys.stdout.write(tuned_json(tuned, out).decode() + "\n")
         return

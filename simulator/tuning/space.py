@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sglang_dspark.errors import InputError
-from sglang_dspark.policies import POLICIES, Fixed, Policy, make_policy, policy_to_string
+from sglang_dspark.policies import POLICIES, Fixed, Policy, Repriced, make_policy, policy_to_string
 from sglang_dspark.policies.parameters import field_types
 from simulator.engine.run import Setting
 from simulator.tuning.candidate import Candidate
@@ -155,10 +155,13 @@ class Space:
 def default_space(setting: Setting, running: int) -> Space:
     """All lossless policies that this setting can run, with all their parameters.
 
+    Without `Repriced` by itself: a trial believes the true step costs, where it decides as the rule inside it does.
     running: requests that run at once, by which token capacities are narrowed.
     """
     gamma, policies, left_out = setting.drafter.gamma, dict[str, Parameters](), list[str]()
     for name, policy_class in POLICIES.items():
+        if policy_class is Repriced:
+            continue
         if gamma == 0 and name != "none":
             left_out.append(f"{name} is left out: there is no drafter")
             continue

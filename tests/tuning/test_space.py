@@ -61,7 +61,7 @@ def test_every_point_is_a_lossless_policy_that_runs_here(data: st.DataObject) ->
 
 def test_all_lossless_policies_and_all_their_parameters_are_there() -> None:
     lossless = {name for name, each in POLICIES.items() if each().lossless}
-    assert set(SPACE.policies) == lossless
+    assert set(SPACE.policies) == lossless - {"repriced"}, "on true step costs it is the rule inside it"
     for name, ranges in SPACE.policies.items():
         fields = {field.name for field in dataclasses.fields(POLICIES[name])}
         searched = {key.partition("[")[0] for key in ranges}
