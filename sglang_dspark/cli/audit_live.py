@@ -55,7 +55,7 @@ def live(
     across: Annotated[
         list[str] | None, typer.Option(help="Switch through these policies meanwhile: give it twice or more.")
     ] = None,
-    every: Annotated[float, typer.Option(help="Seconds between switches (with --across).")] = 1.0,
+    every: Annotated[float | None, typer.Option(help="Seconds between switches (with --across; default: 1).")] = None,
     timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds that one request may take.")] = 600.0,
     predict: Annotated[
         str | None, typer.Option(help="Policy whose bias to predict instead; no server is asked.")
@@ -91,7 +91,7 @@ def live(
         seed=seed,
     )
     files = _PromptFiles(prompts, background_prompts, limit)
-    _check_across(across, predict)
+    _check_across(across, every, predict)
     if predict is not None:
         _predict(predict, target, draft, profile, files, settings, simulated, json)
         return
@@ -99,7 +99,9 @@ def live(
         raise InputError("--draft and --profile belong to --predict; a live server has its own")
     if not timeout_s > 0:
         raise InputError(f"--timeout {timeout_s} is refused, expected a positive number of seconds")
-    served = _Served(url or URL, Keys.given(api_key, admin_api_key), timeout_s, across or [], every)
+    served = _Served(
+        url or URL, Keys.given(api_key, admin_api_key), timeout_s, across or [], 1.0 if every is None else every
+    )
     _audit(served, target, device, dtype, files, settings, json)
 
 
@@ -130,10 +132,12 @@ class _PromptFiles:
         return audited, audited if self.background is None else read_prompts(self.background, self.limit, tokenizer)
 
 
-def _check_across(across: list[str] | None, predict: str | None) -> None:
+def _check_across(across: list[str] | None, every: float | None, predict: str | None) -> None:
     from sglang_dspark.policies import make_policy, policy_to_string
 
     if across is None:
+        if every is not None:
+            raise InputError(f"--every {every:g} does nothing without --across")
         return
     if predict is not None:
         raise InputError("--across switches a live server; it does not go with --predict")

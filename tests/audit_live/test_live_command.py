@@ -38,6 +38,7 @@ def refused(*arguments: str) -> str:
         (("--url", "x"), "--url x is refused"),
         (("--across", "hull", "--across", "hull"), "at least two different policies"),
         (("--across", "hull", "--across", "no-such"), "no-such"),
+        (("--every", "2"), "--every 2 does nothing without --across"),
         (("--predict", "hull", "--across", "hull", "--across", "none"), "does not go with --predict"),
         (("--url", "http://x"), "expected a folder with a model's config.json"),
         (("--predict", "hull"), "give --draft DIR"),
