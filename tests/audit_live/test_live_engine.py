@@ -151,7 +151,7 @@ LOSSLESS = (
     "guard:inner=(hull),baseline=(fixed:k=2)",
     "foresight",
     "self-tuning",
-    "argmax:lag=1,calibrate=online",
+    "argmax:lag=1,cap=3,calibrate=online",
     "hull:costs=online",
 )
 
