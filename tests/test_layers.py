@@ -19,10 +19,11 @@ ROOT = Path(__file__).parents[1]
 FOLDERS = {"sglang_dspark": "sglang_dspark", "simulator": "simulator", "dspark_kernels": "kernels/dspark_kernels"}
 
 D, S = "sglang_dspark", "sglang_dspark.serving"
-BASICS = {f"{D}.{name}" for name in ("errors", "keys", "workers", "cores", "statistics", "cost", "policies")}
+BASICS = {f"{D}.{name}" for name in ("errors", "jit", "keys", "workers", "cores", "statistics", "cost", "policies")}
 MAY_IMPORT: dict[str, set[str]] = {
     D: set(),
     f"{D}.errors": set(),
+    f"{D}.jit": set(),
     f"{D}.keys": set(),
     f"{D}.cores": set(),
     f"{D}.statistics": set(),
@@ -30,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     f"{D}.on_ray": {f"{D}.errors", f"{D}.workers"},
     f"{D}.command": {f"{D}.errors"},
     f"{D}.cost": {f"{D}.errors"},
-    f"{D}.policies": {f"{D}.errors", f"{D}.cost"},
+    f"{D}.policies": {f"{D}.errors", f"{D}.jit", f"{D}.cost"},
     f"{D}.records": BASICS,
     f"{D}.calibration": {*BASICS, f"{D}.records"},
     f"{D}.demo": {f"{D}.errors"},

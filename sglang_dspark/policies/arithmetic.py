@@ -13,12 +13,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sglang_dspark.errors import InputError
+from sglang_dspark.jit import policy_loops
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 SCALE = 1 << 24
 """Survival 1.0 in units of 2^-24."""
+
+NO_CAPS: Ints = np.empty(0, dtype=np.int64)
+"""For compiled code, where no request has a cap of its own."""
+
+
+def plain(array: NDArray[Any]) -> NDArray[Any]:
+    """The array as compiled code takes it, contiguous and writable: a copy if need be."""
+    return array if array.flags.carray else array.copy()
+
+
+def sealed(array: NDArray[Any]) -> NDArray[Any]:
+    """The array as compiled code takes tables, contiguous and read-only: a view if it can be written to."""
+    if not array.flags.writeable and array.flags.c_contiguous:
+        return array
+    view = np.ascontiguousarray(array).view()
+    view.setflags(write=False)
+    return view
 
 
 def survival_units(confidence: NDArray[np.float32]) -> Ints:
@@ -28,7 +46,13 @@ def survival_units(confidence: NDArray[np.float32]) -> Ints:
     Returns [R, gamma] int64 in 0..2^24, non-increasing along gamma. A confidence that is no probability (NaN, infinite
     or outside 0..1) counts as 0: the survival is 0 from that position on.
     """
-    survival = np.multiply.accumulate(probabilities(confidence), axis=1, dtype=np.float32)
+    confidence = probabilities(confidence)
+    loops = policy_loops()
+    if loops is not None and confidence.dtype == np.float32:
+        out = np.empty(confidence.shape, dtype=np.int64)
+        loops.survival_units(plain(confidence), out)
+        return out
+    survival = np.multiply.accumulate(confidence, axis=1, dtype=np.float32)
     return np.rint(survival * np.float32(SCALE)).astype(np.int64)
 
 
@@ -97,6 +121,9 @@ def allocate(units: Ints, budget: int, floor: int = 0, cap: int | None = None, c
     """
     num_requests, gamma = units.shape
     cap = gamma if cap is None else cap
+    loops = policy_loops()
+    if loops is not None:
+        return loops.allocate(plain(units), budget, floor, cap, NO_CAPS if caps is None else plain(caps))
     low = np.full(num_requests, floor, dtype=np.int64) if caps is None else np.minimum(caps, floor)
     walked = budget - (num_requests * floor if caps is None else int(low.sum()))
     if walked <= 0 or num_requests == 0:
@@ -110,6 +137,16 @@ def allocate(units: Ints, budget: int, floor: int = 0, cap: int | None = None, c
         return np.full(num_requests, cap, dtype=np.int64)
     lengths = order.counts(keys)
     return lengths + low if floor else lengths
+
+
+def sorted_survivals(units: Ints, floor: int, cap: int, caps: Ints | None) -> Ints:
+    """Survivals along the admission order, [n]; see `allocate`."""
+    loops = policy_loops()
+    if loops is not None:
+        return loops.sorted_survivals(plain(units), floor, cap, NO_CAPS if caps is None else plain(caps))
+    walked = units[:, floor:cap]
+    found = walked.ravel() if caps is None else walked[np.arange(floor, cap) < caps[:, None]]
+    return np.sort(found)[::-1]
 
 
 def tau_along(survivals: NDArray[np.integer[Any]], start: int) -> Ints:

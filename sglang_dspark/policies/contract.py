@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from sglang_dspark.errors import InputError
+from sglang_dspark.jit import numpy_only
 from sglang_dspark.policies.arithmetic import SCALE, Ints
 from sglang_dspark.policies.base import Policy
 from sglang_dspark.policies.classes import (
@@ -228,6 +229,23 @@ def check_combined(policy: Policy, case: Case, rng: np.random.Generator) -> None
         assert np.array_equal(_decide(policy, case, live).lengths, expected), f"not what its part {part.name} decides"
 
 
+def check_compiled(policy: Policy, case: Case, rng: np.random.Generator) -> None:
+    """Compiled code and NumPy decide alike and learn alike, to the last bit."""
+    own = np.random.default_rng(int(case.units.sum()))  # what the other checks draw stays as it is
+    outcomes = [random_outcome(own, *case.confidence.shape) for _ in range(3)]
+
+    def decided_and_learned() -> tuple[Any, ...]:
+        decision, carry = _decide(policy, case), case.carry
+        for outcome in outcomes:
+            carry = policy.learn(carry, outcome)
+        later = _decide(policy, dataclasses.replace(case, carry=carry))
+        return decision.lengths, decision.total, carry, later.lengths, later.total
+
+    compiled = decided_and_learned()
+    with numpy_only():
+        assert _same(compiled, decided_and_learned()), "compiled code and NumPy differ"
+
+
 CHECKS: dict[str, Callable[[Policy, Case, np.random.Generator], None]] = {
     "class": check_class_of_policies,
     "bounds": check_bounds,
@@ -240,6 +258,7 @@ CHECKS: dict[str, Callable[[Policy, Case, np.random.Generator], None]] = {
     "stopping walk": check_stopping_walk,
     "length rule": check_length_rule,
     "combined": check_combined,
+    "compiled": check_compiled,
 }
 """Every check by name: called with a policy, a case and a generator, raises AssertionError."""
 

@@ -31,7 +31,7 @@ from sglang_dspark.policies import (
 from sglang_dspark.policies.contract import check_policy, check_stopping_rule
 from sglang_dspark.policies.drawing import ContractViolation, random_cases
 
-OWN = "sglang_dspark.policies.classes.stopping"
+OWN = "sglang_dspark.policies.classes.length"
 """Where a class must say that it comes from to get past the seal: what is tested here is what finds it then."""
 VARIANTS = [*default_policies(2, 2), *default_policies(8, 7), *(kind() for kind in POLICIES.values())]
 

@@ -9,7 +9,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from sglang_dspark.policies.arithmetic import SCALE, Floats, Ints, below, tau_along
+from sglang_dspark.jit import policy_loops
+from sglang_dspark.policies.arithmetic import NO_CAPS, SCALE, Floats, Ints, below, plain, sealed, tau_along
 from sglang_dspark.policies.classes.bounded import Bounded, of_plan
 from sglang_dspark.policies.fallback import fault_of
 from sglang_dspark.policies.state import Decision, LiveBlock, Past, Plan
@@ -52,6 +53,10 @@ def best_budget(past: Past, units: Ints, inverse: Floats, floor: int, cap: int, 
 
     inverse: [R * gamma + 1] float64, 1 / T by admitted count. Survivals below `least` units are left out.
     """
+    loops = policy_loops()
+    if loops is not None:
+        caps = NO_CAPS if past.caps is None else plain(past.caps)
+        return int(loops.best_budget(plain(units), sealed(inverse), floor, cap, caps, least))
     num_requests = past.num_requests
     start = past.totals(floor, cap)[0]
     if past.caps is None:

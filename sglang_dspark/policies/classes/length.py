@@ -9,11 +9,15 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sglang_dspark.policies.arithmetic import Ints, survival_units
+from sglang_dspark.jit import policy_loops
+from sglang_dspark.policies.arithmetic import NO_CAPS, Ints, plain, sealed, survival_units
 from sglang_dspark.policies.base import Policy
 from sglang_dspark.policies.classes.bounded import of_plan
 from sglang_dspark.policies.fallback import fault_of
 from sglang_dspark.policies.state import Decision, LiveBlock, Past
+
+NOTHING = np.empty((0, 0), dtype=np.float32), sealed(np.empty(0, dtype=np.float32))
+"""For compiled code: the confidences and their least where none are asked for."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,16 @@ class TableLength(LengthRule):
         return least.survival is None or int(survival_units(confidence[None])[0, -1]) >= least.survival[position - 1]
 
     def lengths(self, past: Past, tables: LengthTable, live: LiveBlock) -> Ints:
+        loops = policy_loops()
+        if loops is not None:
+            confidence, least = NOTHING
+            if tables.confidence is not None:
+                assert live.confidence is not None, f"'{self.name}' reads confidences"
+                confidence, least = plain(live.confidence), sealed(tables.confidence)
+            survival = NO_CAPS if tables.survival is None else plain(tables.survival)
+            lengths = np.empty(len(live.units), dtype=np.int64)
+            loops.table_lengths(confidence, plain(live.units), least, survival, lengths)
+            return lengths
         passes = np.ones(live.units.shape, dtype=np.bool_)
         if tables.survival is not None:
             passes = live.units >= tables.survival

@@ -7,9 +7,18 @@ from dataclasses import dataclass
 from operator import index
 from typing import Any, ClassVar, NamedTuple
 
-import numpy as np
-
-from sglang_dspark.policies.arithmetic import SCALE, Floats, Ints, below, keys_for, tau_along
+from sglang_dspark.jit import policy_loops
+from sglang_dspark.policies.arithmetic import (
+    SCALE,
+    Floats,
+    Ints,
+    allocate,
+    below,
+    plain,
+    sealed,
+    sorted_survivals,
+    tau_along,
+)
 from sglang_dspark.policies.base import Policy
 from sglang_dspark.policies.classes.bounded import Bounded, of_plan
 from sglang_dspark.policies.fallback import fault_of
@@ -56,14 +65,9 @@ class StoppingRule(Bounded):
         except Exception as error:
             return of_plan(past.everything(cap, fault_of(error, "tables")), live)
         tau = num_requests * SCALE + below(live.units, floor, past.caps)
-        order = keys_for(num_requests, floor, cap)
-        keys = order.of(live.units, past.caps)
-        keys.sort()
-        total, fault = self._total(past, tables, start, tau, order.survivals(keys), most)
-        lengths = order.counts(keys[: total - start])
-        if floor:
-            lengths = lengths + (floor if past.caps is None else np.minimum(past.caps, floor))
-        return Decision(lengths, total, fault)
+        survivals = sorted_survivals(live.units, floor, cap, past.caps)
+        total, fault = self._total(past, tables, start, tau, survivals, most)
+        return Decision(allocate(live.units, total, floor, cap, past.caps), total, fault)
 
     def _total(
         self, past: Past, tables: Any, start: int, tau: int, survivals: Ints, most: int
@@ -135,12 +139,15 @@ class TableStop(StoppingRule):
         count = min(survivals.size, inverse.size - 1)
         if count <= 0:
             return admitted
-        return admitted + first_decline(tau_along(survivals[:count], tau), inverse[: count + 1])
+        return admitted + first_decline(survivals[:count], tau, inverse[: count + 1])
 
 
-def first_decline(tau: Ints, inverse: Floats) -> int:
-    """Index of the last point before tau * inverse first fails to rise. tau, inverse: [n + 1]."""
-    theta = tau * inverse
+def first_decline(survivals: Ints, tau: int, inverse: Floats) -> int:
+    """How many are admitted before tau * inverse first fails to rise. survivals: [n] sorted, inverse: [n + 1]."""
+    loops = policy_loops()
+    if loops is not None:
+        return int(loops.first_decline(plain(survivals), tau, sealed(inverse)))
+    theta = tau_along(survivals, tau) * inverse
     rises = theta[1:] > theta[:-1]
     first = int(rises.argmin()) if rises.size else 0
     return first if first < rises.size and not rises[first] else rises.size

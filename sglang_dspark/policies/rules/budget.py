@@ -117,8 +117,9 @@ class Goodput(BudgetRule):
     def budget(self, past: Past) -> int:
         accepted, tried = past.carry
         rate = min(accepted / tried, 0.999) if tried > 0 else self.prior
-        per_request = np.arange(past.gamma + 1)
-        tokens = np.cumsum(rate**per_request)
+        powers = np.full(past.gamma + 1, rate)
+        powers[0] = 1.0
+        tokens = np.add.accumulate(np.multiply.accumulate(powers))
         theta = tokens * past.prices.inverse[:: past.num_requests] if past.num_requests else tokens
         return past.num_requests * int(theta.argmax())
 

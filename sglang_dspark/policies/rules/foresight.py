@@ -7,7 +7,8 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from sglang_dspark.policies.arithmetic import Ints, tau_along
+from sglang_dspark.jit import policy_loops
+from sglang_dspark.policies.arithmetic import Ints, plain, sorted_survivals, tau_along
 from sglang_dspark.policies.classes import StoppingRule
 from sglang_dspark.policies.parameters import parameter
 from sglang_dspark.policies.state import Past
@@ -56,11 +57,12 @@ class Foresight(StoppingRule):
     def tables(self, past: Past) -> Beyond:
         floor, cap = self.bounds(past.gamma)
         start, most = past.totals(floor, cap)
+        lagged = sorted_survivals(past.survival(self.lag)[0], floor, cap, past.caps)
+        loops = policy_loops()
+        if loops is not None:
+            return Beyond(*loops.foresight_tables(lagged, start, most, past.prices.tier_tops))
         tops = np.unique(np.minimum(past.prices.tier_tops, most))
         tops = tops[tops >= start]
-        lagged = past.survival(self.lag)[0][:, floor:cap]
-        lagged = lagged.ravel() if past.caps is None else lagged[np.arange(floor, cap) < past.caps[:, None]]
-        lagged = np.sort(lagged)[::-1]
         summed = tau_along(lagged, 0)[tops - start]
         return Beyond(tops, summed, np.append(lagged, 0)[tops - start])
 
@@ -74,6 +76,10 @@ class Foresight(StoppingRule):
         return bool(_pays(past, beyond, np.array([at]), np.array([tau]), np.array([survival]))[0])
 
     def walk(self, past: Past, tables: Beyond, admitted: int, tau: int, survivals: Ints) -> int:
+        loops = policy_loops()
+        if loops is not None:
+            arrays = (*tables, past.prices.inverse)
+            return int(loops.foresight_walk(*arrays, admitted, tau, plain(survivals)))
         # A top is decided on when there is a candidate after it; the walk ends at the first that declines.
         met = np.flatnonzero((tables.tops >= admitted) & (tables.tops < admitted + survivals.size))
         if tables.tops.size == 0 or admitted > tables.tops[-1]:

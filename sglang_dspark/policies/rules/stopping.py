@@ -7,7 +7,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from sglang_dspark.policies.arithmetic import Ints, tau_along
+from sglang_dspark.jit import policy_loops
+from sglang_dspark.policies.arithmetic import Ints, plain, sealed, tau_along
 from sglang_dspark.policies.classes import StoppingRule, StopTables, TableStop
 from sglang_dspark.policies.parameters import parameter
 from sglang_dspark.policies.state import Past
@@ -76,6 +77,9 @@ class Lookahead(StoppingRule):
 
     def walk(self, past: Past, tables: Ints, admitted: int, tau: int, survivals: Ints) -> int:
         tops, inverse = tables, past.prices.inverse
+        loops = policy_loops()
+        if loops is not None:
+            return int(loops.lookahead_walk(sealed(tops), inverse, admitted, tau, plain(survivals)))
         for begin in range(0, survivals.size, _CHUNK):
             chunk = survivals[begin : begin + _CHUNK]
             taus = tau_along(chunk, tau)

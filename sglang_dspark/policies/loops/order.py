@@ -1,0 +1,154 @@
+"""Survivals, their admission order, and the first K of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from sglang_dspark.jit import njit
+
+SCALE = 1 << 24
+_FEW = 48  # up to so many values insertion beats counting
+_DIGIT = 512  # three digits of nine bits hold a survival
+_TOP = 12  # bits that the search for the K-th leaves to its second look
+
+
+@njit
+def survival_units(confidence: Any, out: Any) -> None:
+    """Survivals of [R, gamma] float32 confidences in 0..1 into `out` [R, gamma] int64."""
+    for i in range(confidence.shape[0]):
+        survival = np.float32(1.0)
+        for j in range(confidence.shape[1]):
+            survival = np.float32(survival * confidence[i, j])
+            out[i, j] = np.int64(np.rint(survival * np.float32(SCALE)))
+
+
+@njit
+def highest(caps: Any, request: int, cap: int) -> int:
+    """The last position that may be verified of a request: `cap`, or its own of `caps` ([0]: none has one)."""
+    return min(cap, caps[request]) if caps.size else cap
+
+
+@njit
+def sort_descending(values: Any, count: int, spare: Any) -> None:
+    """Sort values[:count] in 0..2^24 in place; spare: [>= count] int64."""
+    if count <= _FEW:
+        for i in range(1, count):
+            value, k = values[i], i
+            while k > 0 and values[k - 1] < value:
+                values[k] = values[k - 1]
+                k -= 1
+            values[k] = value
+        return
+    ends = np.zeros((3, _DIGIT), dtype=np.int64)
+    for i in range(count):
+        value = values[i]
+        ends[0, value & 511] += 1
+        ends[1, value >> 9 & 511] += 1
+        ends[2, value >> 18] += 1
+    for digit in range(3):
+        total = 0
+        for k in range(_DIGIT - 1, -1, -1):
+            number = ends[digit, k]
+            ends[digit, k] = total
+            total += number
+    for digit in range(3):
+        shift = 9 * digit
+        source, target = (values, spare) if digit != 1 else (spare, values)
+        for i in range(count):
+            value = source[i]
+            k = value >> shift & 511
+            target[ends[digit, k]] = value
+            ends[digit, k] += 1
+    values[:count] = spare[:count]
+
+
+@njit
+def candidates(units: Any, floor: int, cap: int, caps: Any, out: Any) -> int:
+    """The survivals that a walk may meet, in no order, into `out`; how many."""
+    count = 0
+    for i in range(units.shape[0]):
+        for j in range(floor, highest(caps, i, cap)):
+            out[count] = units[i, j]
+            count += 1
+    return count
+
+
+@njit
+def sorted_survivals(units: Any, floor: int, cap: int, caps: Any) -> Any:
+    """Survivals along the admission order, [n] int64."""
+    out = np.empty(units.size, dtype=np.int64)
+    count = candidates(units, floor, cap, caps, out)
+    sort_descending(out, count, np.empty(count, dtype=np.int64))
+    return out[:count]
+
+
+@njit
+def _kth(values: Any, count: int, k: int, spare: Any) -> int:
+    """The k-th largest (1-based) of values[:count], which lose their order."""
+    if count <= _FEW:
+        sort_descending(values, count, spare)
+        return values[k - 1]
+    tally = np.zeros((SCALE >> _TOP) + 1, dtype=np.int32)
+    for i in range(count):
+        tally[values[i] >> _TOP] += 1
+    bucket, before = tally.size - 1, 0
+    while before + tally[bucket] < k:
+        before += tally[bucket]
+        bucket -= 1
+    inside = 0
+    for i in range(count):
+        if values[i] >> _TOP == bucket:
+            values[inside] = values[i]
+            inside += 1
+    sort_descending(values, inside, spare)
+    return values[k - before - 1]
+
+
+@njit
+def lengths_above(units: Any, least: int, total: int, floor: int, cap: int, caps: Any, out: Any) -> None:
+    """Admitted tokens of each request into `out`, `total` in all, the last of which has the survival `least`."""
+    left = total
+    for i in range(units.shape[0]):
+        high = highest(caps, i, cap)
+        length = min(floor, high)
+        left -= length
+        for j in range(floor, high):
+            if units[i, j] > least:
+                length += 1
+                left -= 1
+        out[i] = length
+    for j in range(floor, cap):
+        if left <= 0:
+            return
+        for i in range(units.shape[0]):
+            if left > 0 and j < highest(caps, i, cap) and units[i, j] == least:
+                out[i] += 1
+                left -= 1
+
+
+@njit
+def allocate_into(units: Any, budget: int, floor: int, cap: int, caps: Any, out: Any, values: Any, spare: Any) -> None:
+    """`allocate`; values, spare: [R * gamma] int64 to work in."""
+    requests = units.shape[0]
+    low = most = 0
+    for i in range(requests):
+        high = highest(caps, i, cap)
+        low += min(floor, high)
+        most += high
+    if budget <= low or budget >= most:
+        for i in range(requests):
+            high = highest(caps, i, cap)
+            out[i] = high if budget >= most and budget > low else min(floor, high)
+        return
+    count = candidates(units, floor, cap, caps, values)
+    lengths_above(units, _kth(values, count, budget - low, spare), budget, floor, cap, caps, out)
+
+
+@njit
+def allocate(units: Any, budget: int, floor: int, cap: int, caps: Any) -> Any:
+    """See `arithmetic.allocate`."""
+    out = np.empty(units.shape[0], dtype=np.int64)
+    allocate_into(units, budget, floor, cap, caps, out, np.empty(units.size, np.int64), np.empty(units.size, np.int64))
+    return out
