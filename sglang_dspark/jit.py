@@ -52,6 +52,11 @@ def stated() -> str:
     return f"compiled ({why})"
 
 
+def engine_loops() -> Any:
+    """`simulator.engine.loops.steps`, or None where NumPy is used."""
+    return None if _forced.numpy else _loaded("simulator.engine.loops.steps")
+
+
 @contextmanager
 def numpy_only() -> Iterator[None]:
     """Keep to NumPy for a while, to compare the two."""

@@ -43,7 +43,7 @@ class StepCost:
     terms: dict[str, float] = field(default_factory=dict)
     assumptions: tuple[Assumption, ...] = ()
     meta: dict[str, Any] = field(default_factory=dict)
-    _probed: Probed = field(init=False, repr=False, compare=False)
+    spans: Probed = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         # Prices are shared by every step with the same batch; the cache belongs to the model.
@@ -51,7 +51,7 @@ class StepCost:
         spans = probed(
             self.form, self.draft, self.verify, self.eager, self.captured, self.captured_requests, self.diagonal_gamma
         )
-        object.__setattr__(self, "_probed", spans)
+        object.__setattr__(self, "spans", spans)
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "_prices"}
@@ -73,12 +73,12 @@ class StepCost:
     @property
     def measured_requests(self) -> tuple[int, int]:
         """(least, most) requests of a measured step; a table by tokens alone holds every batch that its tokens hold."""
-        return self._probed.requests
+        return self.spans.requests
 
     @property
     def measured_tokens(self) -> tuple[int, int]:
         """(least, most) verified tokens B whose executed size was measured, in graphs or eager."""
-        graph, eager = self._probed.tokens, self._probed.eager
+        graph, eager = self.spans.tokens, self.spans.eager
         return (min(graph[0], eager[0]), max(graph[1], eager[1]))
 
     @property
@@ -105,7 +105,7 @@ class StepCost:
 
         True below the first and above the last probe by requests or by executed tokens, where curves clamp. Cheap.
         """
-        last_captured, slots, (fewest, most), (low, high), eager = self._probed
+        last_captured, slots, (fewest, most), (low, high), eager = self.spans
         if num_tokens > last_captured or num_requests > slots:
             low, high = eager
         return num_tokens < low or num_tokens > high or num_requests < fewest or num_requests > most

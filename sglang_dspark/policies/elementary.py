@@ -6,7 +6,7 @@ Both are good to about 1e-15, which is all that learning needs.
 
 from __future__ import annotations
 
-from math import factorial
+import math
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ LN2_HIGH, LN2_LOW = 0.6931471803691238, 1.9082149292705877e-10
 SQRT_HALF = 0.7071067811865476
 LARGEST = 9.2
 """What a logit is cut at, that of 1e-4 or of 1 - 1e-4."""
-_EXP = tuple(1.0 / factorial(n) for n in range(13, 1, -1))
+_EXP = tuple(1.0 / math.factorial(n) for n in range(13, 1, -1))
 _LOG = tuple(1.0 / odd for odd in range(21, 1, -2))
 
 
@@ -71,3 +71,11 @@ def logit(part: Ints, whole: Ints | int) -> Floats:
     odds = np.where(inside, part, 1) / np.where(inside, whole - part, 1)
     found = np.clip(log(odds), -LARGEST, LARGEST)
     return np.asarray(np.where(inside, found, np.where(part > 0, LARGEST, -LARGEST)))
+
+
+def log_of(x: float) -> float:
+    """log of one positive number."""
+    mantissa, times = math.frexp(x)
+    if mantissa < SQRT_HALF:
+        mantissa, times = 2.0 * mantissa, times - 1
+    return times * LN2_HIGH + (log_of_mantissa(mantissa) + times * LN2_LOW)  # type: ignore[no-any-return]

@@ -155,33 +155,35 @@ class SurvivalRing:
     counts as unpublished. Late or missing publishes are the caller's business: it then has no past to show.
     """
 
-    def __init__(self, num_slots: int, gamma: int, depth: int) -> None:
-        """depth: the largest lag that will be asked for, >= 1."""
+    def __init__(self, num_slots: int, gamma: int, depth: int, room: tuple[Ints, Ints] | None = None) -> None:
+        """depth: the largest lag that will be asked for, >= 1. room: where to keep [depth, slots, gamma] survivals and
+        [depth, slots] owners, for whoever shares them; all 0."""
         self.depth = depth
-        self._units = [np.full((num_slots, gamma), SCALE, dtype=np.int64) for _ in range(depth)]
+        units, owners = room or (np.zeros((depth, num_slots, gamma), np.int64), np.zeros((depth, num_slots), np.int64))
+        units[:] = SCALE
+        self._units, self._generation = list(units), list(owners)
         # A row as one item: NumPy scatters single items several times faster than rows.
         self._item = np.dtype((np.void, gamma * 8))
-        self._rows = [units.view(self._item).reshape(-1) for units in self._units]
-        self._generation = [np.zeros(num_slots, dtype=np.int64) for _ in range(depth)]
-        self._head = 0
+        self._rows = [each.view(self._item).reshape(-1) for each in self._units]
+        self.head = 0
 
     def publish(self, slots: Ints, generation: Ints, units: Ints) -> None:
         """One decode step's survivals: units [R, gamma] for slots [R] owned by generation [R] (>= 1)."""
-        newest = (self._head + 1) % self.depth
-        if newest != self._head and slots.size < self._generation[0].size:  # else every slot is written below
-            np.copyto(self._units[newest], self._units[self._head])
-            np.copyto(self._generation[newest], self._generation[self._head])
+        newest = (self.head + 1) % self.depth
+        if newest != self.head and slots.size < self._generation[0].size:  # else every slot is written below
+            np.copyto(self._units[newest], self._units[self.head])
+            np.copyto(self._generation[newest], self._generation[self.head])
         if not units.flags.c_contiguous or units.dtype != np.int64:
             units = np.ascontiguousarray(units, dtype=np.int64)
         self._rows[newest][slots] = units.view(self._item).reshape(-1)
         self._generation[newest][slots] = generation
-        self._head = newest
+        self.head = newest
 
     def look(self, slots: Ints, generation: Ints, lag: int) -> tuple[Ints, NDArray[np.bool_]]:
         """What `Past.survival(lag)` answers for these slots and owners."""
         if not 1 <= lag <= self.depth:
             raise ValueError(f"lag {lag} was asked of a ring that keeps 1..{self.depth} publishes")
-        at = (self._head - lag + 1) % self.depth
+        at = (self.head - lag + 1) % self.depth
         published = self._generation[at].take(slots) == generation
         units = self._units[at].take(slots, axis=0)
         if np.count_nonzero(published) != published.size:

@@ -16,7 +16,8 @@ from simulator.engine.batch import DecodeBatch, Ints
 from simulator.engine.prefix_cache import PrefixCache
 
 # managers/scheduler_components/new_token_ratio_tracker.py and environ.py:646-649
-_RATIO_START, _RATIO_LEAST, _RATIO_STEPS, _RETRACT_STEPS = 0.7, 0.7 * 0.14, 600, 20
+_RATIO_START, RATIO_LEAST, _RATIO_STEPS, _RETRACT_STEPS = 0.7, 0.7 * 0.14, 600, 20
+RATIO_STEP = (_RATIO_START - RATIO_LEAST) / _RATIO_STEPS
 _LONGEST_ESTIMATE = 4096  # SGLANG_CLIP_MAX_NEW_TOKENS_ESTIMATION
 
 
@@ -80,7 +81,7 @@ class Memory:
         self.cache = cache
         self.slack = slack
         self.context = 0  # tokens of running requests and of a prompt in progress, those that they share for each
-        self._ratio = _RATIO_START
+        self.ratio = _RATIO_START
 
     def used(self, running: int) -> int:
         """Tokens that `running` decoding requests need, reservations included, shared ones once."""
@@ -132,7 +133,7 @@ class Memory:
         free = self.capacity - self.used(batch.size) - promised - wanted
         if free >= batch.size * _LONGEST_ESTIMATE:
             return True  # whatever is expected
-        ratio = 1.0 if self.slack is None else self._ratio  # managers/schedule_policy.py:785
+        ratio = 1.0 if self.slack is None else self.ratio  # managers/schedule_policy.py:785
         return bool(np.minimum(self.may_ask(batch), _LONGEST_ESTIMATE).sum() * ratio <= free)
 
     def fits_decode_server(self, running: int, waiting: Waiting) -> bool:
@@ -145,15 +146,15 @@ class Memory:
 
     def idle(self) -> None:
         """Nothing runs and nothing waits."""
-        self._ratio = _RATIO_START
+        self.ratio = _RATIO_START
 
     def decode_step(self) -> None:
         """A decode step begins without retraction."""
-        self._ratio = max(self._ratio - (_RATIO_START - _RATIO_LEAST) / _RATIO_STEPS, _RATIO_LEAST)
+        self.ratio = max(self.ratio - RATIO_STEP, RATIO_LEAST)
 
     def retracted(self, running: int, generated: int, wanted: int) -> None:
         """After a retraction: expect more of the requests that still run (which may ask for `wanted` in all)."""
-        self._ratio = min(1.0, (generated + _RETRACT_STEPS * running) / (wanted + 1))
+        self.ratio = min(1.0, (generated + _RETRACT_STEPS * running) / (wanted + 1))
 
 
 def next_chunk(

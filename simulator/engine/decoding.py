@@ -28,6 +28,7 @@ from sglang_dspark.policies.shared_tier import filled
 from simulator.blocks.online import OnlineEstimate
 from simulator.blocks.random import stream
 from simulator.engine.batch import DecodeBatch
+from simulator.engine.loops.layout import Room
 from simulator.engine.model import EngineModel
 from simulator.engine.recorder import Recorder
 from simulator.engine.settings import OVERLAPPED_LAG
@@ -71,19 +72,29 @@ class Drafted:
 class Decoder:
     """The policy's past on one replica: published survivals, what it carries, outcomes on their way to the host."""
 
-    def __init__(self, model: EngineModel, recorder: Recorder, capacity: int) -> None:
-        """capacity: requests that the batch holds at most."""
+    def __init__(self, model: EngineModel, recorder: Recorder, room: Room) -> None:
         policy = model.policy
         self.model, self.recorder = model, recorder
-        self.ring = SurvivalRing(capacity, model.gamma, policy.max_lag) if policy.max_lag else None
-        self._carry, fault = started(policy, model.gamma)
+        slots = (len(room.columns[0]), model.gamma, policy.max_lag)
+        self.ring = SurvivalRing(*slots, (room.ring, room.owners)) if policy.max_lag else None
+        self.carry, fault = started(policy, model.gamma)
         self._note(fault)
         self._knows_depth = knows_depth(policy)
         self._online = OnlineEstimate(model.gamma) if model.online else None
-        self._outcomes: deque[Outcome] = deque()
+        self.outcomes: deque[Outcome] = deque()
         self._outcome_lag = OVERLAPPED_LAG if model.schedule == "overlapped" else 1
-        self._slots = model.cost.captured_requests or (1 << 30)
+        self.slots = model.cost.captured_requests or (1 << 30)
         self._coins = stream(model.seed, "exploration") if model.explore else None
+
+    @property
+    def head(self) -> int:
+        """Where the ring stands."""
+        return 0 if self.ring is None else self.ring.head
+
+    @head.setter
+    def head(self, head: int) -> None:
+        if self.ring is not None:
+            self.ring.head = head
 
     def decide(self, batch: DecodeBatch, context: int, waiting: int, kv: int) -> Drafted:
         """What the batch drafts and, by itself, verifies.
@@ -99,7 +110,7 @@ class Decoder:
             live = self._online.report(live)
         if self._knows_depth:
             live = KnownBlock(live.units, live.confidence, 0, depth)
-        eager = size > self._slots
+        eager = size > self.slots
         past, decision = self._decide(batch, live, context, waiting, eager=eager)
         return Drafted(decision, past, live, depth, context, kv, eager)
 
@@ -144,9 +155,7 @@ class Decoder:
 
     def _contexts(self, batch: DecodeBatch) -> Ints:
         """[R] tokens that each running request holds."""
-        requests = batch.request[: batch.size]
-        total = self.recorder.input_length[requests] + self.recorder.output_length[requests]
-        return np.asarray(total - batch.remaining[: batch.size])
+        return np.asarray(batch.whole[: batch.size] - batch.remaining[: batch.size])
 
     def _decide(
         self, batch: DecodeBatch, live: LiveBlock, context: int, waiting: int, *, eager: bool
@@ -161,7 +170,7 @@ class Decoder:
         else:
             prices = model.belief.prices(size, model.gamma, context)
             lagged = None if ring is None else partial(ring.look, slots, generation)
-            past = Past(size, model.gamma, prices, lagged, self._carry, waiting)
+            past = Past(size, model.gamma, prices, lagged, self.carry, waiting)
             decision = model.policy.decide(past, live)
             self._note(decision.fault)
         if ring is not None:
@@ -170,9 +179,9 @@ class Decoder:
 
     def _learn(self, outcome: Outcome) -> None:
         """Outcomes reach the host with the lag of the schedule."""
-        self._outcomes.append(outcome)
-        if len(self._outcomes) >= self._outcome_lag:
-            self._carry, fault = learned(self.model.policy, self._carry, self._outcomes.popleft())
+        self.outcomes.append(outcome)
+        if len(self.outcomes) >= self._outcome_lag:
+            self.carry, fault = learned(self.model.policy, self.carry, self.outcomes.popleft())
             self._note(fault)
 
     def _note(self, fault: str | None) -> None:

@@ -2,46 +2,45 @@
 
 from __future__ import annotations
 
+from sglang_dspark.policies.arithmetic import Ints
+
 
 class Departures:
-    """By slot. Under the overlap loop the host chooses a step before it has seen what the last one finished."""
+    """Under the overlap loop the host chooses a step before it has seen what the last one finished.
 
-    def __init__(self, overlap: bool) -> None:
+    rows: [3, capacity] slot, step in which it ended, and whether that was foreseen, of the first `count`, in order.
+    """
+
+    def __init__(self, rows: Ints, overlap: bool) -> None:
+        self.rows, self.count = rows, 0
         self._lag = int(overlap)
-        self._ended: dict[int, int] = {}  # slot -> step, in order
-        self._sure: set[int] = set()
 
     def __len__(self) -> int:
-        return len(self._ended)
+        return self.count
 
     def add(self, slot: int, step: int, *, sure: bool) -> None:
         """A request ended in `step`. sure: it wanted one token, so that its end could be foreseen."""
-        self._ended[slot] = step
-        if sure:
-            self._sure.add(slot)
+        self.rows[:, self.count] = slot, step, sure
+        self.count += 1
 
     def take_known(self, steps: int) -> list[int]:
         """Slots of requests that the host knows to be finished when it chooses a step after `steps` others."""
-        known = []
-        for slot, step in self._ended.items():
-            if step > steps - self._lag:
-                break
-            known.append(slot)
-        return self._take(known)
+        return self._take((self.rows[1, : self.count] <= steps - self._lag).nonzero()[0].tolist())
 
     def take_foreseen(self) -> list[int]:
         """Slots that a decode step leaves out because their end was sure (SGLang's _reqs_finishing_inflight).
 
         A prefill is chosen before that, while they still hold their place.
         """
-        return self._take(sorted(self._sure))
+        return sorted(self._take(self.rows[2, : self.count].nonzero()[0].tolist()))
 
     def forget(self, slot: int) -> None:
         """It left another way."""
-        self._take([slot] if slot in self._ended else [])
+        self._take((self.rows[0, : self.count] == slot).nonzero()[0].tolist())
 
-    def _take(self, slots: list[int]) -> list[int]:
-        for slot in slots:
-            del self._ended[slot]
-            self._sure.discard(slot)
+    def _take(self, which: list[int]) -> list[int]:
+        slots: list[int] = self.rows[0, which].tolist()
+        kept = [index for index in range(self.count) if index not in which]
+        self.rows[:, : len(kept)] = self.rows[:, kept]
+        self.count = len(kept)
         return slots

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +52,40 @@ class DecodeView:
     depth: Ints
 
 
+class Tally:
+    """Sums over the decode steps of one replica. They are kept apart so that they do not hang on who stepped first.
+
+    counts: [6] int64 steps, verified and committed tokens, requests that wanted some, requests, and steps that the
+    profile was not measured for. seconds: [3] float64 draft, verify, all.
+    """
+
+    def __init__(self, counts: Ints, seconds: NDArray[np.float64], gamma: int) -> None:
+        self.counts, self.seconds = counts, seconds
+        self.bursts = Bursts(gamma + 1)
+
+    def decode(
+        self, rows: int, alive: int, verified: int, committed: int, draft: float, verify: float, seconds: float
+    ) -> None:
+        """A decode step ended: `committed` of `verified` tokens went to `alive` of `rows` requests, some had ended."""
+        counts, sums = self.counts, self.seconds
+        counts[0] += 1
+        counts[1] += verified
+        counts[2] += committed
+        counts[3] += alive
+        counts[4] += rows
+        sums[0] += draft
+        sums[1] += verify
+        sums[2] += seconds
+
+
+def _count(which: int, doc: str) -> Any:
+    return property(lambda recorder: sum(int(tally.counts[which]) for tally in recorder.tallies), doc=doc)
+
+
+def _sum(which: int, doc: str) -> Any:
+    return property(lambda recorder: sum(float(tally.seconds[which]) for tally in recorder.tallies), doc=doc)
+
+
 class Recorder:
     """Collects one run. Per-request arrays are [N] in trace order, seconds; NaN until it happened."""
 
@@ -72,14 +107,33 @@ class Recorder:
         self.verify_steps = np.zeros(count, dtype=np.int64)
         self.retractions = np.zeros(count, dtype=np.int64)
         self.completed = 0
-        self.decode_steps = self.prefill_steps = 0
+        self.prefill_steps = 0
         self.fallbacks = 0  # times that the policy raised and its class's fallback stood in
-        self.steps_beyond_probes = 0  # decode steps that the profile was not measured for
-        self.draft_s = self.verify_s = self.decode_s = self.prefill_s = 0.0
+        self.prefill_s = 0.0
         self.cached_tokens = 0  # prompt tokens that a request's first prefill found in the prefix cache
         self.prefill_outputs = 0  # tokens that prefills gave: first ones, and those of resumed requests
-        self.verified_tokens = self.committed_tokens = self.request_steps = self.rows = 0
-        self.bursts = Bursts(gamma + 1)
+        self.tallies: list[Tally] = []  # by replica
+        self._gamma = gamma
+
+    decode_steps = _count(0, "Decode steps.")
+    verified_tokens = _count(1, "Tokens that they verified, anchors included.")
+    committed_tokens = _count(2, "Tokens that they gave.")
+    request_steps = _count(3, "Requests that wanted tokens of them, step by step.")
+    rows = _count(4, "Requests in their batches, those that had ended included.")
+    steps_beyond_probes = _count(5, "Those that the profile was not measured for.")
+    draft_s = _sum(0, "Seconds that they drafted.")
+    verify_s = _sum(1, "Seconds that they verified.")
+    decode_s = _sum(2, "Seconds that they took.")
+
+    def tally(self, counts: Ints, seconds: NDArray[np.float64]) -> Tally:
+        """Where a further replica keeps its sums."""
+        self.tallies.append(Tally(counts, seconds, self._gamma))
+        return self.tallies[-1]
+
+    @property
+    def bursts(self) -> Bursts:
+        """See `Bursts`."""
+        return Bursts.together([tally.bursts for tally in self.tallies])
 
     @property
     def output_tokens(self) -> int:
@@ -121,16 +175,3 @@ class Recorder:
         """A prefill step ended."""
         self.prefill_steps += 1
         self.prefill_s += seconds
-
-    def decode(
-        self, rows: int, alive: int, verified: int, committed: int, draft: float, verify: float, seconds: float
-    ) -> None:
-        """A decode step ended: `committed` of `verified` tokens went to `alive` of `rows` requests, some had ended."""
-        self.decode_steps += 1
-        self.draft_s += draft
-        self.verify_s += verify
-        self.decode_s += seconds
-        self.verified_tokens += verified
-        self.committed_tokens += committed
-        self.request_steps += alive
-        self.rows += rows

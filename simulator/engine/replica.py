@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator
 from itertools import islice
-from typing import Any
+from math import inf
+from typing import Any, Protocol
 
 import numpy as np
 import simpy
@@ -20,11 +21,40 @@ from sglang_dspark.policies.arithmetic import Ints
 from simulator.engine.admission import Chunk, Memory, Waiting, next_chunk
 from simulator.engine.batch import DecodeBatch
 from simulator.engine.bursts import Gaps
+from simulator.engine.clock import Clock
 from simulator.engine.decoding import Decoder, Drafted, Step
 from simulator.engine.departures import Departures
+from simulator.engine.loops.layout import (
+    COMMITTED,
+    SECONDS,
+    SUM_BEYOND,
+    SUM_DRAFT,
+    SUM_SECONDS,
+    SUM_STEPS,
+    TOTAL,
+    cut,
+    new_room,
+)
 from simulator.engine.model import EngineModel
 from simulator.engine.prefix_cache import PrefixCache
 from simulator.engine.recorder import DecodeView, Recorder, StepView
+from simulator.engine.retraction import make_room
+from simulator.engine.stepping import Stepper
+
+
+class Outside(Protocol):
+    """Those who send requests, as a replica sees them."""
+
+    next_arrival_s: float
+    """When the next request comes by the clock; infinite if none does."""
+
+    @property
+    def answers_finishes(self) -> bool:
+        """Whether the end of a request makes them send another."""
+
+    @property
+    def looks_at_no_loads(self) -> bool:
+        """Whether what a replica does between two arrivals is nobody's business until it is over."""
 
 
 class Engine:
@@ -32,36 +62,41 @@ class Engine:
 
     def __init__(
         self,
-        env: simpy.Environment,
+        env: Clock,
         model: EngineModel,
         recorder: Recorder,
         on_finish: Callable[[int], None],
         replica: int = 0,
+        outside: Outside | None = None,
     ) -> None:
+        """outside: what it knows of those who send requests; None: nothing."""
         self.env, self.model, self.recorder, self.replica = env, model, recorder, replica
         self.on_finish = on_finish
         policy = model.policy
         self._limit, self._free_slots = model.server.max_running_requests, model.server.free_slots
-        capacity = self._limit
-        self.batch = DecodeBatch(capacity, model.source, confidence=policy.reads_confidence)
+        self._outside = outside
+        self.arrays = new_room(self._limit, model.gamma, policy.max_lag, confidence=policy.reads_confidence)
+        self.room = room = cut(*self.arrays)
+        self.batch = DecodeBatch(room, model.source)
         self._overlap = model.schedule != "no-overlap"
         cache = None if model.prompts is None else PrefixCache(model.prompts, overlap=self._overlap)
         self.memory = Memory(model.kv_tokens, model.kv_reserve, cache, model.slack)
         self.queue: deque[Waiting] = deque()
         self._inbox: deque[tuple[float, Waiting]] = deque()  # (time, request): came since the host last looked
-        self._looked_s = 0.0
+        self.looked_s = 0.0
         self.entering = 0  # requests in a prefill step under way that ends their prompt
-        self._gaps = Gaps(recorder.bursts)
-        self.decoder = Decoder(model, recorder, capacity)
+        self.tally = recorder.tally(room.n[SUM_STEPS : SUM_BEYOND + 1], room.f[SUM_DRAFT : SUM_SECONDS + 1])
+        self.gaps = Gaps(self.tally.bursts, room.joined_slots, room.joined_s)
+        self.decoder = Decoder(model, recorder, room)
         self._closed = False  # SGLang's batch_is_full: nobody new enters until a request leaves
-        self._leaving = Departures(self._overlap)
-        self._steps = self._decode_steps = 0
+        self.leaving = Departures(room.left, self._overlap)
+        self.steps = self.decode_steps = 0
         self._wake: simpy.Event | None = None
 
     @property
     def load(self) -> int:
         """Requests that run or wait."""
-        return self.batch.size - len(self._leaving) + self.entering + self.waiting
+        return self.batch.size - len(self.leaving) + self.entering + self.waiting
 
     @property
     def waiting(self) -> int:
@@ -83,15 +118,19 @@ class Engine:
 
     def run(self) -> Generator[simpy.Event, Any, None]:
         """The engine loop."""
-        timeout = self.env.timeout
+        timeout, stepper = self.env.timeout, Stepper.of(self)
         while True:
             chunk = self.prefill_next()
             if chunk is not None:
                 seconds = self.model.prefill_seconds(chunk.new_tokens, chunk.context_tokens)
                 yield timeout(seconds)
                 self.end_prefill(chunk, seconds)
+            elif self.batch.size and stepper is not None and self.batch.size <= self.decoder.slots:
+                self._prepare()
+                yield self.env.at(stepper.begin())
+                self._end_run(stepper)
             elif self.batch.size:
-                step = self.begin_decode()
+                step = self.begin_decode() if stepper is None else stepper.lend(self.begin_decode)
                 yield timeout(step.seconds)
                 self.end_decode(step)
             else:
@@ -102,16 +141,16 @@ class Engine:
     def prefill_next(self) -> Chunk | None:
         """The prefill step that goes next, or None; requests that the host knows to be finished leave first."""
         if self.memory.cache is not None:
-            self.memory.cache.see(self._steps)
-        if self._leaving:
-            self._leave(self._leaving.take_known(self._steps))
+            self.memory.cache.see(self.steps)
+        if self.leaving:
+            self._leave(self.leaving.take_known(self.steps))
         if self.model.settings.prefill_elsewhere_s is not None:
-            self._leave(self._leaving.take_foreseen())
+            self._leave(self.leaving.take_foreseen())
             self._take_over()
             return None
         chunk = self._choose()
-        if chunk is None and self._leaving:
-            self._leave(self._leaving.take_foreseen())
+        if chunk is None and self.leaving:
+            self._leave(self.leaving.take_foreseen())
             if not self.batch.size:
                 return self._choose()  # nothing to decode either: the host looks again
         return chunk
@@ -126,8 +165,10 @@ class Engine:
             self.queue.popleft()
             self.recorder.entered(head.request, self.env.now)
             self.memory.context += head.context
-            slot = self.batch.add(head.request, head.remaining, head.generated, self._decode_steps)
-            self._gaps.joined(slot, self._gaps.last_token(head.request, self.recorder.first_token_s))
+            slot = self.batch.add(
+                head.request, head.remaining, head.generated, self.decode_steps, head.context + head.remaining
+            )
+            self.gaps.joined(slot, self.gaps.last_token(head.request, self.recorder.first_token_s))
 
     def _choose(self) -> Chunk | None:
         self._receive()
@@ -160,14 +201,14 @@ class Engine:
 
         A client that answers a finished request with the next one needs a moment: it is never seen at that instant.
         """
-        looked_s = self._looked_s if self._overlap else self.env.now
-        self._looked_s = self.env.now
+        looked_s = self.looked_s if self._overlap else self.env.now
+        self.looked_s = self.env.now
         idle = not self.batch.size and not self.queue
         while self._inbox and (idle or self._inbox[0][0] < looked_s):
             self.queue.append(self._inbox.popleft()[1])
 
     def end_prefill(self, chunk: Chunk, seconds: float) -> None:
-        self._steps += 1
+        self.steps += 1
         self.entering = 0
         if self.queue and self.queue[0].done:
             self._closed = False  # SGLang takes the cut request out of the prefill batch, which reopens admission
@@ -184,13 +225,14 @@ class Engine:
         self.recorder.prefilled(request, now, first=generated == 1, cached=waiting.cached)
         self.recorder.entered(request, now)
         if generated > 1:
-            self._gaps.resumed(request, now)
+            self.gaps.resumed(request, now)
         self.memory.context += 1
         if remaining:
-            slot = self.batch.add(request, remaining, generated, self._decode_steps)
-            self._gaps.joined(slot, now)
+            whole = waiting.context + waiting.remaining
+            slot = self.batch.add(request, remaining, generated, self.decode_steps, whole)
+            self.gaps.joined(slot, now)
             if self.memory.cache is not None:
-                self.memory.cache.prefilled(request, self._steps)
+                self.memory.cache.prefilled(request, self.steps)
             return
         self.memory.finish(request, waiting.context + 1)
         self._finish(request, now)
@@ -201,31 +243,35 @@ class Engine:
 
     def decide(self) -> Drafted:
         """The first half of `begin_decode`: what this replica would verify by itself."""
-        self._make_room()
-        self.memory.evict(self.batch.size)
+        self._prepare()
         self.batch.refill()
         kv = self.memory.used(self.batch.size)
         return self.decoder.decide(self.batch, self.memory.context, len(self.queue), kv)
 
+    def _prepare(self) -> None:
+        """Memory for the next decode step."""
+        make_room(self)
+        self.memory.evict(self.batch.size)
+
     def execute(self, drafted: Drafted) -> Step:
         """The second half of `begin_decode`."""
         step = self.decoder.execute(self.batch, drafted)
-        self.recorder.steps_beyond_probes += step.beyond_probes
+        self.tally.counts[-1] += step.beyond_probes
         return step
 
     def end_decode(self, step: Step) -> None:
         batch, recorder = self.batch, self.recorder
         size = batch.size
-        alive = size - len(self._leaving)
-        self._steps += 1
-        self._decode_steps += 1
+        alive = size - len(self.leaving)
+        self.steps += 1
+        self.decode_steps += 1
         remaining = batch.remaining[:size]
         committed = step.accepted + 1
         np.minimum(committed, remaining, out=committed)
         total = int(np.add.reduce(committed))
         verified = size + step.decision.total
-        recorder.decode(size, alive, verified, total, step.draft_s, step.verify_s, step.seconds)
-        self._gaps.decode(self.env.now, committed, batch.index_of)
+        self.tally.decode(size, alive, verified, total, step.draft_s, step.verify_s, step.seconds)
+        self.gaps.decode(self.env.now, committed, batch.index_of)
         if recorder.on_tokens is not None:
             self._show_tokens(committed)
         if recorder.on_decode is not None:
@@ -241,6 +287,46 @@ class Engine:
         if recorder.on_step is not None:
             self._watch("decode", step.seconds, verified, total, step.kv)
 
+    def _end_run(self, stepper: Stepper) -> None:
+        """`end_decode` of compiled steps."""
+        batch, recorder, room, size = self.batch, self.recorder, self.room, self.batch.size
+        kv = self.memory.used(size)
+        verified, committed = (size + room.n[TOTAL], room.n[COMMITTED]) if recorder.on_step is not None else (0, 0)
+        if recorder.on_tokens is not None:
+            self._show_tokens(room.committed[:size])
+        if recorder.on_decode is not None:
+            depth, units = batch.blocks.depth.take(batch.row[:size]), batch.blocks.units.take(batch.row[:size], axis=0)
+            rows = (batch.request, batch.remaining, room.lengths, room.accepted)
+            recorder.on_decode(DecodeView(*(row[:size].copy() for row in rows), units, depth))
+        for request, at_s in stepper.end():
+            self._finish(request, at_s)
+        if recorder.on_step is not None:
+            self._watch("decode", room.f.item(SECONDS), int(verified), int(committed), kv)
+
+    def horizon(self) -> tuple[float, bool, bool]:
+        """(when somebody outside may do something, whether the host sees it only at the step after, whether nobody can
+        enter until a request leaves): what compiled steps must heed."""
+        outside, elsewhere = self._outside, self.model.settings.prefill_elsewhere_s is not None
+        own = outside is not None and outside.looks_at_no_loads and not elsewhere
+        cut_off = bool(self.queue) and self.queue[0].done > 0
+        full = self._limit - self.batch.size < self._free_slots or (self._closed and self.memory.cache is None)
+        blocked = own and full and not cut_off
+        if self.waiting:
+            return -inf, False, blocked
+        if own:
+            assert outside is not None
+            return outside.next_arrival_s, self._overlap, blocked
+        return self.env.peek(), False, False
+
+    @property
+    def answers_finishes(self) -> bool:
+        """Whether the end of a request makes somebody send another."""
+        return self._outside is None or self._outside.answers_finishes
+
+    def reopen(self) -> None:
+        """A request left: somebody may enter again."""
+        self._closed = False
+
     def _show_tokens(self, committed: Ints) -> None:
         """Every request's chunk of this decode step."""
         assert self.recorder.on_tokens is not None
@@ -253,8 +339,8 @@ class Engine:
         batch = self.batch
         for index in rows:
             request, slot = int(batch.request[index]), int(batch.slot[index])
-            self._leaving.add(slot, self._steps, sure=bool(committed[index] == 1))
-            self.recorder.left(request, self._decode_steps - int(batch.joined[index]))
+            self.leaving.add(slot, self.steps, sure=bool(committed[index] == 1))
+            self.recorder.left(request, self.decode_steps - int(batch.joined[index]))
             self._finish(request, self.env.now)
 
     def _finish(self, request: int, now: float) -> None:
@@ -271,45 +357,10 @@ class Engine:
             batch.remove(index)
             self._closed = False
 
-    def _make_room(self) -> None:
-        """Retract until the next decode step fits; the last request always fits, or the router had refused it."""
-        batch, memory = self.batch, self.memory
-        if memory.used(batch.size) <= memory.capacity:
-            memory.decode_step()
-            return
-        while memory.used(batch.size) > memory.capacity and batch.size > 1:
-            self._retract()
-        wanted = self.recorder.output_length[batch.request[: batch.size]]
-        generated = int((wanted - batch.remaining[: batch.size]).sum())
-        memory.retracted(batch.size, generated, generated + int(memory.may_ask(batch).sum()))
-        self._closed = False
-
-    def _retract(self) -> None:
-        """The request with the fewest generated tokens, of those the longest prompt, waits again with all it has."""
-        batch, recorder = self.batch, self.recorder
-        requests, remaining = batch.request[: batch.size], batch.remaining[: batch.size]
-        generated = recorder.output_length[requests] - remaining
-        prompt = recorder.input_length[requests]
-        index = int(np.lexsort((-prompt, generated))[0])
-        request, context, left = int(requests[index]), int(prompt[index] + generated[index]), int(remaining[index])
-        self.memory.drop(request, context)
-        if left:
-            recorder.left(request, self._decode_steps - int(batch.joined[index]))
-            recorder.retracted(request)
-            self._gaps.retracted(request, int(batch.slot[index]))
-            waiting = Waiting(request, context, int(generated[index]), left)
-            if self.model.settings.prefill_elsewhere_s is None:
-                self.queue.append(waiting)
-            else:
-                self.queue.appendleft(waiting)  # its KV waits on the host, and nobody new enters before it
-        else:
-            self._leaving.forget(int(batch.slot[index]))
-        batch.remove(index)
-
     def _watch(self, kind: str, seconds: float, tokens: int, committed: int, kv: int) -> None:
         recorder, batch, waiting = self.recorder, self.batch, self.waiting
         assert recorder.on_step is not None
-        running = batch.size - len(self._leaving)
+        running = batch.size - len(self.leaving)
         cached = None if self.memory.cache is None else self.memory.cache.idle
         recorder.on_step(
             StepView(

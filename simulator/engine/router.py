@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from math import inf
 
 import simpy
 
@@ -28,6 +29,7 @@ class Router:
         self.env, self.trace, self.recorder = env, trace, recorder
         self._elsewhere_s = elsewhere_s
         self.engines: list[Engine] = []
+        self.next_arrival_s = inf
         self.failed = 0
         self.done = env.event()
         self._next = 0
@@ -45,6 +47,7 @@ class Router:
         self.engines, self._least_loaded = engines, router == "least-loaded"
         self._closed = concurrency is not None
         if concurrency is None:
+            self.next_arrival_s = float(self.trace.arrival_s[0])
             self.env.process(self._by_the_clock())
             return
         self.full = min(concurrency, slots, len(self.trace))
@@ -58,10 +61,22 @@ class Router:
             self._send_next()
         self._check_done()
 
+    @property
+    def answers_finishes(self) -> bool:
+        """See `Outside`."""
+        return self._closed
+
+    @property
+    def looks_at_no_loads(self) -> bool:
+        """See `Outside`: a closed loop over several replicas sends to the one what the other has finished."""
+        return len(self.engines) == 1 or not (self._closed or self._least_loaded)
+
     def _by_the_clock(self) -> Generator[simpy.Event, None, None]:
-        for arrival_s in self.trace.arrival_s.tolist():
+        stamps = self.trace.arrival_s.tolist()
+        for arrival_s, following_s in zip(stamps, [*stamps[1:], inf], strict=True):
             if arrival_s > self.env.now:
                 yield self.env.timeout(arrival_s - self.env.now)
+            self.next_arrival_s = following_s
             self._send()
             self._check_done()
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
-import simpy
 
 from sglang_dspark.cost import StepCost
 from sglang_dspark.cost.graphs import Machine
@@ -17,6 +16,7 @@ from simulator.blocks.confidence import Confidence
 from simulator.blocks.draft_time import drafted_positions, with_drafter
 from simulator.blocks.drafter import DOMAINS, Drafter
 from simulator.blocks.random import stream
+from simulator.engine.clock import Clock
 from simulator.engine.lockstep import LockStep
 from simulator.engine.model import EngineModel, kv_reserve
 from simulator.engine.prefix_cache import Prompts
@@ -132,7 +132,7 @@ class Setting:
 class Assembly:
     """The parts of one run, ready to go: `env.run(until=router.done)`."""
 
-    env: simpy.Environment
+    env: Clock
     trace: Trace
     model: EngineModel
     recorder: Recorder
@@ -157,11 +157,11 @@ def assemble(
     if setting.request_rate is not None:
         trace = with_poisson_arrivals(trace, setting.request_rate, seed)
     model = _engine_model(setting, policy, trace, seed)
-    env = simpy.Environment()
+    env = Clock()
     recorder = Recorder(trace.input_length, trace.output_length, model.gamma, on_step, on_tokens, on_decode)
     router = Router(env, trace, recorder, model.kv_tokens, model.kv_reserve, setting.engine.prefill_elsewhere_s)
     on_finish = router.on_finish if on_progress is None else _reporting(router, recorder, on_progress)
-    engines = [Engine(env, model, recorder, on_finish, replica) for replica in range(setting.engine.replicas)]
+    engines = [Engine(env, model, recorder, on_finish, replica, router) for replica in range(setting.engine.replicas)]
     for loop in [LockStep(env, engines)] if setting.engine.dp_attention else engines:
         env.process(loop.run())
     slots = model.server.max_running_requests * setting.engine.replicas

@@ -3,6 +3,7 @@
 Every function here has a NumPy form that gives the same bits and says what it is for. Arrays are C-contiguous.
 """
 
+from sglang_dspark.policies.loops.costs import followed_tier, tier_grains
 from sglang_dspark.policies.loops.learning import corrected, corrected_lagged, followed
 from sglang_dspark.policies.loops.order import allocate, highest, sorted_survivals, survival_units
 from sglang_dspark.policies.loops.rules import (
@@ -21,6 +22,7 @@ __all__ = [
     "corrected_lagged",
     "first_decline",
     "followed",
+    "followed_tier",
     "foresight_tables",
     "foresight_walk",
     "highest",
@@ -28,4 +30,5 @@ __all__ = [
     "sorted_survivals",
     "survival_units",
     "table_lengths",
+    "tier_grains",
 ]

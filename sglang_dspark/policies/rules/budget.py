@@ -14,7 +14,7 @@ from sglang_dspark.policies.classes import BudgetRule, best_budget
 from sglang_dspark.policies.parameters import parameter
 from sglang_dspark.policies.state import Outcome, Past
 
-_SGLANG_LEAST = 17  # SGLang leaves out survivals below 1e-6; 17 units of 2^-24 is the first that it keeps
+SGLANG_LEAST = 17  # SGLang leaves out survivals below 1e-6; 17 units of 2^-24 is the first that it keeps
 _PRIOR_WEIGHT = 16  # an outcome moves the running prior by 1/16
 
 
@@ -60,7 +60,7 @@ class Argmax(BudgetRule):
             units = np.where(published[:, None], units, past.carry)
         bounds = self.bounds(past.gamma)
         if self.pricing == "floor":
-            return best_budget(past, units, past.prices.floor_inverse, *bounds, _SGLANG_LEAST)
+            return best_budget(past, units, past.prices.floor_inverse, *bounds, SGLANG_LEAST)
         return best_budget(past, units, past.prices.inverse, *bounds)
 
 
