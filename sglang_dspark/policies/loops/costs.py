@@ -45,12 +45,13 @@ def tier_grains(met: Any, means: Any, count: int, grains: Any) -> bool:
     for k in range(count):
         total += means[k]
     common = total / (count + COMMON_DOUBT)
-    found = np.zeros_like(grains)
+    found = np.zeros(grains.shape, dtype=np.int64)
     for k in range(count):
         found[0, k] = met[0, k]
         found[1, k] = np.int64(np.rint((means[k] - common) * met[1, k] / (met[1, k] + DOUBT) / GRAIN))
     alike = _covered(found, grains) and _covered(grains, found)
-    grains[:] = found
+    for k in range(grains.shape[1]):
+        grains[0, k], grains[1, k] = found[0, k], found[1, k]
     return not alike
 
 

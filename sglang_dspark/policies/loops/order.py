@@ -61,7 +61,8 @@ def sort_descending(values: Any, count: int, spare: Any) -> None:
             k = value >> shift & 511
             target[ends[digit, k]] = value
             ends[digit, k] += 1
-    values[:count] = spare[:count]
+    for i in range(count):
+        values[i] = spare[i]
 
 
 @njit
