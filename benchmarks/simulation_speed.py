@@ -7,9 +7,9 @@ else), for the same number of engine steps and the same limit of running request
 never run out. Goal: at most 3 times the bare loop at a mean of up to 64 running.
 
 trace (with --trace): the whole trace, open loop at its own rate, one policy on one core, alternating with the peer,
-NVIDIA Dynamo's offline replay, where there is one (goal for the Azure 2023 conversation trace: its time;
-up to 1.5 times it if what remains is explained). It pins much
-that we do not need, so it has an environment of its own, and --peer names that interpreter:
+NVIDIA Dynamo's offline replay, where there is one (goal for the Azure 2023 conversation trace: its time; up to 1.5
+times it if what remains is explained). The peer pins much that we do not need, so it has an environment of its own, and
+--peer names that interpreter:
 
     python3 -m venv peer
     peer/bin/pip install --no-deps ai-dynamo==1.6.1 ai-dynamo-runtime==1.6.1
