@@ -1,79 +1,102 @@
 """How fast the simulator is, and what a verification decision costs the host. Everything is measured in one run.
 
-Run: python benchmarks/simulation_speed.py [--trace FILE] [--repeats 3]
+Run: python benchmarks/simulation_speed.py [--trace FILE [--peer PYTHON]] [--before COMMIT] [--repeats 3] [--only PART]
 
-1. The simulator against a bare SimPy loop (one event a step, a NumPy batch that loses 1..5 tokens a step and nothing
-   else), for the same number of engine steps and the same limit of running requests; requests of 211 output tokens that
-   never run out. Goal: at most 3 times the bare loop at a mean of up to 64 running.
-2. With --trace: the whole trace, open loop at its own rate (goal for the Azure 2023 conversation trace: under 120 s).
-3. Peak memory for a trace and for one ten times as long, each in a process of its own.
-4. The host's time for one decision by policy and batch size, beside SGLang's `compute_verify_token_budget` where sglang
-   is installed (goal for a budget rule at R = 256: at most a quarter of it).
+loop: the simulator against a bare SimPy loop (one event a step, a NumPy batch that loses 1..5 tokens a step and nothing
+else), for the same number of engine steps and the same limit of running requests; requests of 211 output tokens that
+never run out. Goal: at most 3 times the bare loop at a mean of up to 64 running.
 
-Times are this process's CPU time, the least of several repetitions that alternate between what is compared: other work
-on the machine disturbs.
+trace (with --trace): the whole trace, open loop at its own rate, one policy on one core, alternating with the peer,
+NVIDIA Dynamo's offline replay, where there is one (goal for the Azure 2023 conversation trace: its time; up to 1.5
+times it if what remains is explained). The peer pins much that we do not need, so it has an environment of its own, and
+--peer names that interpreter:
+
+    python3 -m venv peer
+    peer/bin/pip install --no-deps ai-dynamo==1.6.1 ai-dynamo-runtime==1.6.1
+    peer/bin/pip install typing_extensions pydantic==2.13.5 numpy pyyaml pandas uvloop
+
+before (with --before): an engine step at 2, 64 and 256 running requests, and a host decision, here and at that commit.
+
+memory: its peak for a trace and for one ten times as long, each in a process of its own.
+
+decisions: the host's time for one decision by policy and batch size, beside SGLang's `compute_verify_token_budget`
+where sglang is installed (goal for a budget rule at R = 256: at most a quarter of it).
+
+Times are CPU time on one core, the least of several repetitions that alternate between what is compared: other work on
+the machine disturbs. Imports, reading the trace and what is compiled first are not in them.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import multiprocessing
 import os
 import platform
 import resource
 import sys
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import simpy
+from speed.bare import bare_loop
+from speed.before import against
+from speed.loads import PROFILE, SIMULATED, drawing_s, on_one_core, setting, synthetic, timed
+from speed.peer import whole_trace
 
+from sglang_dspark import jit
 from sglang_dspark.cost import load_profile
+from sglang_dspark.errors import InputError
 from sglang_dspark.policies import LiveBlock, Past, Policy, SurvivalRing, make_policy
-from simulator.blocks.acceptance import BlockTable, StatisticalAcceptance
 from simulator.blocks.drafters import DRAFTERS
 from simulator.engine.run import Setting
-from simulator.engine.settings import EngineSettings
 from simulator.results.run import run_once
-from simulator.traces import Trace, load_trace
 
-PROFILE = "vllm-b300-dsv4-flash"
-SIMULATED = ("argmax:lag=2", "hull", "fixed:k=7")
 DECIDED = ("fixed:k=7", "schedule", "tetris", "goodput", "argmax:lag=2", "threshold", "early-stop", "hull", "lookahead")
-OUTPUT_TOKENS = 211  # mean of the Azure 2023 conversation trace
 BATCHES = (1, 8, 64, 256)
+SGLANG = "SGLang's budget function"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trace", help="a request trace to run whole, open loop")
+    parser.add_argument("--peer", metavar="PYTHON", help="an interpreter that has ai-dynamo (default: this one)")
+    parser.add_argument("--before", metavar="COMMIT", help="a commit to compare a step and a decision with")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--requests", type=int, default=60, help="requests per running request in part 1")
+    parser.add_argument("--requests", type=int, default=60, help="requests per running request in part `loop`")
+    parser.add_argument("--only", choices=("loop", "trace", "before", "memory", "decisions"), help="one part")
     args = parser.parse_args()
+    for name in ("repeats", "requests"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name} {getattr(args, name)}: expected 1 or more")
+    for name in ("trace", "before"):
+        if args.only == name and not getattr(args, name):
+            parser.error(f"--only {name} needs --{name}")
+        if args.only not in (None, name) and getattr(args, name):
+            parser.error(f"--only {args.only} leaves --{name} out: expected one of them")
+    if args.peer and not args.trace:
+        parser.error("--peer replays a trace: give --trace")
+    parts = {
+        "loop": lambda: against_bare_loop(args.requests, args.repeats),
+        "trace": lambda: whole_trace(args.trace, args.peer, args.repeats) if args.trace else None,
+        "before": lambda: against(args.before, args.repeats) if args.before else None,
+        "memory": memory,
+        "decisions": lambda: decisions(args.repeats),
+    }
+    on_one_core()
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, NumPy {np.__version__}")
-    against_bare_loop(args.requests, args.repeats)
-    if args.trace:
-        whole_trace(args.trace)
-    memory()
-    decisions(args.repeats)
-
-
-def synthetic(requests: int) -> Trace:
-    """Equal requests that all arrive at once."""
-    output = np.full(requests, OUTPUT_TOKENS)
-    return Trace(np.zeros(requests), np.full(requests, 512), output, source="synthetic")
-
-
-def setting(trace: Trace, running: int, *, closed: bool = True) -> Setting:
-    cost = load_profile(PROFILE)
-    engine = EngineSettings(max_running_requests=running)
-    return Setting(trace, cost, cost, DRAFTERS["dspark"], engine=engine, concurrency=running if closed else None)
+    try:
+        for name in [args.only] if args.only else parts:
+            parts[name]()
+    except InputError as error:
+        parser.error(str(error))
 
 
 def against_bare_loop(requests: int, repeats: int) -> None:
-    """Part 1."""
+    """Part `loop`."""
     print("\nCPU us/step, of it for blocks and decisions (measured apart); the bare loop's; the ratio")
     print("running  policy         steps  mean batch  us/step  blocks  decisions   bare  ratio  requests/s")
     for running in (64, 256):
@@ -91,7 +114,7 @@ def one_comparison(todo: Setting, policy: Policy, running: int, repeats: int) ->
         steps = int(figures["decode_steps"] + figures["prefill_steps"])
         bare.append(timed(lambda count=steps: bare_loop(count, running))[0])
     decisions = per_call(decide_once(policy, running), repeats) * figures["decode_steps"]
-    blocks = blocks_s(todo, repeats)
+    blocks = drawing_s(todo, repeats)
     return (
         f"{steps:7d}  {figures['mean_batch']:10.1f}  {1e6 * min(ours) / steps:7.1f}  "
         f"{1e6 * blocks / steps:6.1f}  {1e6 * decisions / steps:9.1f}  {1e6 * min(bare) / steps:5.1f}  "
@@ -99,70 +122,8 @@ def one_comparison(todo: Setting, policy: Policy, running: int, repeats: int) ->
     )
 
 
-def blocks_s(todo: Setting, repeats: int) -> float:
-    """CPU seconds to draw the blocks of every request of the trace once."""
-    output = todo.trace.output_length
-    source = StatisticalAcceptance(todo.drafter, todo.confidence, np.arange(len(output)) % 3, output, 0)
-    table = BlockTable.empty(OUTPUT_TOKENS + 1, source.gamma, confidence=False)
-
-    def all_blocks() -> None:
-        for request in range(len(output)):
-            source.fill(request, 0, table)
-
-    all_blocks()
-    return min(timed(all_blocks)[0] for _ in range(repeats))
-
-
-def bare_loop(steps: int, running: int) -> None:
-    """One SimPy process, one event a step, the batch as one array; requests arrive in a process of their own."""
-    env, rng = simpy.Environment(), np.random.default_rng(0)
-    waiting: list[int] = []
-    wake: list[simpy.Event] = []
-
-    def arrivals() -> Generator[simpy.Event, Any, None]:
-        while True:
-            waiting.append(OUTPUT_TOKENS)
-            if wake:
-                wake.pop().succeed()
-            # Enough to keep every place taken, as in the runs that this is compared with.
-            yield env.timeout(0.006 * 60 / running)
-
-    def engine() -> Generator[simpy.Event, Any, None]:
-        remaining = np.zeros(0)
-        for _ in range(steps):
-            if waiting and len(remaining) < running:
-                count = min(len(waiting), running - len(remaining))
-                remaining = np.concatenate([remaining, waiting[:count]])
-                del waiting[:count]
-            if len(remaining) == 0:
-                wake.append(env.event())
-                yield wake[0]
-                continue
-            yield env.timeout(0.006 + 0.00002 * len(remaining) * 4)
-            remaining = remaining - (1 + rng.integers(0, 5, len(remaining)))
-            remaining = remaining[remaining > 0]
-
-    waiting += [OUTPUT_TOKENS] * running
-    env.process(arrivals())
-    env.run(until=env.process(engine()))
-
-
-def whole_trace(path: str) -> None:
-    """Part 2."""
-    trace = load_trace(path)
-    print(f"\n{len(trace)} requests of {path}, open loop")
-    print("policy            s  requests/s    steps  mean batch  times real time")
-    for text in SIMULATED:
-        seconds, (figures, _) = timed(lambda text=text: run_once(setting(trace, 48, closed=False), make_policy(text)))
-        steps = int(figures["decode_steps"] + figures["prefill_steps"])
-        print(
-            f"{text:12s} {seconds:6.1f}  {len(trace) / seconds:10.0f}  {steps:7d}  {figures['mean_batch']:10.1f}  "
-            f"{figures['duration'] / seconds:15.0f}"
-        )
-
-
 def memory() -> None:
-    """Part 3."""
+    """Part `memory`."""
     print("\nrequests  peak MiB")
     context = multiprocessing.get_context("spawn")
     for requests in (2000, 20000):
@@ -181,23 +142,40 @@ def peak_mib(requests: int) -> float:
 
 
 def decisions(repeats: int) -> None:
-    """Part 4."""
+    """Part `decisions`: compiled, where anything is, and in NumPy; either as a share of SGLang's."""
     upstream = sglang_budget()
-    print("\nhost microseconds of one decision, by requests in the batch")
-    print("policy        " + "".join(f"{f'R={size}':>9s}" for size in BATCHES))
-    times = {}
-    for text in DECIDED:
-        policy = make_policy(text)
-        times[text] = [per_call(decide_once(policy, size), repeats) for size in BATCHES]
-        print(f"{text:14s}" + "".join(f"{1e6 * seconds:9.1f}" for seconds in times[text]))
+    times = [least_of_decisions(size, upstream, repeats) for size in BATCHES]
+    print(f"\nhost us of one decision, by requests in the batch{' (share of SGLang)' if upstream else ''}")
+    print(f"here decisions are {jit.stated()}")
+    print("policy                 " + "".join(f"{f'R={size}':>8s}" + " " * 7 * bool(upstream) for size in BATCHES))
+    for row in times[0]:
+        shares = [f" ({found[row] / found[SGLANG]:4.2f})" if upstream else "" for found in times]
+        print(f"{row:23s}" + "".join(f"{1e6 * a[row]:8.1f}{b}" for a, b in zip(times, shares, strict=True)).rstrip())
     if upstream is None:
-        print("SGLang's compute_verify_token_budget: not measured (sglang is not installed here)")
-        return
-    theirs = [per_call(upstream(size), repeats) for size in BATCHES]
-    ours = [per_call(plan_once(make_policy("argmax:lag=2"), size), repeats) for size in BATCHES]
-    print(f"{'SGLang budget':14s}" + "".join(f"{1e6 * seconds:9.1f}" for seconds in theirs))
-    print(f"{'argmax budget':14s}" + "".join(f"{1e6 * seconds:9.1f}" for seconds in ours))
-    print(f"{'share':14s}" + "".join(f"{a / b:9.2f}" for a, b in zip(ours, theirs, strict=True)))
+        print(f"{SGLANG}: not measured (sglang is not installed here)")
+
+
+def least_of_decisions(
+    size: int, upstream: Callable[[int], Callable[[], object]] | None, repeats: int
+) -> dict[str, float]:
+    """Least CPU seconds by what decides, all of them by turns."""
+    paths: dict[str, Callable[[], AbstractContextManager[object]]] = {"NumPy": jit.numpy_only}
+    if jit.compiled():
+        paths = {"compiled": nullcontext, **paths}
+    calls = {}
+    for text in DECIDED:
+        for name, path in paths.items():
+            calls[f"{text:13s}{name}"] = path, decide_once(make_policy(text), size)
+            if text.startswith("argmax"):
+                calls[f"{'  its budget':13s}{name}"] = path, plan_once(make_policy(text), size)
+    if upstream is not None:
+        calls[SGLANG] = nullcontext, upstream(size)
+    least = dict.fromkeys(calls, math.inf)
+    for _ in range(repeats):
+        for row, (path, call) in calls.items():
+            with path():
+                least[row] = min(least[row], per_call(call, 1))
+    return least
 
 
 def batch_view(policy: Policy, size: int) -> tuple[Past, LiveBlock]:
@@ -244,13 +222,6 @@ def sglang_budget() -> Callable[[int], Callable[[], object]] | None:
         )
 
     return at
-
-
-def timed(call: Callable[[], Any]) -> tuple[float, Any]:
-    """CPU seconds, and what the call returned."""
-    start = time.process_time()
-    result = call()
-    return time.process_time() - start, result
 
 
 def per_call(call: Callable[[], object], repeats: int, seconds: float = 0.05) -> float:
