@@ -13,6 +13,7 @@ from sglang_dspark.policies.loops.rules import (
     lookahead_walk,
     table_lengths,
 )
+from sglang_dspark.policies.loops.warm import warm
 
 __all__ = [
     "allocate",
@@ -28,4 +29,5 @@ __all__ = [
     "sorted_survivals",
     "survival_units",
     "table_lengths",
+    "warm",
 ]

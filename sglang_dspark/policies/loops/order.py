@@ -61,7 +61,8 @@ def sort_descending(values: Any, count: int, spare: Any) -> None:
             k = value >> shift & 511
             target[ends[digit, k]] = value
             ends[digit, k] += 1
-    values[:count] = spare[:count]
+    for i in range(count):  # as a slice it takes seconds to compile
+        values[i] = spare[i]
 
 
 @njit
@@ -97,7 +98,7 @@ def _kth(values: Any, count: int, k: int, spare: Any) -> int:
     while before + tally[bucket] < k:
         before += tally[bucket]
         bucket -= 1
-    inside = 0
+    inside: Any = np.int64(0)  # a literal 0 would be a type of its own, and `sort_descending` compile twice
     for i in range(count):
         if values[i] >> _TOP == bucket:
             values[inside] = values[i]
