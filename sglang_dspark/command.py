@@ -87,7 +87,9 @@ def _say_version(asked: bool) -> None:
     if asked:
         from importlib.metadata import version
 
-        print(f"sglang-dspark {version('sglang-dspark')}")
+        from sglang_dspark.jit import stated
+
+        print(f"sglang-dspark {version('sglang-dspark')}, {stated()}")
         raise typer.Exit
 
 

@@ -1,55 +1,79 @@
-"""Compiled code: whether there is any here, and how a user learns of it.
+"""Compiled code: whether there is any here, who compiles it, and how a user learns of it.
 
 What runs often is written twice: in NumPy, and as loops that numba compiles. Both give the same bits, as the contract
 of policies and the tests of the simulator prove, so a machine without numba, or without a folder to keep compiled code
-in, is slower and nothing else. `DSPARK_COMPILED=0` asks for NumPy.
+in, is slower and nothing else.
+
+A package of loops compiles as a whole and before any of it is used (`prepare`), and is kept on disk from then on. Who
+has much to do asks for that; everybody else uses what is kept, and NumPy where nothing is, so that no command ever
+waits for a compiler.
 """
 
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import platform
+import re
+import shutil
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
 from functools import cache
 from hashlib import blake2b
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
+logger = logging.getLogger(__name__)
+
 SWITCH = "DSPARK_COMPILED"
 """Environment variable: 0 keeps to NumPy."""
 
 FOLDER = "DSPARK_COMPILED_CACHE"
-"""Environment variable: where compiled code is kept, by default below the user's cache folder."""
+"""Environment variable: where compiled code is kept, by default `sglang-dspark/compiled` in the user's cache folder."""
 
-_SOURCES = (Path(__file__).parent / "policies" / "loops", Path(__file__).parents[1] / "simulator" / "engine" / "loops")
-"""Packages whose functions are compiled."""
+POLICY_LOOPS = "sglang_dspark.policies.loops"
+
+_SOURCES = (
+    *("sglang_dspark/jit.py", "sglang_dspark/policies/elementary.py"),
+    *("sglang_dspark/policies/loops/*.py", "simulator/engine/loops/*.py"),
+)
+"""What compiled code is made from."""
+
+_WORTH_IT = 200_000  # times that one process wanted compiled code; NumPy has then taken as long as compiling does
+_UNUSED_S = 30 * 86_400.0
+_LOCK = "lock"
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 @dataclass
-class _Forced:
+class _Process:
+    """numpy: kept to for a while. wanted: how often the rules' loops were, and were not there. failed: what raised."""
+
     numpy: bool = False
+    wanted: int = 0
+    failed: str = ""
+    ready: dict[str, ModuleType] = field(default_factory=dict)
 
 
-_forced = _Forced()
+_here = _Process()
 
 
 def compiled() -> bool:
-    """Whether compiled code is used."""
-    return not _forced.numpy and _folder_or_why()[0] is not None
+    """Whether this machine can use compiled code, and may."""
+    return not _here.numpy and not _here.failed and _folder_or_why()[0] is not None
 
 
 def stated() -> str:
     """The path taken, in words: "compiled (numba 0.68.1)" or "NumPy (why)"."""
     folder, why = _folder_or_why()
-    if _forced.numpy or folder is None:
-        return f"NumPy ({why or 'asked for'})"
-    return f"compiled ({why})"
+    if _here.failed or folder is None:
+        return f"NumPy ({_here.failed or why})"
+    return "NumPy (asked for)" if _here.numpy else f"compiled ({why})"
 
 
 def engine_loops() -> Any:
@@ -59,72 +83,157 @@ def engine_loops() -> Any:
 
 @contextmanager
 def numpy_only() -> Iterator[None]:
-    """Keep to NumPy for a while, to compare the two."""
-    before, _forced.numpy = _forced.numpy, True
+    """Keep to NumPy for a while: to compare the two, or for a glance that is not worth loading anything."""
+    before, _here.numpy = _here.numpy, True
     try:
         yield
     finally:
-        _forced.numpy = before
+        _here.numpy = before
 
 
 def policy_loops() -> Any:
-    """`sglang_dspark.policies.loops`, or None where NumPy is used."""
-    return None if _forced.numpy else _loaded("sglang_dspark.policies.loops")
+    """`sglang_dspark.policies.loops`, or None where NumPy is used: where nothing is kept and little has been done."""
+    if _here.numpy:
+        return None
+    found = _here.ready.get(POLICY_LOOPS)
+    return found if found is not None else _wanted()
 
 
-def kept() -> bool:
-    """Whether the code is on disk already, so that using it costs no compilation."""
+def kept(package: str = POLICY_LOOPS) -> bool:
+    """Whether a package's code is on disk already, so that using it costs no compilation."""
     folder = _folder_or_why()[0]
-    return folder is not None and any(folder.rglob("*.nbc"))
+    return folder is not None and _mark(folder, package).exists()
+
+
+def prepare(package: str = POLICY_LOOPS) -> Exception | None:
+    """Take a package of loops into use: its `warm` runs every function once, compiled now or taken from disk.
+
+    Of several processes one compiles, and the others take what it kept. Returns what raised on the way; NumPy is used
+    from then on, and `stated` says why. Does nothing where compiled code cannot be used at all.
+    """
+    folder = _folder_or_why()[0]
+    if folder is None or _here.failed or package in _here.ready:
+        return None
+    try:
+        with nullcontext() if kept(package) else _alone(folder):
+            compiles = not kept(package)
+            module = importlib.import_module(package)
+            module.warm()
+            with suppress(OSError):
+                _mark(folder, package).touch()  # also says that the folder is in use
+    except Exception as error:
+        _here.failed = f"compiled code in {folder} failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        return error
+    _here.ready[package] = module
+    if compiles:
+        _forget_unused(folder)
+    return None
 
 
 def njit(function: Function) -> Function:
-    """Compile a function when it is first called, and keep it on disk; for modules of the packages above alone.
+    """Compile a function when it is first called, and keep it on disk; for the sources above alone.
 
-    Products and sums are rounded one by one, as NumPy's are: no fused operations, no reordering.
+    Products and sums are rounded one by one, as NumPy's are: no fused operations, no reordering. The function makes no
+    arrays: nothing counts who holds one, which would take longer than a step of a small batch.
     """
+    return _compiled(function, _nrt=False)
+
+
+def njit_making_arrays(function: Function) -> Function:
+    """`njit` for functions that make arrays and hand them out."""
+    return _compiled(function)
+
+
+def _compiled(function: Function, **options: Any) -> Function:
     import numba
 
     folder = _folder_or_why()[0]
     before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(folder)
     try:
-        return numba.njit(function, cache=True, error_model="numpy")
+        return numba.njit(function, cache=folder is not None, error_model="numpy", **options)
     finally:
         numba.config.CACHE_DIR = before
 
 
-@cache
-def _loaded(package: str) -> ModuleType | None:
-    return importlib.import_module(package) if _folder_or_why()[0] is not None else None
+def loops(package: str) -> Any:
+    """A package of loops where it is in use or kept, None where NumPy is used."""
+    if _here.numpy:
+        return None
+    if package not in _here.ready and kept(package):
+        prepare(package)
+    return _here.ready.get(package)
+
+
+def _wanted() -> ModuleType | None:
+    _here.wanted += 1
+    if (_here.wanted == 1 and kept()) or _here.wanted == _WORTH_IT:
+        error = prepare()
+        if error is not None:
+            logger.warning("%s; NumPy is used, which gives the same results more slowly", _here.failed)
+    return _here.ready.get(POLICY_LOOPS)
 
 
 @cache
 def _folder_or_why() -> tuple[Path | None, str]:
     """(where compiled code is kept, by what it is compiled), or (None, why NumPy is used)."""
-    if os.environ.get(SWITCH, "") == "0":
-        return None, f"{SWITCH}=0"
+    asked = os.environ.get(SWITCH, "")
+    if asked not in ("", "1"):
+        return None, f"{SWITCH}={asked}" + ("" if asked == "0" else ", expected 0 or 1")
     try:
         import numba
-    except ImportError as error:
-        return None, f"numba cannot be imported: {error}"
-    folder = _cache_folder(numba.__version__)
+        from llvmlite.binding import get_host_cpu_name
+
+        by = f"numba {numba.__version__}"
+        state = _state_of_sources(by, platform.python_version(), get_host_cpu_name())
+    except Exception as error:  # whatever a broken installation raises
+        return None, f"numba cannot be imported: {' '.join(str(error).split())[:200]}"
+    base = os.environ.get(FOLDER) or os.path.join(
+        os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "sglang-dspark", "compiled"
+    )
+    folder = Path(base).absolute() / state
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".{os.getpid()}"
         probe.touch()
         probe.unlink()
     except OSError as error:
-        return None, f"compiled code cannot be kept in {folder}: {error.strerror}"
-    return folder, f"numba {numba.__version__}"
+        return None, f"compiled code cannot be kept in {folder.parent}: {error.strerror}"
+    return folder, by
 
 
-def _cache_folder(version: str) -> Path:
-    """A folder of its own for every state of the sources: numba itself sees only the file that a function stands in."""
-    base = os.environ.get(FOLDER) or os.path.join(
-        os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "sglang-dspark", "compiled"
-    )
-    state = blake2b(f"{version} {platform.python_version()} {platform.machine()}".encode(), digest_size=8)
-    for package in _SOURCES:
-        for source in sorted(package.glob("*.py")):
-            state.update(source.read_bytes())
-    return Path(base) / state.hexdigest()
+def _state_of_sources(*compiled_by: str) -> str:
+    """Names a folder of its own for every state of the sources: numba sees only the file that a function stands in.
+
+    Place and time of a source count too, since numba goes by them.
+    """
+    state = blake2b(" ".join(compiled_by).encode(), digest_size=8)
+    for pattern in _SOURCES:
+        for source in sorted(Path(__file__).parents[1].glob(pattern)):
+            state.update(f"{source} {source.stat().st_mtime_ns}".encode() + source.read_bytes())
+    return state.hexdigest()
+
+
+def _mark(folder: Path, package: str) -> Path:
+    """The file that says that all of a package is kept; its time is that of the last use."""
+    return folder / f"{package}.kept"
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock, where there are locks; it goes with the process."""
+    with open(folder / _LOCK, "w") as file:
+        with suppress(ImportError, OSError):
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _forget_unused(folder: Path) -> None:
+    """Remove the folders of other states of the sources that nothing has used for a month."""
+    for other in folder.parent.iterdir():
+        ours = re.fullmatch(r"[0-9a-f]{16}", other.name) and (other / _LOCK).exists()
+        if ours and other != folder:
+            with suppress(OSError):
+                if time.time() - max(file.stat().st_mtime for file in other.iterdir()) > _UNUSED_S:
+                    shutil.rmtree(other, ignore_errors=True)

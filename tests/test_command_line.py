@@ -13,6 +13,7 @@ import pytest
 import typer
 
 from sglang_dspark import cli
+from sglang_dspark.jit import stated
 from simulator import cli as simulate_cli
 
 ROOT = Path(__file__).parents[1]
@@ -62,7 +63,8 @@ def test_the_short_help_the_version_and_the_examples() -> None:
     assert call(*DSPARK, "-h").returncode == 0 and "tune" in call(*DSPARK, "-h").stdout
     assert "dspark tune --trace" in call(*DSPARK, "tune", "-h").stdout
     for code in (*SIMULATE, *DSPARK):
-        assert call(code, "--version").stdout.startswith("sglang-dspark 0")
+        version, _, path = call(code, "--version").stdout.strip().partition(", ")
+        assert version.startswith("sglang-dspark 0") and path == stated()
 
 
 def test_every_command_speaks_json() -> None:

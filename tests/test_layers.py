@@ -29,7 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     f"{D}.statistics": set(),
     f"{D}.workers": {f"{D}.errors"},
     f"{D}.on_ray": {f"{D}.errors", f"{D}.workers"},
-    f"{D}.command": {f"{D}.errors"},
+    f"{D}.command": {f"{D}.errors", f"{D}.jit"},
     f"{D}.cost": {f"{D}.errors"},
     f"{D}.policies": {f"{D}.errors", f"{D}.jit", f"{D}.cost"},
     f"{D}.records": BASICS,

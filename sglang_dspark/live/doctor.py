@@ -234,6 +234,9 @@ def _steps(info: dict[str, Any], state: dict[str, Any], found: dict[str, float |
         )
     if not state["lossless"]:
         yield Finding("lossy", "problem", "the output law is not the target's", "dspark policy hull")
+    if str(state.get("decisions", "")).startswith("NumPy"):
+        says = f"policies decide in {state['decisions']}: the same decisions, slower"
+        yield Finding("numpy", "note", says, "see 'Compiled decisions' in docs/serving.md")
     decision, step = found["decision_s"], found["step_s"]
     if decision and step and decision > _DECIDING * step:
         says = f"deciding takes {1e3 * decision:.2f} ms of a step of {1e3 * step:.2f} ms on the host"

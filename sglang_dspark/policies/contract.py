@@ -230,7 +230,7 @@ def check_combined(policy: Policy, case: Case, rng: np.random.Generator) -> None
 
 
 def check_compiled(policy: Policy, case: Case, rng: np.random.Generator) -> None:
-    """Compiled code and NumPy decide alike and learn alike, to the last bit."""
+    """Compiled code, where any is in use, and NumPy decide alike and learn alike, to the last bit."""
     own = np.random.default_rng(int(case.units.sum()))  # what the other checks draw stays as it is
     outcomes = [random_outcome(own, *case.confidence.shape) for _ in range(3)]
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from sglang_dspark.jit import numpy_only
 from sglang_dspark.policies.base import Policy
 from sglang_dspark.policies.classes import Unrestricted
 from sglang_dspark.policies.fallback import NotAFault
@@ -32,7 +33,8 @@ def needs_prices(policy: Policy) -> bool:
         return True
     past = Past(1, 64, NoPrices(PriceNeeded), carry=policy.start(64))  # type: ignore[arg-type]
     try:
-        policy.decide(past, LiveBlock.of(np.full((1, 64), 0.5, dtype=np.float32)))
+        with numpy_only():  # whoever reads a policy need not load compiled code
+            policy.decide(past, LiveBlock.of(np.full((1, 64), 0.5, dtype=np.float32)))
     except PriceNeeded:
         return True
     return False

@@ -31,6 +31,7 @@ GOOD = {
     "calibration": None,
     "trial": None,
     "recording": None,
+    "decisions": "compiled (numba 0.68.1)",
     "counters": {
         "decode_steps": 1000,
         "steps_by_reason": {"policy": 1000, "late": 0, "explore": 0, "forced": 0, "fault": 0},
@@ -97,6 +98,7 @@ AILMENTS = [
     ("mode", "cap-accept", "cap-accept", "warning", "saves no compute"),
     ("lossless", False, "lossy", "problem", "not the target's"),
     ("counters.priced_s", 15.0, "gain", "warning", "against verifying every draft"),
+    ("decisions", "NumPy (DSPARK_COMPILED=0)", "numpy", "note", "decide in NumPy (DSPARK_COMPILED=0)"),
     ("counters.decide_s", 2.0, "overhead", "note", "deciding takes 2.00 ms"),
     ("recording", {"stalled": True, "problem": "No space left"}, "recording", "warning", "No space left"),
     ("counters.decode_steps", 20, "little-traffic", "note", "20 decode steps"),

@@ -10,6 +10,7 @@ torch = pytest.importorskip("torch", reason="the engine hands tensors on")
 from serving_support import flat_cost  # noqa: E402
 
 from sglang_dspark.errors import InputError  # noqa: E402
+from sglang_dspark.jit import stated  # noqa: E402
 from sglang_dspark.policies import (  # noqa: E402
     LiveBlock,
     Past,
@@ -163,6 +164,7 @@ def test_a_switch_takes_effect_with_the_next_step() -> None:
     assert [record.policy for record in seen.records] == ["fixed:k=1", "fixed:k=3"]
     assert ("switch", "fixed:k=3", 1) in seen.events
     assert engine.state()["ranks"] == [{"policy": "fixed:k=3", "since_step": 1, "faults": []}]
+    assert engine.state()["decisions"] == stated()
 
 
 def test_captured_sizes_replace_the_profiles() -> None:

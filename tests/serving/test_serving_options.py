@@ -4,6 +4,7 @@ import pytest
 from serving_support import flat_cost
 
 from sglang_dspark.errors import InputError
+from sglang_dspark.jit import stated
 from sglang_dspark.policies import POLICIES, make_policy, needs_prices
 from sglang_dspark.serving.base.options import (
     Resolved,
@@ -90,6 +91,7 @@ def test_an_estimate_needs_permission_and_the_start_line_says_so(monkeypatch: py
     monkeypatch.setattr(start_line, "hardware_name", lambda: "NVIDIA H100 80GB HBM3")
     line = start_line.start_line(resolved, allowed, "compact", "overlap")
     assert "ESTIMATE, NOT MEASURED (allowed)" in line and "off by" in line and "FOREIGN" not in line
+    assert line.endswith(f"; decisions: {stated()}")
 
 
 @pytest.mark.parametrize("profile", [None, "vllm-b300-dsv4-flash"])

@@ -14,6 +14,7 @@ from sglang_dspark.policies.loops.rules import (
     lookahead_walk,
     table_lengths,
 )
+from sglang_dspark.policies.loops.warm import warm
 
 __all__ = [
     "allocate",
@@ -31,4 +32,5 @@ __all__ = [
     "survival_units",
     "table_lengths",
     "tier_grains",
+    "warm",
 ]

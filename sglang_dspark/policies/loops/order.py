@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from sglang_dspark.jit import njit
+from sglang_dspark.jit import njit, njit_making_arrays
 
 SCALE = 1 << 24
 _FEW = 48  # up to so many values insertion beats counting
 _DIGIT = 512  # three digits of nine bits hold a survival
-_TOP = 12  # bits that the search for the K-th leaves to its second look
+_TOP = 14  # bits that the search for the K-th leaves to its second look
+SPARE = 3 * _DIGIT
+"""Room that sorting takes besides that for the values."""
 
 
 @njit
@@ -32,7 +34,7 @@ def highest(caps: Any, request: int, cap: int) -> int:
 
 @njit
 def sort_descending(values: Any, count: int, spare: Any) -> None:
-    """Sort values[:count] in 0..2^24 in place; spare: [>= count] int64."""
+    """Sort values[:count] in 0..2^24 in place; spare: [>= count + SPARE] int64."""
     if count <= _FEW:
         for i in range(1, count):
             value, k = values[i], i
@@ -41,28 +43,35 @@ def sort_descending(values: Any, count: int, spare: Any) -> None:
                 k -= 1
             values[k] = value
         return
-    ends = np.zeros((3, _DIGIT), dtype=np.int64)
+    ends = spare[count : count + SPARE]
+    for k in range(SPARE):
+        ends[k] = 0
     for i in range(count):
         value = values[i]
-        ends[0, value & 511] += 1
-        ends[1, value >> 9 & 511] += 1
-        ends[2, value >> 18] += 1
-    for digit in range(3):
+        ends[value & 511] += 1
+        ends[512 + (value >> 9 & 511)] += 1
+        ends[1024 + (value >> 18)] += 1
+    for first in range(0, SPARE, _DIGIT):
         total = 0
-        for k in range(_DIGIT - 1, -1, -1):
-            number = ends[digit, k]
-            ends[digit, k] = total
+        for k in range(first + _DIGIT - 1, first - 1, -1):
+            number = ends[k]
+            ends[k] = total
             total += number
-    for digit in range(3):
-        shift = 9 * digit
-        source, target = (values, spare) if digit != 1 else (spare, values)
-        for i in range(count):
-            value = source[i]
-            k = value >> shift & 511
-            target[ends[digit, k]] = value
-            ends[digit, k] += 1
-    for i in range(count):
+    _by_digit(values, count, spare, ends, 0, 0)
+    _by_digit(spare, count, values, ends, 9, 512)
+    _by_digit(values, count, spare, ends, 18, 1024)
+    for i in range(count):  # as a slice it takes seconds to compile
         values[i] = spare[i]
+
+
+@njit
+def _by_digit(source: Any, count: int, target: Any, ends: Any, shift: int, first: int) -> None:
+    """Sort by one digit, which keeps the order of what is equal in it."""
+    for i in range(count):
+        value = source[i]
+        k = first + (value >> shift & 511)
+        target[ends[k]] = value
+        ends[k] += 1
 
 
 @njit
@@ -76,12 +85,12 @@ def candidates(units: Any, floor: int, cap: int, caps: Any, out: Any) -> int:
     return count
 
 
-@njit
+@njit_making_arrays
 def sorted_survivals(units: Any, floor: int, cap: int, caps: Any) -> Any:
     """Survivals along the admission order, [n] int64."""
     out = np.empty(units.size, dtype=np.int64)
     count = candidates(units, floor, cap, caps, out)
-    sort_descending(out, count, np.empty(count, dtype=np.int64))
+    sort_descending(out, count, np.empty(count + SPARE, dtype=np.int64))
     return out[:count]
 
 
@@ -91,14 +100,16 @@ def _kth(values: Any, count: int, k: int, spare: Any) -> int:
     if count <= _FEW:
         sort_descending(values, count, spare)
         return values[k - 1]
-    tally = np.zeros((SCALE >> _TOP) + 1, dtype=np.int32)
+    tally = spare[: (SCALE >> _TOP) + 1]
+    for bucket in range(tally.size):
+        tally[bucket] = 0
     for i in range(count):
         tally[values[i] >> _TOP] += 1
     bucket, before = tally.size - 1, 0
     while before + tally[bucket] < k:
         before += tally[bucket]
         bucket -= 1
-    inside = 0
+    inside: Any = np.int64(0)  # a literal 0 would be a type of its own, and `sort_descending` compile twice
     for i in range(count):
         if values[i] >> _TOP == bucket:
             values[inside] = values[i]
@@ -131,7 +142,7 @@ def lengths_above(units: Any, least: int, total: int, floor: int, cap: int, caps
 
 @njit
 def allocate_into(units: Any, budget: int, floor: int, cap: int, caps: Any, out: Any, values: Any, spare: Any) -> None:
-    """`allocate`; values, spare: [R * gamma] int64 to work in."""
+    """`allocate`; values, spare: [R * gamma] and SPARE more, int64, to work in."""
     requests = units.shape[0]
     low = most = 0
     for i in range(requests):
@@ -147,7 +158,7 @@ def allocate_into(units: Any, budget: int, floor: int, cap: int, caps: Any, out:
     lengths_above(units, _kth(values, count, budget - low, spare), budget, floor, cap, caps, out)
 
 
-@njit
+@njit_making_arrays
 def allocate(units: Any, budget: int, floor: int, cap: int, caps: Any) -> Any:
     """See `arithmetic.allocate`."""
     out = np.empty(units.shape[0], dtype=np.int64)

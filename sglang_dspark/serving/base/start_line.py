@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from sglang_dspark.cost import StepCost, provenance
 from sglang_dspark.cost.graphs import Machine, captured_batches, listed_batches
 from sglang_dspark.errors import InputError
+from sglang_dspark.jit import stated
 from sglang_dspark.policies import policy_to_string
 from sglang_dspark.serving.base.hardware import hardware_name, same_hardware
 from sglang_dspark.serving.base.options import Resolved, ServingOptions
@@ -67,7 +68,7 @@ def _sizes(batches: Sequence[int]) -> str:
 
 
 def start_line(resolved: Resolved, options: ServingOptions, mode: str, loop: str) -> str:
-    """Policy, class, mode, profile and its provenance, lossless or not."""
+    """Policy, class, mode, profile and its provenance, lossless or not, compiled or not."""
     policy = resolved.policy
     parts = [
         f"policy {policy_to_string(policy)}",
@@ -88,4 +89,5 @@ def start_line(resolved: Resolved, options: ServingOptions, mode: str, loop: str
         parts.append(f"shadow {policy_to_string(resolved.shadow)}")
     if resolved.explore:
         parts.append(f"explores {resolved.explore:g} of the steps")
+    parts.append(f"decisions: {stated()}")
     return "sglang-dspark: " + "; ".join(parts)

@@ -125,5 +125,6 @@ def _answer(states: list[dict[str, Any]]) -> dict[str, Any]:
         "faults": faults,
         "recording": first["recording"],
         "kernels": first["kernels"],
+        "decisions": first["decisions"],
     }
     return {key: first[key] for key in kept} | shown | {"parameters": policy_to_json(policy), "ranks": ranks}

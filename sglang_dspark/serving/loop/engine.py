@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from sglang_dspark import jit
 from sglang_dspark.cost.capture import captured_as
 from sglang_dspark.policies import Outcome, Policy, calibration_of, carry_as_json, costs_of
 from sglang_dspark.policies.arithmetic import Ints
@@ -290,6 +291,7 @@ class PolicyEngine:
             "hardware": self.hardware,
             "provenance": None if decider.cost is None else shown_of(decider.cost, self.hardware),
             "kernels": self.kernels,
+            "decisions": jit.stated(),
             "calibration": self.calibration(),
             "costs": self.costs(),
             "trial": None if self.trials.trial is None else self.trials.trial.as_dict(),

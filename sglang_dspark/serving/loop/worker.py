@@ -21,6 +21,7 @@ from sglang.srt.speculative.dspark_components.dspark_observability import InfoSe
 from sglang.srt.speculative.dspark_components.dspark_worker_v2 import DSparkWorkerV2
 from sglang.srt.utils.common import get_cuda_graph_batch_size_alignment, get_device_memory_capacity
 
+from sglang_dspark import jit
 from sglang_dspark.cost.graphs import Machine
 from sglang_dspark.errors import InputError
 from sglang_dspark.serving.base import hardware, start_line
@@ -71,11 +72,19 @@ class PolicyWorker(DSparkWorkerV2):
             super().__init__(server_args, gpu_id, nccl_port, target_worker, draft_worker_cls)
         self._everyone = _agreement_of(get_parallel().tp_group)
         self._agreement = _agreement_of(get_dp_tp_group())
+        self._compile()
         try:
             self._resolved = self._resolve()
         except InputError as error:
             raise leave(error) from None
         self._observers: Any = StepTap(self._observers, self)
+
+    def _compile(self) -> None:
+        """For every policy that may be switched to; on a GPU the ranks that follow need none of it."""
+        if self._agreement.decides or torch.device(self.device).type == "cpu":
+            error = jit.prepare()
+            if error is not None:
+                self._faults.note("compiled decisions", error, "NumPy decides, which is slower")
 
     def _resolve(self) -> Resolved:
         """Rank 0's reading of the flags, on every rank: files may differ between nodes."""

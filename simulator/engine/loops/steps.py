@@ -103,14 +103,10 @@ def _begin(room: Any, index: Any, entries: Any, prices: Any, counts: Any) -> int
     cheap = entries[index[1, size, low], at.E_FLOATS]
     dear = entries[index[1, size, low + 1], at.E_FLOATS] if n[at.COST_CONTEXT] else cheap
     draft, verify = _priced(n, f, columns, room.lengths, total, steps - low, cheap, dear, prices)
-    committed = 0
-    for i in range(size):
-        room.accepted[i] = min(room.lengths[i], room.depth[columns[at.ROW, i]])
-        room.committed[i] = min(room.accepted[i] + 1, columns[at.REMAINING, i])
-        committed += room.committed[i]
+    n[at.TOTAL] = total
+    n[at.COMMITTED] = _commit(size, columns, room.depth, room.lengths, room.accepted, room.committed)
     seconds = _seconds(n, f, draft, verify)
     f[at.DRAFT], f[at.VERIFY], f[at.SECONDS], f[at.END] = draft, verify, seconds, f[at.NOW] + seconds
-    n[at.TOTAL], n[at.COMMITTED] = total, committed
     if n[at.LEARNS]:
         executed, believed = 0, 1.0
         if n[at.REPRICED]:
@@ -119,6 +115,17 @@ def _begin(room: Any, index: Any, entries: Any, prices: Any, counts: Any) -> int
         learn(room, executed, believed)
     n[at.SUM_BEYOND] += _beyond_probes(f, size, size + total)
     return at.ENDS
+
+
+@njit
+def _commit(size: int, columns: Any, depth: Any, lengths: Any, accepted: Any, committed: Any) -> int:
+    """What the target makes of it, row by row; the tokens given in all."""
+    total = 0
+    for i in range(size):
+        accepted[i] = min(lengths[i], depth[columns[at.ROW, i]])
+        committed[i] = min(accepted[i] + 1, columns[at.REMAINING, i])
+        total += committed[i]
+    return total
 
 
 @njit
