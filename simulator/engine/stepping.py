@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from sglang_dspark.jit import engine_loops
+from sglang_dspark.jit import loops
 from sglang_dspark.policies import Argmax, Goodput, Outcome, StepTiming, tier_costs
 from sglang_dspark.policies.programs import Program, carry_of, learned_parts, program_of
 from simulator.engine.admission import RATIO_LEAST, RATIO_STEP
@@ -18,14 +18,17 @@ if TYPE_CHECKING:
     from simulator.engine.replica import Engine
 
 
+LOOPS = "simulator.engine.loops.steps"
+
+
 class Stepper:
     """Steps of an engine whose policy is one of the package's own.
 
     `begin` runs from now until a step must end before the eyes of others and says when that is; `end` ends it then.
     """
 
-    def __init__(self, engine: Engine, program: Program, loops: Any) -> None:
-        self._engine, self._program, self._loops = engine, program, loops
+    def __init__(self, engine: Engine, program: Program, steps: Any) -> None:
+        self._engine, self._program, self._loops = engine, program, steps
         model, recorder = engine.model, engine.recorder
         most = int((recorder.input_length + recorder.output_length).max(initial=0))
         self._tables = PriceTables(
@@ -41,12 +44,12 @@ class Stepper:
         """None where the steps of this engine are left to Python: a policy of somebody's own, or one that is shown what
         compiled code does not know."""
         model = engine.model
-        program, loops = program_of(model.policy), engine_loops()
+        program, steps = program_of(model.policy), loops(LOOPS)
         most = int((engine.recorder.input_length + engine.recorder.output_length).max(initial=0)) + model.kv_reserve
         fits = all(PriceTables.fits(cost, engine.batch.capacity, most) for cost in (model.cost, model.belief))
-        if program is None or loops is None or model.online or model.explore or not fits:
+        if program is None or steps is None or model.online or model.explore or not fits:
             return None
-        return cls(engine, program, loops)
+        return cls(engine, program, steps)
 
     def _fix(self) -> None:
         """Numbers that never change."""

@@ -38,14 +38,15 @@ def followed_tier(met: Any, means: Any, count: int, tokens: int, ratio: float) -
 
 
 @njit
-def tier_grains(met: Any, means: Any, count: int, grains: Any) -> bool:
+def tier_grains(met: Any, means: Any, count: int, grains: Any, found: Any) -> bool:
     """Corrections by tier, as (tokens, grains of the logarithm) in `grains` [2, TIERS]; without one 0. Whether they are
-    others than those that were there."""
+    others than those that were there. found: [2, TIERS] to work in."""
     total = 0.0
     for k in range(count):
         total += means[k]
     common = total / (count + COMMON_DOUBT)
-    found = np.zeros(grains.shape, dtype=np.int64)
+    for k in range(grains.shape[1]):
+        found[0, k] = found[1, k] = 0
     for k in range(count):
         found[0, k] = met[0, k]
         found[1, k] = np.int64(np.rint((means[k] - common) * met[1, k] / (met[1, k] + DOUBT) / GRAIN))

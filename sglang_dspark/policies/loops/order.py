@@ -162,5 +162,6 @@ def allocate_into(units: Any, budget: int, floor: int, cap: int, caps: Any, out:
 def allocate(units: Any, budget: int, floor: int, cap: int, caps: Any) -> Any:
     """See `arithmetic.allocate`."""
     out = np.empty(units.shape[0], dtype=np.int64)
-    allocate_into(units, budget, floor, cap, caps, out, np.empty(units.size, np.int64), np.empty(units.size, np.int64))
+    spare = np.empty(units.size + SPARE, dtype=np.int64)
+    allocate_into(units, budget, floor, cap, caps, out, np.empty(units.size, dtype=np.int64), spare)
     return out

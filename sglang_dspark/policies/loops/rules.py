@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from sglang_dspark.jit import njit
-from sglang_dspark.policies.loops.order import SCALE, candidates, highest, sort_descending
+from sglang_dspark.jit import njit, njit_making_arrays
+from sglang_dspark.policies.loops.order import SCALE, SPARE, candidates, highest, sort_descending
 
 MOST_RATIO = 4  # of `foresight`
 
@@ -39,7 +39,7 @@ def best_count(values: Any, count: int, start: int, tau: int, inverse: Any) -> i
 def best_budget_in(
     units: Any, inverse: Any, floor: int, cap: int, caps: Any, least: int, values: Any, spare: Any
 ) -> int:
-    """`best_budget`; values, spare: [R * gamma] int64 to work in."""
+    """`best_budget`; values, spare: as for `allocate_into`."""
     start, tau = admitted_below(units, floor, cap, caps)
     count = candidates(units, floor, cap, caps, values)
     sort_descending(values, count, spare)
@@ -48,12 +48,11 @@ def best_budget_in(
     return best_count(values, count, start, tau, inverse)
 
 
-@njit
+@njit_making_arrays
 def best_budget(units: Any, inverse: Any, floor: int, cap: int, caps: Any, least: int) -> int:
     """See `classes.budget.best_budget`."""
-    return best_budget_in(
-        units, inverse, floor, cap, caps, least, np.empty(units.size, np.int64), np.empty(units.size, np.int64)
-    )
+    values, spare = np.empty(units.size, np.int64), np.empty(units.size + SPARE, np.int64)
+    return best_budget_in(units, inverse, floor, cap, caps, least, values, spare)
 
 
 @njit
@@ -87,22 +86,29 @@ def lookahead_walk(tops: Any, inverse: Any, admitted: int, tau: int, values: Any
     return admitted + values.size
 
 
-@njit
+@njit_making_arrays
 def foresight_tables(lagged: Any, start: int, most: int, tier_tops: Any) -> Any:
     """See `Beyond`: (tops, summed, next) from sorted lagged survivals; tops beyond `most` count as it."""
-    tops, summed, after = np.empty(tier_tops.size, np.int64), np.empty(tier_tops.size, np.int64), tier_tops.copy()
-    count, done, total = 0, 0, np.int64(0)
-    for tier in tier_tops:
-        top = min(tier, most)
-        if top < start or (count and tops[count - 1] == top):
+    out = np.empty((3, tier_tops.size), dtype=np.int64)
+    count = beyond(lagged, start, most, tier_tops, out)
+    return out[0, :count], out[1, :count], out[2, :count]
+
+
+@njit
+def beyond(lagged: Any, start: int, most: int, tier_tops: Any, out: Any) -> int:
+    """`foresight_tables` into `out` [3, n], and how many tops."""
+    count, done, total = 0, 0, 0
+    for k in range(tier_tops.size):
+        top = min(tier_tops[k], most)
+        if top < start or (count and out[0, count - 1] == top):
             continue
         while done < top - start:
             total += lagged[done]
             done += 1
-        tops[count], summed[count] = top, total
-        after[count] = lagged[done] if done < lagged.size else 0
+        out[0, count], out[1, count] = top, total
+        out[2, count] = lagged[done] if done < lagged.size else 0
         count += 1
-    return tops[:count], summed[:count], after[:count]
+    return count
 
 
 @njit

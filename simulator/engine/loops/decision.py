@@ -14,8 +14,8 @@ from sglang_dspark.policies.loops.order import SCALE, allocate_into, candidates,
 from sglang_dspark.policies.loops.rules import (
     admitted_below,
     best_budget_in,
+    beyond,
     first_decline,
-    foresight_tables,
     foresight_walk,
     lookahead_walk,
     table_lengths,
@@ -67,10 +67,11 @@ def decide(room: Any, inverse: Any, counts: Any) -> int:
     if kind == programs.FORESIGHT:  # before the rooms to sort in are taken
         found = candidates(room.lagged[:size], floor, cap, none, values)
         sort_descending(values, found, spare)
-        tops, summed, after = foresight_tables(values[:found], start, size * cap, counts)
+        tiers = beyond(values[:found], start, size * cap, counts, room.beyond)
     count = candidates(live, floor, cap, none, values)
     sort_descending(values, count, spare)
     if kind == programs.FORESIGHT:
+        tops, summed, after = room.beyond[0, :tiers], room.beyond[1, :tiers], room.beyond[2, :tiers]
         total = foresight_walk(tops, summed, after, inverse, start, tau, values[:count])
     elif kind == programs.LOOKAHEAD:
         total = lookahead_walk(counts, inverse, start, tau, values[:count])
@@ -150,14 +151,14 @@ def learn(room: Any, tokens: int, believed: float) -> None:
     if n[at.OUTCOME_LAG] == 1:
         _learn(n, room.fit, room.prior, room.rates, room.live, room.lengths, room.accepted, size, room.corrected)
         if n[at.REPRICED]:
-            _learn_price(n, room.met, room.means, room.grains, tokens, f[at.SECONDS] / believed)
+            _learn_price(n, room.met, room.means, room.grains, room.found, tokens, f[at.SECONDS] / believed)
         return
     pending, units = room.pending, room.pending_units
     if n[at.PENDING] >= 0:
         _learn(n, room.fit, room.prior, room.rates, units, pending[0], pending[1], n[at.PENDING], room.corrected)
         if n[at.REPRICED]:
             ratio = f[at.MEASURED] / f[at.BELIEVED]
-            _learn_price(n, room.met, room.means, room.grains, n[at.PENDING_TOKENS], ratio)
+            _learn_price(n, room.met, room.means, room.grains, room.found, n[at.PENDING_TOKENS], ratio)
     n[at.PENDING], n[at.PENDING_TOKENS] = size, tokens
     f[at.BELIEVED], f[at.MEASURED] = believed, f[at.SECONDS]
     for i in range(size):
@@ -193,8 +194,8 @@ def _learn(
 
 
 @njit
-def _learn_price(n: Any, met: Any, means: Any, grains: Any, tokens: int, ratio: float) -> None:
+def _learn_price(n: Any, met: Any, means: Any, grains: Any, found: Any, tokens: int, ratio: float) -> None:
     """From the time of one step."""
     n[at.MET] = followed_tier(met, means, n[at.MET], tokens, ratio)
-    if tier_grains(met, means, n[at.MET], grains):
+    if tier_grains(met, means, n[at.MET], grains, found):
         n[at.VERSION] += 1

@@ -13,6 +13,8 @@ BLOCKS_AHEAD = 256
 """Anchors whose blocks are at hand for a request."""
 TIERS = 32
 """See `tier_costs.TIERS`."""
+SPARE = 1536
+"""See `policies.loops.order`."""
 
 # Columns of the batch.
 REQUEST, SLOT, GENERATION, ROW, REMAINING, JOINED, FIRST, WHOLE = range(8)
@@ -82,6 +84,7 @@ class Room(NamedTuple):
     met: Any
     means: Any
     grains: Any
+    found: Any
     pending: Any
     pending_units: Any
     lengths: Any
@@ -93,6 +96,7 @@ class Room(NamedTuple):
     certain: Any
     values: Any
     spare: Any
+    beyond: Any
 
 
 def cut(ints: Any, floats: Any, singles: Any) -> Room:
@@ -104,14 +108,18 @@ def cut(ints: Any, floats: Any, singles: Any) -> Room:
     at += 8 * c
     rows = ints[at : at + 13 * c].reshape((13, c))
     at += 13 * c
-    wide = ints[at : at + 6 * block].reshape((6, block))
-    at += 6 * block
+    wide = ints[at : at + 5 * block].reshape((5, block))
+    at += 5 * block
     owners = ints[at : at + d * c].reshape((d, c))
     at += d * c
     ring = ints[at : at + d * block].reshape((d, c, g))
     at += d * block
-    tiers = ints[at : at + 4 * TIERS].reshape((4, TIERS))
-    at += 4 * TIERS
+    tiers = ints[at : at + 6 * TIERS].reshape((6, TIERS))
+    at += 6 * TIERS
+    beyond = ints[at : at + 3 * (block + 1)].reshape((3, block + 1))
+    at += 3 * (block + 1)
+    spare = ints[at : at + block + SPARE]
+    at += block + SPARE
     prior = ints[at : at + g]
     at += g
     depth = ints[at : at + blocks]
@@ -140,25 +148,28 @@ def cut(ints: Any, floats: Any, singles: Any) -> Room:
         floats[FLOATS + 2 * c + 5 : FLOATS + 2 * c + 9],
         tiers[:2],
         floats[FLOATS + 2 * c + 9 : FLOATS + 2 * c + 9 + TIERS],
-        tiers[2:],
+        tiers[2:4],
+        tiers[4:],
         rows[8:10],
         wide[0].reshape((c, g)),
         rows[10],
         rows[11],
         rows[12],
+        wide[1].reshape((c, g)),
         wide[2].reshape((c, g)),
         wide[3].reshape((c, g)),
-        wide[4].reshape((c, g)),
         wide_singles,
-        wide[5],
-        wide[1],
+        wide[4],
+        spare,
+        beyond,
     )
 
 
 def new_room(capacity: int, gamma: int, depth: int, *, confidence: bool) -> tuple[Any, Any, Any]:
     """(ints, floats, singles) for `cut`: all 0. depth: publishes that are kept; confidence: whether blocks keep them."""
     block, blocks = capacity * gamma, capacity * BLOCKS_AHEAD
-    count = INTS + 21 * capacity + 6 * block + depth * (capacity + block) + 4 * TIERS + gamma + blocks * (gamma + 1)
+    count = INTS + 21 * capacity + 9 * block + 3 + SPARE + depth * (capacity + block) + 6 * TIERS + gamma
+    count += blocks * (gamma + 1)
     ints = np.zeros(count, dtype=np.int64)
     ints[[CAPACITY, GAMMA, DEPTH]] = capacity, gamma, depth
     floats = np.zeros(FLOATS + 2 * capacity + 9 + TIERS)

@@ -275,3 +275,12 @@ def _burst(
         times[0, others], times[1, others] = now, now - f[at.PREVIOUS]
         n[at.BURSTS] += 1
     f[at.PREVIOUS] = now
+
+
+def warm() -> None:
+    """Compile all of it, or load it, with the types that `Stepper` calls it with: steps of an empty batch."""
+    arrays = layout.new_room(1, 1, 1, confidence=True)
+    times, tokens = np.empty((2, 4)), np.empty((4, 3), dtype=np.uint32)
+    finish(*arrays, times, tokens)
+    index, entries = np.full((2, 2, 1), -1, dtype=np.int64), np.zeros((1, 7), dtype=np.int64)
+    advance(*arrays, index, entries, np.zeros(1), np.zeros(1, dtype=np.int64), times, tokens)
