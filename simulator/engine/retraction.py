@@ -19,14 +19,14 @@ def make_room(engine: Engine) -> None:
         memory.decode_step()
         return
     while memory.used(batch.size) > memory.capacity and batch.size > 1:
-        _retract(engine)
+        retract(engine)
     wanted = engine.recorder.output_length[batch.request[: batch.size]]
     generated = int((wanted - batch.remaining[: batch.size]).sum())
     memory.retracted(batch.size, generated, generated + int(memory.may_ask(batch).sum()))
     engine.reopen()
 
 
-def _retract(engine: Engine) -> None:
+def retract(engine: Engine) -> None:
     """The request with the fewest generated tokens, of those the longest prompt, waits again with all it has."""
     batch, recorder = engine.batch, engine.recorder
     requests, remaining = batch.request[: batch.size], batch.remaining[: batch.size]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -11,12 +12,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulated_worlds import FewOrMany, Spy, finished, flat_cost, setting_of, trace_of
 
+from sglang_dspark.jit import numpy_only
 from sglang_dspark.policies import SCALE, Decision, LiveBlock, Past, Policy, make_policy
 from simulator.blocks.acceptance import BlockTable, Confidence, StatisticalAcceptance
 from simulator.engine.batch import DecodeBatch
 from simulator.engine.decoding import Decoder
 from simulator.engine.run import Assembly, Setting, assemble
 from simulator.engine.settings import OVERLAPPED_LAG
+
+
+@pytest.fixture(autouse=True, scope="module")
+def in_python() -> Iterator[None]:
+    """What these tests watch are the steps that Python takes."""
+    with numpy_only():
+        yield
+
 
 LENGTHS = [(5, 40), (9, 25), (3, 60), (7, 1), (5, 33), (8, 50), (2, 44), (6, 20)]
 Seen = dict[tuple[int, int], tuple[tuple[int, ...], int]]

@@ -15,6 +15,7 @@ from sglang_dspark.policies import make_policy
 from simulator.blocks.acceptance import BlockTable, Confidence, StatisticalAcceptance
 from simulator.blocks.drafters import find_drafter
 from simulator.engine.batch import DecodeBatch
+from simulator.engine.loops.layout import cut, new_room
 from simulator.engine.run import Setting
 from simulator.traces import Trace
 
@@ -99,9 +100,10 @@ def test_long_outputs_meet_their_own_blocks_to_the_end(gamma: int) -> None:
     outputs, rng = np.array([3000, 2000, 2500]), np.random.default_rng(gamma)
     drafter = find_drafter("dspark", gamma)
     source = StatisticalAcceptance(drafter, Confidence(), np.zeros(3, dtype=np.int64), outputs, 0)
-    batch, anchors = DecodeBatch(3, source, confidence=False), np.ones(3, dtype=np.int64)
+    batch = DecodeBatch(cut(*new_room(3, gamma, 0, confidence=False)), source)
+    anchors = np.ones(3, dtype=np.int64)
     for request in range(3):
-        batch.add(request, int(outputs[request]) - 1, 1, 0)
+        batch.add(request, int(outputs[request]) - 1, 1, 0, int(outputs[request]))
     while (anchors < outputs).any():
         batch.refill()
         for request in range(3):

@@ -16,6 +16,7 @@ from simulator import EngineSettings
 from simulator.engine.admission import Memory, Waiting, next_chunk
 from simulator.engine.model import EngineModel
 from simulator.engine.recorder import StepView
+from simulator.engine.retraction import retract
 from simulator.engine.run import Assembly
 from simulator.results.run import run_once
 
@@ -270,8 +271,8 @@ def test_retraction_takes_the_fewest_generated_then_the_longest_prompt() -> None
     engine.model.source._run.cache_clear()  # type: ignore[attr-defined]
     engine.recorder.retractions = engine.recorder.verify_steps = np.zeros(4, dtype=np.int64)
     for request, generated in enumerate((3, 2, 2, 2)):
-        engine.batch.add(request, 8 - generated, generated, 0)
+        engine.batch.add(request, 8 - generated, generated, 0, 8)
     for _ in range(3):
-        engine._retract()
+        retract(engine)
     assert [waiting.request for waiting in engine.queue] == [1, 3, 2]
     assert [waiting.context for waiting in engine.queue] == [92, 72, 52]

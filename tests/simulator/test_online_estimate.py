@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from simulated_worlds import finished, setting_of, trace_of
 
+from sglang_dspark.jit import numpy_only
 from sglang_dspark.policies import Decision, LiveBlock, make_policy, survival_units
 from simulator import Confidence
 from simulator.blocks.drafters import find_drafter
@@ -19,6 +21,13 @@ from simulator.blocks.online import PRIOR, PRIOR_WEIGHT, WINDOW, OnlineEstimate
 from simulator.engine.batch import DecodeBatch
 from simulator.engine.decoding import Decoder, Drafted
 from simulator.engine.run import Setting
+
+
+@pytest.fixture(autouse=True, scope="module")
+def in_python() -> Iterator[None]:
+    """What these tests watch are the steps that Python takes."""
+    with numpy_only():
+        yield
 
 
 def live(requests: int, gamma: int = 3) -> LiveBlock:

@@ -126,7 +126,7 @@ def cut(ints: Any, floats: Any, singles: Any) -> Room:
     at += blocks
     units = ints[at : at + blocks * g].reshape((blocks, g))
     wide_singles = singles[: c * g].reshape((c, g))
-    confidence = singles[c * g :].reshape((-1, g))
+    confidence = singles[c * g :].reshape((blocks if singles.size > c * g else 0, g))
     return Room(
         ints[:INTS],
         floats[:FLOATS],
