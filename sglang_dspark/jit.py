@@ -43,7 +43,8 @@ _SOURCES = (
 )
 """What compiled code is made from."""
 
-_WORTH_IT = 200_000  # times that one process wanted compiled code; NumPy has then taken as long as compiling does
+_WORTH_IT = 100_000  # times that one process wanted compiled code: some seconds of NumPy, about what compiling takes
+_NOW_AND_THEN = 20_000  # of these times it looks whether somebody else has compiled
 _UNUSED_S = 30 * 86_400.0
 _LOCK = "lock"
 
@@ -105,17 +106,21 @@ def kept(package: str = POLICY_LOOPS) -> bool:
     return folder is not None and _mark(folder, package).exists()
 
 
-def prepare(package: str = POLICY_LOOPS) -> Exception | None:
+def prepare(package: str = POLICY_LOOPS, wait: bool = True) -> Exception | None:
     """Take a package of loops into use: its `warm` runs every function once, compiled now or taken from disk.
 
-    Of several processes one compiles, and the others take what it kept. Returns what raised on the way; NumPy is used
-    from then on, and `stated` says why. Does nothing where compiled code cannot be used at all.
+    Of several processes one compiles; the others wait and take what it kept, or go on with NumPy (not `wait`). Returns
+    what raised on the way; NumPy is used from then on, and `stated` says why. Does nothing where compiled code cannot
+    be used at all.
     """
     folder = _folder_or_why()[0]
     if folder is None or _here.failed or package in _here.ready:
         return None
+    began = time.perf_counter()
     try:
-        with nullcontext() if kept(package) else _alone(folder):
+        with nullcontext(True) if kept(package) else _alone(folder, wait) as mine:
+            if not mine:
+                return None
             compiles = not kept(package)
             module = importlib.import_module(package)
             module.warm()
@@ -126,6 +131,7 @@ def prepare(package: str = POLICY_LOOPS) -> Exception | None:
         return error
     _here.ready[package] = module
     if compiles:
+        logger.info("sglang-dspark: %s compiled in %.1f s, kept in %s", package, time.perf_counter() - began, folder)
         _forget_unused(folder)
     return None
 
@@ -166,8 +172,8 @@ def loops(package: str) -> Any:
 
 def _wanted() -> ModuleType | None:
     _here.wanted += 1
-    if (_here.wanted == 1 and kept()) or _here.wanted == _WORTH_IT:
-        error = prepare()
+    if _here.wanted % _NOW_AND_THEN == 1 and (_here.wanted > _WORTH_IT or kept()):
+        error = prepare(wait=False)
         if error is not None:
             logger.warning("%s; NumPy is used, which gives the same results more slowly", _here.failed)
     return _here.ready.get(POLICY_LOOPS)
@@ -219,14 +225,18 @@ def _mark(folder: Path, package: str) -> Path:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, where there are locks; it goes with the process."""
+def _alone(folder: Path, wait: bool) -> Iterator[bool]:
+    """Hold the folder's lock, where there are locks; False where another process has it and this one does not wait."""
+    mine = True
     with open(folder / _LOCK, "w") as file:
         with suppress(ImportError, OSError):
             import fcntl
 
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                mine = False
+        yield mine
 
 
 def _forget_unused(folder: Path) -> None:

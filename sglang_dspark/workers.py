@@ -152,7 +152,7 @@ class _Process:
     def __init__(self, first: bytes) -> None:
         paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
         self._process = subprocess.Popen(
-            [sys.executable, "-c", "from sglang_dspark.workers import serve; serve()"],
+            [sys.executable, "-P", "-c", "from sglang_dspark.workers import serve; serve()"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": paths},

@@ -118,3 +118,17 @@ def test_no_process_is_left_behind(how: signal.Signals) -> None:
     while any(Path(f"/proc/{pid}").exists() for pid in workers) and time.monotonic() - begun < 20:
         time.sleep(0.05)
     assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+
+
+def test_workers_run_the_code_of_who_started_them_wherever_they_are_started(tmp_path: Path) -> None:
+    (tmp_path / "scripts").mkdir()
+    script = tmp_path / "scripts" / "run.py"
+    script.write_text(
+        "import functools, operator\nfrom sglang_dspark.workers import Workers\n"
+        "with Workers(2, functools.partial, operator.is_) as workers:\n    print(workers.run([1, 2]))\n"
+    )
+    (tmp_path / "sglang_dspark.py").write_text("raise SystemExit('what lies in the working directory was imported')\n")
+    found = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=60, env=environment(), cwd=tmp_path
+    )
+    assert (found.stdout, found.stderr) == ("[False, False]\n", "")

@@ -95,8 +95,13 @@ def warmed(monkeypatch, warm) -> list[int]:
     return ran
 
 
+def worth(monkeypatch, calls: int) -> None:
+    monkeypatch.setattr(jit, "_WORTH_IT", calls)
+    monkeypatch.setattr(jit, "_NOW_AND_THEN", 2)
+
+
 def test_nothing_compiles_for_a_little_work_and_something_does_for_much(fresh, monkeypatch) -> None:
-    monkeypatch.setattr(jit, "_WORTH_IT", 3)
+    worth(monkeypatch, 2)
     ran = warmed(monkeypatch, lambda: None)
     assert jit.compiled() and jit.stated() == "compiled (numba 1.2.3)" and not jit.kept()
     assert [jit.policy_loops() is None for _ in range(4)] == [True, True, False, False]
@@ -108,8 +113,18 @@ def test_nothing_compiles_for_a_little_work_and_something_does_for_much(fresh, m
     assert jit.compiled()
 
 
+def test_numpy_goes_on_while_another_process_compiles(fresh, monkeypatch) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    worth(monkeypatch, 0)
+    ran = warmed(monkeypatch, lambda: None)
+    with open(fresh / "lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert [jit.policy_loops() for _ in range(4)] == [None] * 4
+    assert jit.policy_loops() is not None and ran == [1]
+
+
 def test_a_compiler_that_raises_leaves_numpy_for_good(fresh, monkeypatch, caplog) -> None:
-    monkeypatch.setattr(jit, "_WORTH_IT", 2)
+    worth(monkeypatch, 1)
     ran = warmed(monkeypatch, lambda: 1 / 0)
     assert [jit.policy_loops() for _ in range(5)] == [None] * 5 and ran == [1]
     assert not jit.compiled() and not jit.kept() and jit.prepare() is None
