@@ -18,7 +18,7 @@ import platform
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import cache
@@ -46,7 +46,7 @@ _SOURCES = (
 _WORTH_IT = 100_000  # times that one process wanted compiled code: some seconds of NumPy, about what compiling takes
 _NOW_AND_THEN = 20_000  # of these times it looks whether somebody else has compiled
 _UNUSED_S = 30 * 86_400.0
-_LOCK = "lock"
+_LOCK, _WORK = "lock", "work"
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -57,6 +57,7 @@ class _Process:
 
     numpy: bool = False
     wanted: int = 0
+    expected_s: float = 0.0
     failed: str = ""
     ready: dict[str, ModuleType] = field(default_factory=dict)
 
@@ -75,11 +76,6 @@ def stated() -> str:
     if _here.failed or folder is None:
         return f"NumPy ({_here.failed or why})"
     return "NumPy (asked for)" if _here.numpy else f"compiled ({why})"
-
-
-def engine_loops() -> Any:
-    """`simulator.engine.loops.steps`, or None where NumPy is used."""
-    return None if _forced.numpy else _loaded("simulator.engine.loops.steps")
 
 
 @contextmanager
@@ -161,13 +157,35 @@ def _compiled(function: Function, **options: Any) -> Function:
         numba.config.CACHE_DIR = before
 
 
-def loops(package: str) -> Any:
-    """A package of loops where it is in use or kept, None where NumPy is used."""
-    if _here.numpy:
-        return None
-    if package not in _here.ready and kept(package):
-        prepare(package)
-    return _here.ready.get(package)
+def in_use(package: str) -> Any:
+    """A package of loops that was taken into use, None where NumPy is used."""
+    return None if _here.numpy else _here.ready.get(package)
+
+
+def add_work(seconds: float) -> float:
+    """Seconds of work that NumPy has been given on this machine and compiled code would do at once, these included."""
+    folder = _folder_or_why()[0]
+    if folder is None or _here.numpy:
+        return 0.0
+    file = folder / _WORK
+    with suppress(OSError, ValueError):
+        seconds += float(file.read_text())
+    with suppress(OSError):
+        file.write_text(f"{seconds:.1f}")
+    return seconds
+
+
+def expect(seconds: float, packages: Sequence[str], loads_s: float, compiles_s: float) -> None:
+    """So many seconds of work begin that compiled code would do at once: take it into use if that pays by now.
+
+    loads_s, compiles_s: work, all of this process together, that is worth loading what is kept, and worth compiling.
+    """
+    _here.expected_s += seconds
+    if _here.numpy or _here.failed or _here.expected_s < loads_s or all(package in _here.ready for package in packages):
+        return
+    for package in packages:
+        if _here.expected_s >= compiles_s or kept(package):
+            prepare(package, wait=False)
 
 
 def _wanted() -> ModuleType | None:

@@ -8,6 +8,7 @@ from functools import partial
 from sglang_dspark.cores import available_cores
 from sglang_dspark.policies import Policy
 from sglang_dspark.workers import Hire, Report, Work, Workers
+from simulator.engine.compiling import compile_ahead
 from simulator.engine.run import Setting
 from simulator.results.metrics import Figures
 from simulator.results.run import run_once
@@ -52,6 +53,8 @@ def run_tasks(
     def report(before: int) -> Callable[[int], None] | None:
         return None if on_progress is None else lambda count: on_progress(before + count, total)
 
+    if not callable(jobs):
+        compile_ahead(((settings[tasks[index][0]], tasks[index][2]) for index in left), jobs or available_cores())
     hire = partial(Workers, max(1, min(jobs or available_cores(), len(left)))) if not callable(jobs) else jobs
     script = any(type(policy).__module__ == "__main__" for _, policy, _ in tasks)
     finished = done

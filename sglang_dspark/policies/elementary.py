@@ -78,4 +78,4 @@ def log_of(x: float) -> float:
     mantissa, times = math.frexp(x)
     if mantissa < SQRT_HALF:
         mantissa, times = 2.0 * mantissa, times - 1
-    return times * LN2_HIGH + (log_of_mantissa(mantissa) + times * LN2_LOW)  # type: ignore[no-any-return]
+    return times * LN2_HIGH + (log_of_mantissa(mantissa) + times * LN2_LOW)

@@ -43,9 +43,8 @@ _NO_FLOATS, _NO_INTS = np.empty(0), np.empty(0, dtype=np.int64)
 
 @dataclass(frozen=True)
 class Program:
-    """rule: the innermost of what the policy holds. kind: one of the numbers above. calibrated, repriced: what is
-    learned around it. least: survivals below so many units are left out of an argmax. cold: whether requests without
-    lagged survivals count as the running mean."""
+    """rule: the innermost of what the policy holds. kind: one of the numbers above. calibrated, repriced: whether
+    confidences, and step times, are corrected around it by what was learned."""
 
     rule: Policy
     kind: int
@@ -54,16 +53,18 @@ class Program:
 
     @property
     def least(self) -> int:
+        """Survivals below so many units are left out of an argmax."""
         return SGLANG_LEAST if isinstance(self.rule, Argmax) and self.rule.pricing == "floor" else 0
 
     @property
     def cold(self) -> bool:
+        """Whether requests without lagged survivals count as the running mean."""
         return isinstance(self.rule, Argmax) and self.rule.cold == "prior"
 
     def tables(
         self, prices: StepPrices, num_requests: int, gamma: int, by_tier: tuple[tuple[int, int], ...] = ()
     ) -> tuple[Floats, Ints]:
-        """What the rule reads of the prices of one batch, corrected `by_tier`: (by admitted count, by count or tier)."""
+        """What the rule reads of one batch's prices, corrected `by_tier`: (by admitted count, by count or by tier)."""
         if by_tier:
             prices = tier_costs.corrected(prices, num_requests, by_tier)
         rule, past = self.rule, Past(num_requests, gamma, prices)

@@ -16,8 +16,8 @@ class DecodeBatch:
 
     request: index in the trace. slot: request slot (for published survivals and blocks at hand), generation: its owner.
     row: where the block of the present anchor stands in `blocks`. remaining: tokens still wanted, 0 once finished.
-    joined: decode steps of the engine when it (last) joined. first: anchor of the first block at hand. whole: tokens that
-    it holds once it has ended. index_of: the present row of every slot. high_slot: slots that were ever used.
+    joined: decode steps of the engine when it (last) joined. first: anchor of the first block at hand. whole: tokens
+    that it holds once it has ended. index_of: the present row of every slot. high_slot: slots that were ever used.
     """
 
     def __init__(self, room: Room, source: AcceptanceSource) -> None:

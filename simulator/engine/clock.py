@@ -16,4 +16,4 @@ class Clock(simpy.Environment):
         event = self.event()
         event._ok, event._value = True, None
         heappush(self._queue, (time_s, NORMAL, next(self._eid), event))
-        return event  # type: ignore[no-any-return]
+        return event

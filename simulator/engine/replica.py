@@ -296,8 +296,9 @@ class Engine:
             self._show_tokens(room.committed[:size])
         if recorder.on_decode is not None:
             depth, units = batch.blocks.depth.take(batch.row[:size]), batch.blocks.units.take(batch.row[:size], axis=0)
-            rows = (batch.request, batch.remaining, room.lengths, room.accepted)
-            recorder.on_decode(DecodeView(*(row[:size].copy() for row in rows), units, depth))
+            request, wanted = batch.request[:size].copy(), batch.remaining[:size].copy()
+            lengths, accepted = room.lengths[:size].copy(), room.accepted[:size].copy()
+            recorder.on_decode(DecodeView(request, wanted, lengths, accepted, units, depth))
         for request, at_s in stepper.end():
             self._finish(request, at_s)
         if recorder.on_step is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from sglang_dspark.jit import loops
+from sglang_dspark import jit
 from sglang_dspark.policies import Argmax, Goodput, Outcome, StepTiming, tier_costs
 from sglang_dspark.policies.programs import Program, carry_of, learned_parts, program_of
 from simulator.engine.admission import RATIO_LEAST, RATIO_STEP
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 
 LOOPS = "simulator.engine.loops.steps"
+PACKAGES = (jit.POLICY_LOOPS, LOOPS)
+"""What is compiled of a run."""
 
 
 class Stepper:
@@ -44,7 +46,7 @@ class Stepper:
         """None where the steps of this engine are left to Python: a policy of somebody's own, or one that is shown what
         compiled code does not know."""
         model = engine.model
-        program, steps = program_of(model.policy), loops(LOOPS)
+        program, steps = program_of(model.policy), jit.in_use(LOOPS)
         most = int((engine.recorder.input_length + engine.recorder.output_length).max(initial=0)) + model.kv_reserve
         fits = all(PriceTables.fits(cost, engine.batch.capacity, most) for cost in (model.cost, model.belief))
         if program is None or steps is None or model.online or model.explore or not fits:
@@ -156,9 +158,9 @@ class Stepper:
         count = n.item(at.PENDING)
         if count >= 0:
             timing = StepTiming(n.item(at.PENDING_TOKENS), self._f.item(at.BELIEVED), self._f.item(at.MEASURED))
-            rows = (room.pending_units[:count], *room.pending[:, :count])
             known = timing if self._program.repriced else None
-            decoder.outcomes.append(Outcome(*(row.copy() for row in rows), known))
+            lengths, accepted = room.pending[:, :count].copy()
+            decoder.outcomes.append(Outcome(room.pending_units[:count].copy(), lengths, accepted, known))
         step = python_step()
         self._learned_in()
         return step

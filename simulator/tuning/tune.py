@@ -10,6 +10,7 @@ from pathlib import Path
 from sglang_dspark.cores import available_cores
 from sglang_dspark.errors import InputError
 from sglang_dspark.workers import Crew, Hire, Workers
+from simulator.engine.compiling import compile_ahead
 from simulator.engine.run import Setting
 from simulator.results.steady import ENOUGH
 from simulator.run_store import digest, release
@@ -116,6 +117,8 @@ def tune(
     def whole(each: Sequence[Setting]) -> Crew:
         return hired(runner, list(each))
 
+    if hire is None:
+        compile_ahead([(setting, 0) for setting in seen] * trials, workers or available_cores())
     with hired(evaluator, seen, wanted, plan.segments) as processes:
         reachable = partial(_check_reachable, plan, seen[0])
         found = search(plan, trials, processes, study, telling("trials"), reachable)

@@ -23,7 +23,7 @@ def followed_tier(met: Any, means: Any, count: int, tokens: int, ratio: float) -
     found = 0
     while found < count and met[0, found] != tokens:
         found += 1
-    mean, steps = log(ratio), np.int64(1)
+    mean, steps = log(ratio), 1
     if found < count:
         steps = min(met[1, found] + 1, MEMORY)
         mean = means[found] + min(max(mean - means[found], -FARTHEST), FARTHEST) / steps

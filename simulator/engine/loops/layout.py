@@ -51,16 +51,17 @@ ENDS, NEEDS_RULE, NEEDS_COST, NEEDS_BLOCKS = range(4)
 class Room(NamedTuple):
     """All of a replica's arrays; R rows are those of the batch, of `capacity`.
 
-    n [INTS], f [FLOATS]: the numbers above. columns [8, capacity], index_of and free_slots [capacity], units [capacity *
-    BLOCKS_AHEAD, gamma], depth, confidence: see `DecodeBatch`. joined_slots, joined_s: who joined since the last decode
-    step; left [3, capacity]: slot, step, whether foreseen, of finished requests still in the batch. finished [2,
+    n [INTS], f [FLOATS]: the numbers above. columns [8, capacity], index_of and free_slots [capacity], units [capacity
+    * BLOCKS_AHEAD, gamma], depth, confidence: see `DecodeBatch`. joined_slots, joined_s: who joined since the last
+    decode step; left [3, capacity]: slot, step, whether foreseen, of finished requests still in the batch. finished [2,
     capacity], finished_s: request and verify steps, and when, of those that ended in a call.
 
-    ring [depth, slots, gamma], owners [depth, slots]: published survivals. prior [gamma], fit [5], rates [4] (goodput's accepted, tried,
-    prior and what is kept of them), met [2,
-    TIERS], means [TIERS], grains [2, TIERS]: what is learned; pending [2, capacity], pending_units: an outcome on its way.
+    ring [depth, slots, gamma], owners [depth, slots]: published survivals. What is learned: prior [gamma]; fit [5]; of
+    goodput rates [4], accepted, tried, their prior and what is kept of them; met [2, TIERS], means [TIERS] and grains
+    [2, TIERS] of step times. pending [2, capacity], pending_units: an outcome on its way.
 
-    lengths, accepted, committed, lagged, live, corrected, certain, values, spare: the step under way.
+    The step under way: lengths, accepted, committed [capacity]; lagged, live, corrected, certain [capacity, gamma].
+    found [2, TIERS], values [capacity * gamma], spare (SPARE more), beyond [3, capacity * gamma + 1]: to work in.
     """
 
     n: Any
@@ -166,7 +167,7 @@ def cut(ints: Any, floats: Any, singles: Any) -> Room:
 
 
 def new_room(capacity: int, gamma: int, depth: int, *, confidence: bool) -> tuple[Any, Any, Any]:
-    """(ints, floats, singles) for `cut`: all 0. depth: publishes that are kept; confidence: whether blocks keep them."""
+    """(ints, floats, singles) for `cut`, all 0. depth: publishes kept. confidence: whether blocks have any."""
     block, blocks = capacity * gamma, capacity * BLOCKS_AHEAD
     count = INTS + 21 * capacity + 9 * block + 3 + SPARE + depth * (capacity + block) + 6 * TIERS + gamma
     count += blocks * (gamma + 1)

@@ -1,7 +1,7 @@
 """Decode steps one after the other, as long as nothing outside can happen in between.
 
-What a step is, stands in `replica` and `decoding`; here it stands a second time, as loops. Both work on the same arrays,
-and tests run whole simulations through both.
+What a step is, stands in `replica` and `decoding`; here it stands a second time, as loops. Both work on the same
+arrays, and tests run whole simulations through both.
 """
 
 from __future__ import annotations
