@@ -27,7 +27,7 @@ Singles = NDArray[np.float32]
 _NODES = 25  # quadrature nodes per dimension: conditionals are met to 1e-5 (default spreads)
 _ROUNDS = 5  # until the weights of requests stand still
 _RUN = 4096  # anchors that are drawn at once
-_RUNS_KEPT = 32
+_RUNS_KEPT = 128  # 45 MB: enough for 256 running requests of 2,000 tokens, which come back to theirs every 256
 
 
 class AcceptanceSource(Protocol):

@@ -53,37 +53,33 @@ class DecodeView:
 
 
 class Tally:
-    """Sums over the decode steps of one replica. They are kept apart so that they do not hang on who stepped first.
+    """Sums over the decode steps of one replica, kept apart so that they do not hang on who stepped first."""
 
-    counts: [6] int64 steps, verified and committed tokens, requests that wanted some, requests, and steps that the
-    profile was not measured for. seconds: [3] float64 draft, verify, all.
-    """
-
-    def __init__(self, counts: Ints, seconds: NDArray[np.float64], gamma: int) -> None:
-        self.counts, self.seconds = counts, seconds
+    def __init__(self, gamma: int) -> None:
         self.bursts = Bursts(gamma + 1)
+        self.decode_steps = 0
+        self.verified_tokens = self.committed_tokens = self.request_steps = self.rows = 0
+        self.steps_beyond_probes = 0  # that the profile was not measured for
+        self.draft_s = self.verify_s = self.decode_s = 0.0
 
     def decode(
         self, rows: int, alive: int, verified: int, committed: int, draft: float, verify: float, seconds: float
     ) -> None:
         """A decode step ended: `committed` of `verified` tokens went to `alive` of `rows` requests, some had ended."""
-        counts, sums = self.counts, self.seconds
-        counts[0] += 1
-        counts[1] += verified
-        counts[2] += committed
-        counts[3] += alive
-        counts[4] += rows
-        sums[0] += draft
-        sums[1] += verify
-        sums[2] += seconds
+        self.decode_steps += 1
+        self.verified_tokens += verified
+        self.committed_tokens += committed
+        self.request_steps += alive
+        self.rows += rows
+        self.draft_s += draft
+        self.verify_s += verify
+        self.decode_s += seconds
 
 
-def _count(which: int, doc: str) -> Any:
-    return property(lambda recorder: sum(int(tally.counts[which]) for tally in recorder.tallies), doc=doc)
-
-
-def _sum(which: int, doc: str) -> Any:
-    return property(lambda recorder: sum(float(tally.seconds[which]) for tally in recorder.tallies), doc=doc)
+def _sum(name: str) -> Any:
+    return property(
+        lambda recorder: sum(getattr(tally, name) for tally in recorder.tallies), doc=f"See `Tally`: {name}."
+    )
 
 
 class Recorder:
@@ -115,19 +111,13 @@ class Recorder:
         self.tallies: list[Tally] = []  # by replica
         self._gamma = gamma
 
-    decode_steps = _count(0, "Decode steps.")
-    verified_tokens = _count(1, "Tokens that they verified, anchors included.")
-    committed_tokens = _count(2, "Tokens that they gave.")
-    request_steps = _count(3, "Requests that wanted tokens of them, step by step.")
-    rows = _count(4, "Requests in their batches, those that had ended included.")
-    steps_beyond_probes = _count(5, "Those that the profile was not measured for.")
-    draft_s = _sum(0, "Seconds that they drafted.")
-    verify_s = _sum(1, "Seconds that they verified.")
-    decode_s = _sum(2, "Seconds that they took.")
+    decode_steps, verified_tokens, committed_tokens = map(_sum, ("decode_steps", "verified_tokens", "committed_tokens"))
+    request_steps, rows, steps_beyond_probes = map(_sum, ("request_steps", "rows", "steps_beyond_probes"))
+    draft_s, verify_s, decode_s = map(_sum, ("draft_s", "verify_s", "decode_s"))
 
-    def tally(self, counts: Ints, seconds: NDArray[np.float64]) -> Tally:
+    def tally(self) -> Tally:
         """Where a further replica keeps its sums."""
-        self.tallies.append(Tally(counts, seconds, self._gamma))
+        self.tallies.append(Tally(self._gamma))
         return self.tallies[-1]
 
     @property
@@ -155,7 +145,7 @@ class Recorder:
 
     def entered(self, request: int, now: float) -> None:
         """A replica lets it decode (again); the first time counts."""
-        if np.isnan(self.entered_s[request]):
+        if self.entered_s[request] != self.entered_s[request]:  # NaN
             self.entered_s[request] = now
 
     def left(self, request: int, steps: int) -> None:

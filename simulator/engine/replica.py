@@ -27,10 +27,6 @@ from simulator.engine.departures import Departures
 from simulator.engine.loops.layout import (
     COMMITTED,
     SECONDS,
-    SUM_BEYOND,
-    SUM_DRAFT,
-    SUM_SECONDS,
-    SUM_STEPS,
     TOTAL,
     cut,
     new_room,
@@ -85,7 +81,7 @@ class Engine:
         self._inbox: deque[tuple[float, Waiting]] = deque()  # (time, request): came since the host last looked
         self.looked_s = 0.0
         self.entering = 0  # requests in a prefill step under way that ends their prompt
-        self.tally = recorder.tally(room.n[SUM_STEPS : SUM_BEYOND + 1], room.f[SUM_DRAFT : SUM_SECONDS + 1])
+        self.tally = recorder.tally()
         self.gaps = Gaps(self.tally.bursts, room.joined_slots, room.joined_s)
         self.decoder = Decoder(model, recorder, room)
         self._closed = False  # SGLang's batch_is_full: nobody new enters until a request leaves
@@ -256,7 +252,7 @@ class Engine:
     def execute(self, drafted: Drafted) -> Step:
         """The second half of `begin_decode`."""
         step = self.decoder.execute(self.batch, drafted)
-        self.tally.counts[-1] += step.beyond_probes
+        self.tally.steps_beyond_probes += step.beyond_probes
         return step
 
     def end_decode(self, step: Step) -> None:

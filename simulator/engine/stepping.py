@@ -79,19 +79,23 @@ class Stepper:
     def begin(self) -> float:
         """Begin a step now, the host having looked, and others after it; when the last of them ends."""
         engine, n, f, tables = self._engine, self._n, self._f, self._tables
-        batch, memory, bursts = engine.batch, engine.memory, engine.tally.bursts
+        batch, memory, tally, bursts = engine.batch, engine.memory, engine.tally, engine.tally.bursts
         horizon, late, blocked = engine.horizon()
         bursts.make_room(batch.capacity + 2)
         cache = memory.cache
         room = memory.capacity if cache is None else memory.capacity + cache.shared - cache.idle
-        n[at.SIZE : at.HIGH_SLOT + 1] = (
+        n[at.SIZE : at.SUM_BEYOND + 1] = (
             *(batch.size, batch.safe_steps, engine.steps, engine.decode_steps, memory.context),
             *(engine.decoder.head, engine.gaps.joins, len(engine.leaving), 0, bursts.count, 0),
             *(1 if self._one_by_one else 1 << 60, blocked, room, batch.high_slot),
+            *(tally.decode_steps, tally.verified_tokens, tally.committed_tokens, tally.request_steps, tally.rows),
+            tally.steps_beyond_probes,
         )
         n[at.LATE] = late
-        f[at.NOW], f[at.RATIO] = engine.env.now, memory.ratio
-        f[at.PREVIOUS], f[at.HORIZON] = engine.gaps.previous_s, horizon
+        f[at.NOW : at.SUM_SECONDS + 1] = (
+            *(engine.env.now, horizon, memory.ratio, engine.gaps.previous_s),
+            *(tally.draft_s, tally.verify_s, tally.decode_s),
+        )
         while True:
             why = self._loops.advance(
                 *engine.arrays, tables.index, tables.entries, tables.floats, tables.ints, bursts.times, bursts.counts
@@ -105,12 +109,10 @@ class Stepper:
 
     def end(self) -> list[tuple[int, float]]:
         """The step under way ends. Requests that ended since `begin`, in order, and when."""
-        n, f, engine = self._n, self._f, self._engine
+        n, engine = self._n, self._engine
         bursts = engine.tally.bursts
         self._loops.finish(*engine.arrays, bursts.times, bursts.counts)
         self._out()
-        memory = engine.memory
-        memory.ratio, engine.gaps.previous_s = f.item(at.RATIO), f.item(at.PREVIOUS)
         count = n.item(at.FINISHED)
         requests: list[int] = engine.room.finished[0, :count].tolist()
         steps, when = engine.room.finished[1, :count].tolist(), engine.room.finished_s[:count].tolist()
@@ -119,17 +121,18 @@ class Stepper:
         return list(zip(requests, when, strict=True))
 
     def _out(self) -> None:
-        """Integers as they are now."""
+        """Where the numbers stand now, to those who own them."""
         engine = self._engine
-        batch, memory = engine.batch, engine.memory
-        size, safe, steps, decode_steps, context, head, joins, leaving, left, bursts = self._n[
-            at.SIZE : at.BURSTS + 1
-        ].tolist()
-        batch.size, batch.safe_steps, engine.steps, engine.decode_steps = size, safe, steps, decode_steps
-        memory.context, engine.decoder.head, engine.gaps.joins = context, head, joins
-        engine.leaving.count, engine.tally.bursts.count = leaving, bursts
+        batch, memory, gaps, tally = engine.batch, engine.memory, engine.gaps, engine.tally
+        numbers = self._n[at.SIZE : at.SUM_BEYOND + 1].tolist()
+        batch.size, batch.safe_steps, engine.steps, engine.decode_steps, memory.context = numbers[:5]
+        engine.decoder.head, gaps.joins, engine.leaving.count, left, tally.bursts.count = numbers[5:10]
         if left:
             engine.reopen()
+        tally.decode_steps, tally.verified_tokens, tally.committed_tokens = numbers[-6:-3]
+        tally.request_steps, tally.rows, tally.steps_beyond_probes = numbers[-3:]
+        memory.ratio, gaps.previous_s, *sums = self._f[at.RATIO : at.SUM_SECONDS + 1].tolist()
+        tally.draft_s, tally.verify_s, tally.decode_s = sums
 
     def _serve(self, why: int) -> None:
         """What compiled steps lack."""
