@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pictures
 
 from sglang_dspark.policies import SCALE, LiveBlock, Past, make_policy
 from sglang_dspark.policies.arithmetic import Floats
@@ -92,12 +93,8 @@ def table(step: Step) -> list[str]:
 
 def draw(step: Step, out: Path) -> None:
     """tau, T and Theta below each other, and where the rules stop."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    from matplotlib import pyplot as plt
-
-    matplotlib.rcParams |= {"svg.hashsalt": "sglang-dspark", "svg.fonttype": "none", "font.size": 9}
+    plt = pictures.pyplot()
+    plt.rcParams["font.size"] = 9
     figure, axes = plt.subplots(3, 1, figsize=(7.2, 6.6), sharex=True, height_ratios=[1, 1, 1.6])
     along = np.arange(step.tau.size)
     axes[0].plot(along, step.tau, color="#0072b2")
@@ -117,7 +114,7 @@ def draw(step: Step, out: Path) -> None:
         each.spines[["top", "right"]].set_visible(False)
     axes[0].set_title(f"One step of {REQUESTS} requests, gamma 7 (simulated; step costs of {PROFILE})", fontsize=9)
     figure.tight_layout()
-    figure.savefig(out, metadata={"Date": None})
+    pictures.save(figure, out)
     plt.close(figure)
 
 

@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pictures
+
 from simulator import Comparison, load_trace, simulate
 from simulator.inputs import Acceptance, Load
 from simulator.results.paired import Paired
@@ -93,12 +95,7 @@ def points_of(comparisons: list[Comparison]) -> Points:
 
 def draw(panels: dict[str, Points], profile: str, out: Path) -> None:
     """Panels below each other, so that a phone shows them at full width; what falls below them is said in words."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    from matplotlib import pyplot as plt
-
-    matplotlib.rcParams["svg.hashsalt"] = "sglang-dspark"
+    plt = pictures.pyplot()
     figure, axes = plt.subplots(len(panels), 1, figsize=(4.8, 2.9 * len(panels) + 0.7), sharex=True, squeeze=False)
     for number, (panel, (drafter, points)) in enumerate(zip(axes[:, 0], panels.items(), strict=True)):
         draw_panel(panel, f"{chr(ord('A') + number)}: acceptance of {drafter}", points)
@@ -108,7 +105,7 @@ def draw(panels: dict[str, Points], profile: str, out: Path) -> None:
     figure.suptitle(f"Gain in output throughput over {BASE}, simulated\nstep costs of {profile}", fontsize=10)
     figure.tight_layout(rect=(0, 0.03, 1, 1))
     out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, metadata={"Date": None})
+    pictures.save(figure, out)
     print(f"wrote {out}", file=sys.stderr)
 
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pictures
 
 from sglang_dspark.cost import StepCost, load_profile
 from sglang_dspark.policies import Policy, make_policy
@@ -203,9 +204,7 @@ def _short(text: str) -> str:
 
 def draw(found: dict[str, dict[str, float]], out: Path) -> None:
     """One row a policy, one column a case, regret by colour; the table has the figures."""
-    import matplotlib.pyplot as plt
-
-    plt.rcParams["svg.fonttype"] = "none"  # text as text: a tenth of the size
+    plt = pictures.pyplot()
     values = 100 * np.array([[by[text] for by in found.values()] for text in POLICIES])
     figure, axes = plt.subplots(figsize=(0.45 * len(found) + 3, 0.32 * len(POLICIES) + 2.2))
     image = axes.imshow(values, cmap="cividis_r", vmin=0, vmax=10, aspect="auto")
@@ -213,7 +212,7 @@ def draw(found: dict[str, dict[str, float]], out: Path) -> None:
     axes.set_yticks(range(len(POLICIES)), [_short(text) for text in POLICIES], fontsize=7)
     figure.colorbar(image, label="regret, %")
     figure.tight_layout()
-    figure.savefig(out)
+    pictures.save(figure, out)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from textwrap import wrap
+
+import pictures
 
 from .rows import KINDS, PREDICTED, Errors, Group, Row, Section, Tried, errors
 
@@ -142,12 +143,7 @@ def quoted(sections: Sequence[Section]) -> dict[str, dict[str, float]]:
 
 def draw(sections: Sequence[Section], path: Path) -> None:
     """Throughput on the left, gains on the right; colour and marker say what a point is worth."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    from matplotlib import pyplot as plt
-
-    matplotlib.rcParams |= {"svg.hashsalt": "sglang-dspark", "svg.fonttype": "none", "font.sans-serif": ["DejaVu Sans"]}
+    plt = pictures.pyplot()
     rows = [row for section in sections for group in section.groups for row in group.rows]
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.2, 4.4))
     for axes, unit, scale in ((left, "tok/s", 1.0), (right, "gain", 100.0)):
@@ -174,11 +170,5 @@ def draw(sections: Sequence[Section], path: Path) -> None:
     right.set_ylabel("predicted gain, %")
     right.set_title("gains, +-5 points", fontsize=9)
     figure.tight_layout()
-    figure.savefig(path, metadata={"Date": None})
+    pictures.save(figure, path)
     plt.close(figure)
-    path.write_text(_compact(path.read_text()))
-
-
-def _compact(svg: str) -> str:
-    """Without indentation and digits that nobody sees: the picture is in the repository."""
-    return re.sub(r"(\d\.\d\d)\d+", r"\1", re.sub(r"\n\s*", "\n", svg))
