@@ -91,7 +91,7 @@ class StatisticalAcceptance:
 
     def fill(self, request: int, first: int, out: BlockTable) -> None:
         """See `AcceptanceSource.fill`; anchors beyond the request's last token are not its own."""
-        at, done, count = int(self._begin[request]) + first, 0, len(out.depth)
+        at, done, count = self._begin.item(request) + first, 0, len(out.depth)
         while done < count:
             number, inside = divmod(at + done, _RUN)
             units, reported, depth = self._run(number)

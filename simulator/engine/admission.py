@@ -133,6 +133,8 @@ class Memory:
         free = self.capacity - self.used(batch.size) - promised - wanted
         if free >= batch.size * _LONGEST_ESTIMATE:
             return True  # whatever is expected
+        if self.slack is None and batch.wanted <= free:
+            return True  # all that is
         ratio = 1.0 if self.slack is None else self.ratio  # managers/schedule_policy.py:785
         return bool(np.minimum(self.may_ask(batch), _LONGEST_ESTIMATE).sum() * ratio <= free)
 

@@ -18,6 +18,7 @@ class DecodeBatch:
     row: where the block of the present anchor stands in `blocks`. remaining: tokens still wanted, 0 once finished.
     joined: decode steps of the engine when it (last) joined. first: anchor of the first block at hand. whole: tokens
     that it holds once it has ended. index_of: the present row of every slot. high_slot: slots that were ever used.
+    wanted: what remains of all rows together.
     """
 
     def __init__(self, room: Room, source: AcceptanceSource) -> None:
@@ -32,7 +33,7 @@ class DecodeBatch:
         self._free_slots[:] = np.arange(capacity - 1, -1, -1)
         self.capacity = capacity
         self._generations = 0
-        self.high_slot = 0
+        self.high_slot = self.wanted = 0
         self.safe_steps = 0
 
     def add(self, request: int, remaining: int, anchor: int, joined: int, whole: int) -> int:
@@ -44,12 +45,14 @@ class DecodeBatch:
         self.index_of[slot] = index
         self.high_slot = max(self.high_slot, slot + 1)
         self.size += 1
+        self.wanted += remaining
         self._load(index, anchor, remaining)
         self.safe_steps = 0
         return slot
 
     def remove(self, index: int) -> None:
         """Take one row out; the last row moves into its place."""
+        self.wanted -= self.remaining.item(index)
         self._free_slots[self.capacity - self.size] = self.slot[index]
         self.size -= 1
         self._columns[:, index] = self._columns[:, self.size]

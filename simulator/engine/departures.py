@@ -25,22 +25,28 @@ class Departures:
 
     def take_known(self, steps: int) -> list[int]:
         """Slots of requests that the host knows to be finished when it chooses a step after `steps` others."""
-        return self._take((self.rows[1, : self.count] <= steps - self._lag).nonzero()[0].tolist())
+        ended = self.rows[1, : self.count].tolist()
+        return self._take([index for index, step in enumerate(ended) if step <= steps - self._lag])
 
     def take_foreseen(self) -> list[int]:
         """Slots that a decode step leaves out because their end was sure (SGLang's _reqs_finishing_inflight).
 
         A prefill is chosen before that, while they still hold their place.
         """
-        return sorted(self._take(self.rows[2, : self.count].nonzero()[0].tolist()))
+        return sorted(self._take([index for index, sure in enumerate(self.rows[2, : self.count].tolist()) if sure]))
 
     def forget(self, slot: int) -> None:
         """It left another way."""
-        self._take((self.rows[0, : self.count] == slot).nonzero()[0].tolist())
+        self._take([index for index, other in enumerate(self.rows[0, : self.count].tolist()) if other == slot])
 
     def _take(self, which: list[int]) -> list[int]:
-        slots: list[int] = self.rows[0, which].tolist()
+        if not which:
+            return []
+        slots = self.rows[0, : self.count].tolist()
+        if len(which) == self.count:
+            self.count = 0
+            return slots
         kept = [index for index in range(self.count) if index not in which]
         self.rows[:, : len(kept)] = self.rows[:, kept]
         self.count = len(kept)
-        return slots
+        return [slots[index] for index in which]

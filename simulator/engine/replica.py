@@ -277,6 +277,7 @@ class Engine:
             )
         batch.row[:size] += committed
         remaining -= committed
+        batch.wanted -= total
         self.memory.context += total
         if np.count_nonzero(remaining) != alive:
             self._end_requests(((remaining == 0) & (committed > 0)).nonzero()[0].tolist(), committed)
@@ -346,11 +347,10 @@ class Engine:
 
     def _leave(self, slots: list[int]) -> None:
         """Finished requests leave the batch and free their memory."""
-        batch, recorder = self.batch, self.recorder
+        batch = self.batch
         for slot in slots:
-            index = batch.index_of[slot]
-            request = int(batch.request[index])
-            self.memory.finish(request, int(recorder.input_length[request] + recorder.output_length[request]))
+            index = batch.index_of.item(slot)
+            self.memory.finish(batch.request.item(index), batch.whole.item(index))
             batch.remove(index)
             self._closed = False
 

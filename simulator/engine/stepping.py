@@ -87,7 +87,7 @@ class Stepper:
         n[at.SIZE : at.SUM_BEYOND + 1] = (
             *(batch.size, batch.safe_steps, engine.steps, engine.decode_steps, memory.context),
             *(engine.decoder.head, engine.gaps.joins, len(engine.leaving), 0, bursts.count, 0),
-            *(1 if self._one_by_one else 1 << 60, blocked, room, batch.high_slot),
+            *(1 if self._one_by_one else 1 << 60, blocked, room, batch.high_slot, batch.wanted),
             *(tally.decode_steps, tally.verified_tokens, tally.committed_tokens, tally.request_steps, tally.rows),
             tally.steps_beyond_probes,
         )
@@ -129,6 +129,7 @@ class Stepper:
         engine.decoder.head, gaps.joins, engine.leaving.count, left, tally.bursts.count = numbers[5:10]
         if left:
             engine.reopen()
+        batch.wanted = numbers[-7]
         tally.decode_steps, tally.verified_tokens, tally.committed_tokens = numbers[-6:-3]
         tally.request_steps, tally.rows, tally.steps_beyond_probes = numbers[-3:]
         memory.ratio, gaps.previous_s, *sums = self._f[at.RATIO : at.SUM_SECONDS + 1].tolist()

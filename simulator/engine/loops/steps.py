@@ -235,6 +235,7 @@ def _end(n: Any, f: Any, columns: Any, committed: Any, left: Any, finished: Any,
     f[at.SUM_VERIFY] += f[at.VERIFY]
     f[at.SUM_SECONDS] += f[at.SECONDS]
     n[at.CONTEXT] += n[at.COMMITTED]
+    n[at.WANTED] -= n[at.COMMITTED]
     for i in range(size):
         given = committed[i]
         columns[at.ROW, i] += given
