@@ -53,14 +53,15 @@ class DecodeView:
 
 
 class Tally:
-    """Sums over the decode steps of one replica. They are kept apart so that they do not hang on who stepped first.
+    """Sums over the steps of one replica. They are kept apart so that they do not hang on who stepped first.
 
-    counts: [6] int64 steps, verified and committed tokens, requests that wanted some, requests, and steps that the
-    profile was not measured for. seconds: [3] float64 draft, verify, all.
+    counts: [6] int64 decode steps, verified and committed tokens, requests that wanted some, requests, and steps that
+    the profile was not measured for. seconds: [3] float64 draft, verify, all of them. prefill_s: seconds of prefills.
     """
 
     def __init__(self, counts: Ints, seconds: NDArray[np.float64], gamma: int) -> None:
         self.counts, self.seconds = counts, seconds
+        self.prefill_s = 0.0
         self.bursts = Bursts(gamma + 1)
 
     def decode(
@@ -109,7 +110,6 @@ class Recorder:
         self.completed = 0
         self.prefill_steps = 0
         self.fallbacks = 0  # times that the policy raised and its class's fallback stood in
-        self.prefill_s = 0.0
         self.cached_tokens = 0  # prompt tokens that a request's first prefill found in the prefix cache
         self.prefill_outputs = 0  # tokens that prefills gave: first ones, and those of resumed requests
         self.tallies: list[Tally] = []  # by replica
@@ -124,6 +124,11 @@ class Recorder:
     draft_s = _sum(0, "Seconds that they drafted.")
     verify_s = _sum(1, "Seconds that they verified.")
     decode_s = _sum(2, "Seconds that they took.")
+
+    @property
+    def prefill_s(self) -> float:
+        """Seconds of prefill steps."""
+        return sum(tally.prefill_s for tally in self.tallies)
 
     def tally(self, counts: Ints, seconds: NDArray[np.float64]) -> Tally:
         """Where a further replica keeps its sums."""
@@ -171,7 +176,7 @@ class Recorder:
         self.finish_s[request] = now
         self.completed += 1
 
-    def prefill(self, seconds: float) -> None:
+    def prefill(self, seconds: float, tally: Tally) -> None:
         """A prefill step ended."""
         self.prefill_steps += 1
-        self.prefill_s += seconds
+        tally.prefill_s += seconds
