@@ -53,14 +53,14 @@ class DecodeView:
 
 
 class Tally:
-    """Sums over the decode steps of one replica, kept apart so that they do not hang on who stepped first."""
+    """Sums over the steps of one replica, kept apart so that they do not hang on who stepped first."""
 
     def __init__(self, gamma: int) -> None:
         self.bursts = Bursts(gamma + 1)
         self.decode_steps = 0
         self.verified_tokens = self.committed_tokens = self.request_steps = self.rows = 0
         self.steps_beyond_probes = 0  # that the profile was not measured for
-        self.draft_s = self.verify_s = self.decode_s = 0.0
+        self.draft_s = self.verify_s = self.decode_s = self.prefill_s = 0.0
 
     def decode(
         self, rows: int, alive: int, verified: int, committed: int, draft: float, verify: float, seconds: float
@@ -105,7 +105,6 @@ class Recorder:
         self.completed = 0
         self.prefill_steps = 0
         self.fallbacks = 0  # times that the policy raised and its class's fallback stood in
-        self.prefill_s = 0.0
         self.cached_tokens = 0  # prompt tokens that a request's first prefill found in the prefix cache
         self.prefill_outputs = 0  # tokens that prefills gave: first ones, and those of resumed requests
         self.tallies: list[Tally] = []  # by replica
@@ -113,7 +112,7 @@ class Recorder:
 
     decode_steps, verified_tokens, committed_tokens = map(_sum, ("decode_steps", "verified_tokens", "committed_tokens"))
     request_steps, rows, steps_beyond_probes = map(_sum, ("request_steps", "rows", "steps_beyond_probes"))
-    draft_s, verify_s, decode_s = map(_sum, ("draft_s", "verify_s", "decode_s"))
+    draft_s, verify_s, decode_s, prefill_s = map(_sum, ("draft_s", "verify_s", "decode_s", "prefill_s"))
 
     def tally(self) -> Tally:
         """Where a further replica keeps its sums."""
@@ -161,7 +160,7 @@ class Recorder:
         self.finish_s[request] = now
         self.completed += 1
 
-    def prefill(self, seconds: float) -> None:
+    def prefill(self, seconds: float, tally: Tally) -> None:
         """A prefill step ended."""
         self.prefill_steps += 1
-        self.prefill_s += seconds
+        tally.prefill_s += seconds

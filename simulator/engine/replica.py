@@ -210,7 +210,7 @@ class Engine:
             self._closed = False  # SGLang takes the cut request out of the prefill batch, which reopens admission
         for waiting in chunk.completed:
             self._start(waiting, self.env.now)
-        self.recorder.prefill(seconds)
+        self.recorder.prefill(seconds, self.tally)
         if self.recorder.on_step is not None:
             kv = self.memory.used(self.batch.size)
             self._watch("prefill", seconds, chunk.new_tokens, len(chunk.completed), kv)

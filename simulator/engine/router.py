@@ -8,6 +8,7 @@ from math import inf
 import simpy
 
 from simulator.engine.admission import Waiting
+from simulator.engine.clock import Clock
 from simulator.engine.recorder import Recorder
 from simulator.engine.replica import Engine
 from simulator.traces import Trace
@@ -18,7 +19,7 @@ class Router:
 
     def __init__(
         self,
-        env: simpy.Environment,
+        env: Clock,
         trace: Trace,
         recorder: Recorder,
         kv_tokens: int,
@@ -75,7 +76,7 @@ class Router:
         stamps = self.trace.arrival_s.tolist()
         for arrival_s, following_s in zip(stamps, [*stamps[1:], inf], strict=True):
             if arrival_s > self.env.now:
-                yield self.env.timeout(arrival_s - self.env.now)
+                yield self.env.at(arrival_s, first=True)
             self.next_arrival_s = following_s
             self._send()
             self._check_done()

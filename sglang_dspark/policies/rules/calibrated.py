@@ -10,6 +10,7 @@ import numpy as np
 from sglang_dspark.errors import InputError
 from sglang_dspark.policies import calibration
 from sglang_dspark.policies.arithmetic import Ints
+from sglang_dspark.policies.needs import knows_depth
 from sglang_dspark.policies.rules.wrapped import Wrapped
 from sglang_dspark.policies.state import LiveBlock, Outcome, Past, Plan
 
@@ -26,7 +27,7 @@ class Calibrated(Wrapped):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.holds(Wrapped) or not self.inner.adaptive or not self.inner.drafts:
+        if self.holds(Wrapped) or not self.inner.adaptive or not self.inner.drafts or knows_depth(self.inner):
             raise InputError(
                 f"policy '{self.inner.name}': calibrate=online is refused, it looks at no confidence or is calibrated "
                 "already; expected a rule that schedules by confidence"

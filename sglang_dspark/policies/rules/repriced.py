@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from sglang_dspark.errors import InputError
 from sglang_dspark.policies import tier_costs
-from sglang_dspark.policies.needs import needs_prices
+from sglang_dspark.policies.needs import knows_depth, needs_prices
 from sglang_dspark.policies.rules.wrapped import Wrapped
 from sglang_dspark.policies.state import Outcome, Past
 
@@ -23,6 +23,11 @@ class Repriced(Wrapped):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if knows_depth(self.inner):
+            raise InputError(
+                f"policy '{self.inner.name}': costs=online is refused, it knows what will be accepted; expected a rule "
+                "that goes by confidences or by prices alone"
+            )
         if self.holds(Repriced) or not needs_prices(self.inner):
             raise InputError(
                 f"policy '{self.inner.name}': costs=online is refused, it compares no step times or learns them "
