@@ -23,6 +23,12 @@ raised = jit.prepare()
 lengths = allocate(survival_units(np.full((2, 3), 0.5, np.float32)), 3)
 print(jit.stated(), jit.compiled(), jit.policy_loops() is not None, raised, lengths.tolist(), sep="|")
 """
+NO_HOME = """
+import os, pwd
+for name in ("DSPARK_COMPILED_CACHE", "XDG_CACHE_HOME", "HOME"):
+    os.environ.pop(name, None)
+pwd.getpwuid = lambda number: {}[number]
+"""
 TINY = """
 import numpy as np
 from sglang_dspark.jit import njit
@@ -66,6 +72,7 @@ def printed(process: subprocess.Popen[str]) -> str:
             {},
             "by zero",
         ),
+        (NO_HOME, {}, "cannot be kept in DSPARK_COMPILED_CACHE: Could not determine home"),
         ("", {jit.SWITCH: "0"}, "NumPy (DSPARK_COMPILED=0)"),
         ("", {jit.SWITCH: "off"}, "DSPARK_COMPILED=off, expected 0 or 1"),
         ("", {jit.FOLDER: f"{__file__}/below"}, f"cannot be kept in {__file__}/below: Not a directory"),
