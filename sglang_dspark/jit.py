@@ -172,6 +172,7 @@ def add_work(seconds: float) -> float:
     with suppress(OSError, ValueError):
         seconds += float(file.read_text())
     with suppress(OSError):
+        folder.mkdir(exist_ok=True)
         file.write_text(f"{seconds:.1f}")
     return seconds
 
@@ -267,8 +268,8 @@ def _alone(folder: Path, wait: bool) -> Iterator[bool]:
 def _forget_unused(folder: Path) -> None:
     """Remove the folders of other states of the sources that nothing has used for a month."""
     for other in folder.parent.iterdir():
-        named = re.fullmatch(r"[0-9a-f]{16}", other.name) is not None
-        if named and other != folder and ((other / _LOCK).exists() or any(other.glob("*/*.nbi"))):
+        ours = any((other / name).exists() for name in (_LOCK, _WORK)) or any(other.glob("*/*.nbi"))
+        if ours and other != folder and re.fullmatch(r"[0-9a-f]{16}", other.name):
             with suppress(OSError):
                 if time.time() - max(file.stat().st_mtime for file in other.iterdir()) > _UNUSED_S:
                     shutil.rmtree(other, ignore_errors=True)

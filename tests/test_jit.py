@@ -161,6 +161,11 @@ def test_changed_sources_are_compiled_anew(monkeypatch, tmp_path) -> None:
     assert len(set(states)) == 4
 
 
+def test_work_of_earlier_processes_counts(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(jit, "_folder_or_why", lambda: (tmp_path / "new", "numba 1.2.3"))
+    assert [jit.add_work(1.5), jit.add_work(2.0)] == [1.5, 3.5]
+
+
 def test_what_nothing_has_used_for_a_month_is_removed_and_nothing_else(tmp_path) -> None:
     long_ago = time.time() - 31 * 86_400
     names = {"own": "0" * 16, "old": "1" * 16, "used": "2" * 16, "foreign": "3" * 16, "other": "documents"}
