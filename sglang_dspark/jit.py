@@ -114,6 +114,7 @@ def prepare(package: str = POLICY_LOOPS, wait: bool = True) -> Exception | None:
         return None
     began = time.perf_counter()
     try:
+        folder.mkdir(exist_ok=True)
         with nullcontext(True) if kept(package) else _alone(folder, wait) as mine:
             if not mine:
                 return None
@@ -171,6 +172,7 @@ def add_work(seconds: float) -> float:
     with suppress(OSError, ValueError):
         seconds += float(file.read_text())
     with suppress(OSError):
+        folder.mkdir(exist_ok=True)
         file.write_text(f"{seconds:.1f}")
     return seconds
 
@@ -211,18 +213,24 @@ def _folder_or_why() -> tuple[Path | None, str]:
         state = _state_of_sources(by, platform.python_version(), get_host_cpu_name())
     except Exception as error:  # whatever a broken installation raises
         return None, f"numba cannot be imported: {' '.join(str(error).split())[:200]}"
-    base = os.environ.get(FOLDER) or os.path.join(
-        os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "sglang-dspark", "compiled"
-    )
-    folder = Path(base).absolute() / state
+    base = Path(FOLDER)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".{os.getpid()}"
+        base = _base()
+        base.mkdir(parents=True, exist_ok=True)
+        probe = base / f".{os.getpid()}"
         probe.touch()
         probe.unlink()
-    except OSError as error:
-        return None, f"compiled code cannot be kept in {folder.parent}: {error.strerror}"
-    return folder, by
+    except (OSError, RuntimeError) as error:
+        return None, f"compiled code cannot be kept in {base}: {getattr(error, 'strerror', None) or error}"
+    return base / state, by
+
+
+def _base() -> Path:
+    """Where the folders are. Errors: RuntimeError where a user has no home and names no other place."""
+    given = os.environ.get(FOLDER)
+    if given:
+        return Path(given).absolute()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "sglang-dspark" / "compiled"
 
 
 def _state_of_sources(*compiled_by: str) -> str:
@@ -260,8 +268,8 @@ def _alone(folder: Path, wait: bool) -> Iterator[bool]:
 def _forget_unused(folder: Path) -> None:
     """Remove the folders of other states of the sources that nothing has used for a month."""
     for other in folder.parent.iterdir():
-        ours = re.fullmatch(r"[0-9a-f]{16}", other.name) and (other / _LOCK).exists()
-        if ours and other != folder:
+        ours = any((other / name).exists() for name in (_LOCK, _WORK)) or any(other.glob("*/*.nbi"))
+        if ours and other != folder and re.fullmatch(r"[0-9a-f]{16}", other.name):
             with suppress(OSError):
                 if time.time() - max(file.stat().st_mtime for file in other.iterdir()) > _UNUSED_S:
                     shutil.rmtree(other, ignore_errors=True)

@@ -23,6 +23,12 @@ raised = jit.prepare()
 lengths = allocate(survival_units(np.full((2, 3), 0.5, np.float32)), 3)
 print(jit.stated(), jit.compiled(), jit.policy_loops() is not None, raised, lengths.tolist(), sep="|")
 """
+NO_HOME = """
+import os, pwd
+for name in ("DSPARK_COMPILED_CACHE", "XDG_CACHE_HOME", "HOME"):
+    os.environ.pop(name, None)
+pwd.getpwuid = lambda number: {}[number]
+"""
 TINY = """
 import numpy as np
 from sglang_dspark.jit import njit
@@ -66,6 +72,7 @@ def printed(process: subprocess.Popen[str]) -> str:
             {},
             "by zero",
         ),
+        (NO_HOME, {}, "cannot be kept in DSPARK_COMPILED_CACHE: Could not determine home"),
         ("", {jit.SWITCH: "0"}, "NumPy (DSPARK_COMPILED=0)"),
         ("", {jit.SWITCH: "off"}, "DSPARK_COMPILED=off, expected 0 or 1"),
         ("", {jit.FOLDER: f"{__file__}/below"}, f"cannot be kept in {__file__}/below: Not a directory"),
@@ -152,6 +159,11 @@ def test_changed_sources_are_compiled_anew(monkeypatch, tmp_path) -> None:
             file.write("# changed\n")
         states.append(jit._state_of_sources("numba 1", "3.11"))
     assert len(set(states)) == 4
+
+
+def test_work_of_earlier_processes_counts(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(jit, "_folder_or_why", lambda: (tmp_path / "new", "numba 1.2.3"))
+    assert [jit.add_work(1.5), jit.add_work(2.0)] == [1.5, 3.5]
 
 
 def test_what_nothing_has_used_for_a_month_is_removed_and_nothing_else(tmp_path) -> None:

@@ -11,7 +11,14 @@ from typing import Any
 import numpy as np
 
 from pages.text import code, plain, table
+from sglang_dspark import jit
 from sglang_dspark.serving.base.steps import BatchView, SamplingView, StepDecision, StepRecord
+
+_VARIABLES = {
+    jit.SWITCH: "`0`: policies decide in NumPy, with the same results, and nothing is compiled.",
+    jit.FOLDER: "Keeps compiled code. Default: `sglang-dspark/compiled` in `XDG_CACHE_HOME` or `~/.cache`.",
+    "SGLANG_PLUGINS": "SGLang's own. Empty: SGLang as it is, without this package.",
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -43,6 +50,9 @@ def server_page() -> str:
             "Flags of `python -m sglang.launch_server` beside SGLang's own. Any of them runs the sglang-dspark worker; "
             "with none of them SGLang's stays as it is.",
             table(["flag", ""], rows),
+            "## Environment",
+            "For the commands too; [what is compiled, and when](../serving.md#compiled-decisions).",
+            table(["variable", ""], [[code(name), plain(text)] for name, text in _VARIABLES.items()]),
             "## Metrics in Prometheus",
             "With `--enable-metrics`, on the `/metrics` of the server. Labels are those of SGLang's own scheduler "
             "metrics (`model_name`, `engine_type`, `tp_rank`, ...), so that both join, and those below.",

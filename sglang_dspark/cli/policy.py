@@ -49,6 +49,8 @@ def policy(
     print(f"policy    {answer['policy']}  ({answer['class']}, {'lossless' if answer['lossless'] else 'NOT lossless'})")
     print(f"schedule  {answer['schedule']}, mode {answer['mode']}, gamma {answer['gamma']}")
     print(f"profile   {answer['profile'] or 'none'}")
+    if answer.get("decisions"):
+        print(f"decisions {answer['decisions']}")
     if answer.get("shadow"):
         print(f"shadow    {answer['shadow']}")
     learned = answer.get("calibration")

@@ -1,7 +1,8 @@
 """Verification policies: which of the drafted tokens the target verifies.
 
 `make_policy` makes one from `hull:fill=true` or a JSON file; `POLICIES` are the package's own, and packages of users
-can offer more (`registry`). NumPy only: the same objects decide in the simulator and in the live engine.
+can offer more (`registry`). The same objects decide in the simulator and in the live
+engine, in NumPy or compiled (`sglang_dspark.jit`).
 """
 
 from sglang_dspark.policies.arithmetic import SCALE, allocate, survival_units

@@ -1,9 +1,10 @@
 """The arithmetic of the rules as loops that numba compiles; `sglang_dspark.jit` says whether they are used.
 
 Every function here has a NumPy form that gives the same bits and says what it is for. Arrays are C-contiguous.
+
+Named here is what Python calls, all of it run by `warm`; compiled code imports from the modules.
 """
 
-from sglang_dspark.policies.loops.costs import followed_tier, tier_grains
 from sglang_dspark.policies.loops.learning import corrected, corrected_lagged, followed
 from sglang_dspark.policies.loops.order import allocate, highest, sorted_survivals, survival_units
 from sglang_dspark.policies.loops.rules import (
@@ -23,7 +24,6 @@ __all__ = [
     "corrected_lagged",
     "first_decline",
     "followed",
-    "followed_tier",
     "foresight_tables",
     "foresight_walk",
     "highest",
@@ -31,6 +31,5 @@ __all__ = [
     "sorted_survivals",
     "survival_units",
     "table_lengths",
-    "tier_grains",
     "warm",
 ]
