@@ -16,6 +16,7 @@ from speed.child import Child
 from speed.loads import SIMULATED
 
 ROOT = Path(__file__).parents[2]
+STEPS = {2: 20_000, 64: 3000, 256: 1000}  # by how many requests run at a time
 REQUESTS = {2: 2000, 64: 4000, 256: 16000}  # by how many run at a time
 DECIDING = (8, 64, 256)
 GOALS = {2: "1/10", 64: "1/2", 256: "6/10"}
@@ -30,9 +31,16 @@ def against(commit: str, repeats: int) -> None:
         InputError: if the commit is none of this checkout's repository, or cannot run this.
     """
     with checked_out(commit) as there, started(ROOT) as now, started(there) as then:
+        print(f"\nCPU us of a decode step now and at {commit}, of requests that stay (blocks drawn before)")
+        print("running  policy           now   before  ratio  goal")
+        for running in STEPS:
+            for text in SIMULATED:
+                print(alone_row((now, then), text, running, repeats), flush=True)
         print(f"\nCPU us of an engine step now and at {commit}: the whole run by its steps (decode and prefill), and")
-        print(f"the same less what drawing its blocks takes (measured apart); the least of {repeats} that alternate")
-        print("running  policy        steps  prefills      now   before  ratio  undrawn now   before  ratio  goal")
+        print(
+            f"the same less what drawing its blocks takes (measured apart); answers of 211 tokens; least of {repeats}"
+        )
+        print("running  policy        steps  prefills      now   before  ratio  undrawn now   before  ratio")
         for running in REQUESTS:
             for text in SIMULATED:
                 print(step_row((now, then), text, running, repeats), flush=True)
@@ -51,8 +59,16 @@ def step_row(pair: Pair, text: str, running: int, repeats: int) -> str:
     bare = [1e6 * (run["seconds"] - run["drawing"]) / run["steps"] for run in (now, then)]
     return (
         f"{running:7d}  {text:12s}  {now['steps']:5.0f}  {now['prefills']:8.0f}  {each[0]:7.1f}  {each[1]:7.1f}  "
-        f"{each[0] / each[1]:5.2f}  {bare[0]:11.1f}  {bare[1]:7.1f}  {bare[0] / bare[1]:5.2f}  {GOALS[running]:>4s}"
+        f"{each[0] / each[1]:5.2f}  {bare[0]:11.1f}  {bare[1]:7.1f}  {bare[0] / bare[1]:5.2f}"
     )
+
+
+def alone_row(pair: Pair, text: str, running: int, repeats: int) -> str:
+    """One policy at one number of running requests, which stay."""
+    now, then = least(pair, repeats, {"policy": text, "running": running, "steps": STEPS[running]})
+    each = [1e6 * run["seconds"] / run["steps"] for run in (now, then)]
+    ratio = each[0] / each[1]
+    return f"{running:7d}  {text:12s}  {each[0]:7.2f}  {each[1]:7.1f}  {ratio:5.3f}  {GOALS[running]:>4s}"
 
 
 def decision_cell(pair: Pair, text: str, size: int, repeats: int) -> str:

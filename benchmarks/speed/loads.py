@@ -21,9 +21,9 @@ SIMULATED = ("fixed:k=7", "hull", "argmax:lag=2")
 OUTPUT_TOKENS = 211  # mean of the Azure 2023 conversation trace
 
 
-def synthetic(requests: int) -> Trace:
+def synthetic(requests: int, tokens: int = OUTPUT_TOKENS) -> Trace:
     """Equal requests that all arrive at once."""
-    prompt, output = np.full(requests, 512), np.full(requests, OUTPUT_TOKENS)
+    prompt, output = np.full(requests, 512), np.full(requests, tokens)
     return Trace(np.zeros(requests), prompt, output, source="synthetic")
 
 

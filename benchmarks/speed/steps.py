@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ import simulation_speed  # of that checkout: how its policies are asked for a de
 
 import simulator
 from sglang_dspark.policies import make_policy
-from simulator.engine.run import Setting
+from simulator.blocks.acceptance import AcceptanceSource, BlockTable
+from simulator.engine.run import Setting, assemble
 from simulator.results.run import run_once
 
 _spec = importlib.util.spec_from_file_location("loads_of_today", Path(__file__).with_name("loads.py"))
@@ -44,6 +46,39 @@ def step(policy: str, running: int, requests: int) -> dict[str, float]:
     return {"seconds": seconds, "drawing": drawing, "steps": found["decode_steps"] + prefills, "prefills": prefills}
 
 
+class Drawn:
+    """Blocks that were drawn before: the same ones over and over."""
+
+    def __init__(self, source: AcceptanceSource) -> None:
+        self.gamma = source.gamma
+        self._blocks = BlockTable.empty(512, source.gamma, confidence=True)
+        source.fill(0, 0, self._blocks)
+
+    def fill(self, request: int, first: int, out: BlockTable) -> None:
+        """See `AcceptanceSource`."""
+        some = self._blocks.rows(request % 256, request % 256 + len(out.depth))
+        out.units[:], out.depth[:] = some.units, some.depth
+
+
+def alone(policy: str, running: int, steps: int) -> dict[str, float]:
+    """CPU seconds of that many decode steps, or somewhat more, of requests that neither come nor end meanwhile."""
+    todo = loads.setting(loads.synthetic(running, 16 * steps), running)  # so long that compiled steps are worth it
+    run = assemble(replace(todo, engine=replace(todo.engine, kv_tokens=1 << 40)), make_policy(policy))
+    (engine,) = run.engines
+    engine.batch.source = Drawn(run.model.source)
+    warmed(policy, 2, 200)
+    while engine.batch.size < running or run.recorder.decode_steps < 10:
+        run.env.run(until=run.env.now + 0.1)
+    done = run.recorder.decode_steps
+
+    def some() -> None:
+        while run.recorder.decode_steps < done + steps:
+            run.env.run(until=run.env.now + 0.1)
+
+    seconds, _ = loads.timed(some)
+    return {"seconds": seconds, "steps": run.recorder.decode_steps - done}
+
+
 def decision(policy: str, running: int) -> dict[str, float]:
     """CPU seconds of one host decision."""
     return {"seconds": simulation_speed.per_call(simulation_speed.decide_once(make_policy(policy), running), 3)}
@@ -53,7 +88,8 @@ def main() -> None:
     print(json.dumps({"simulator": simulator.__file__, "decided": simulation_speed.DECIDED}), flush=True)
     for line in sys.stdin:
         asked: dict[str, Any] = json.loads(line)
-        print(json.dumps((step if "requests" in asked else decision)(**asked)), flush=True)
+        kind = step if "requests" in asked else alone if "steps" in asked else decision
+        print(json.dumps(kind(**asked)), flush=True)
 
 
 if __name__ == "__main__":

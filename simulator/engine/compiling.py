@@ -7,12 +7,15 @@ minute once on a machine: when what Python has done there so far has taken about
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from sglang_dspark import jit
 from sglang_dspark.policies import Policy
 from sglang_dspark.policies.programs import program_of
-from simulator.engine.run import Setting
 from simulator.engine.stepping import LOOPS, PACKAGES
+
+if TYPE_CHECKING:
+    from simulator.engine.run import Setting
 
 _LOADS_S, _COMPILES_S = 2.0, 20.0
 _STEP_S, _REQUEST_STEP_S, _TOKENS_A_STEP = 40e-6, 0.5e-6, 2.5

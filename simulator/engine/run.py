@@ -17,6 +17,7 @@ from simulator.blocks.draft_time import drafted_positions, with_drafter
 from simulator.blocks.drafter import DOMAINS, Drafter
 from simulator.blocks.random import stream
 from simulator.engine.clock import Clock
+from simulator.engine.compiling import expect
 from simulator.engine.lockstep import LockStep
 from simulator.engine.model import EngineModel, kv_reserve
 from simulator.engine.prefix_cache import Prompts
@@ -157,6 +158,7 @@ def assemble(
     if setting.request_rate is not None:
         trace = with_poisson_arrivals(trace, setting.request_rate, seed)
     model = _engine_model(setting, policy, trace, seed)
+    expect(setting, policy, replication)
     env = Clock()
     recorder = Recorder(trace.input_length, trace.output_length, model.gamma, on_step, on_tokens, on_decode)
     router = Router(env, trace, recorder, model.kv_tokens, model.kv_reserve, setting.engine.prefill_elsewhere_s)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sglang_dspark.policies import Policy
-from simulator.engine.compiling import expect
 from simulator.engine.recorder import DecodeView, Recorder, StepView
 from simulator.engine.run import Setting, assemble
 from simulator.results.metrics import Figures, figures
@@ -27,7 +26,6 @@ def run_once(
 
     Errors: InputError.
     """
-    expect(setting, policy, replication)
     run = assemble(setting, policy, replication, on_step=on_step, on_decode=on_decode, on_progress=on_progress)
     run.env.run(until=run.router.done)
     return figures(run, setting.slos_ms), run.recorder
