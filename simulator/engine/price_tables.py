@@ -47,21 +47,23 @@ class PriceTables:
         """Make the rule's table; `by_tier` are the corrections of that `version`."""
         prices = self._belief.prices(requests, self._gamma, float(bucket * CONTEXT_STEP * requests))
         floats, ints = self._program.tables(prices, requests, self._gamma, by_tier)
-        row = [*self._put(floats, ints), 0, 0, version]
-        row[at.E_NUM_FLOATS], row[at.E_NUM_INTS] = floats.size, ints.size
+        row = [0, floats.size, 0, ints.size, 0, 0, version]
         if self._program.repriced:
             executed = tier_costs.executed_of(prices, requests)
-            row[at.E_SECONDS], _, row[at.E_EXECUTED], _ = self._put(prices.seconds, executed)
+            floats, ints = np.concatenate([floats, prices.seconds]), np.concatenate([ints, executed])
+        row[at.E_FLOATS], row[at.E_INTS] = self._put(floats, ints)
+        row[at.E_SECONDS] = row[at.E_FLOATS] + row[at.E_NUM_FLOATS]
+        row[at.E_EXECUTED] = row[at.E_INTS] + row[at.E_NUM_INTS]
         self._enter(0, requests, bucket, row)
 
     def add_cost(self, requests: int, bucket: int) -> None:
         """Make the engine's table."""
         prices = self._cost.prices(requests, self._gamma, float(bucket * CONTEXT_STEP * requests))
-        place = self._put(np.concatenate([[prices.draft_s], prices.seconds]), np.empty(0, dtype=np.int64))
-        self._enter(1, requests, bucket, [*place, 0, 0, 0])
+        begin, _ = self._put(np.concatenate([[prices.draft_s], prices.seconds]), np.empty(0, dtype=np.int64))
+        self._enter(1, requests, bucket, [begin, 0, 0, 0, 0, 0, 0])
 
-    def _put(self, floats: Floats, ints: Ints) -> list[int]:
-        """Copy two arrays; [where the floats begin, 0, where the integers begin, 0]."""
+    def _put(self, floats: Floats, ints: Ints) -> tuple[int, int]:
+        """Copy the arrays of one entry, others go where there are too many; where the floats and integers begin."""
         if 8 * (self._used[0] + self._used[1] + floats.size + ints.size) > _MOST_BYTES:
             self._clear()
         begin_floats, begin_ints, _ = self._used
@@ -71,7 +73,7 @@ class PriceTables:
         self.ints[begin_ints : begin_ints + ints.size] = ints
         self._used[0] += floats.size
         self._used[1] += ints.size
-        return [begin_floats, 0, begin_ints, 0]
+        return begin_floats, begin_ints
 
     def _enter(self, kind: int, requests: int, bucket: int, row: list[int]) -> None:
         number = self._used[2]
