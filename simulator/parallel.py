@@ -54,7 +54,9 @@ def run_tasks(
         return None if on_progress is None else lambda count: on_progress(before + count, total)
 
     if not callable(jobs):
-        compile_ahead(((settings[tasks[index][0]], tasks[index][2]) for index in left), jobs or available_cores())
+        some = ((settings[number], replication) for number, _, replication in (tasks[index] for index in left))
+        loads = ((setting.part(replication), setting.concurrency) for setting, replication in some)
+        compile_ahead(loads, jobs or available_cores())
     hire = partial(Workers, max(1, min(jobs or available_cores(), len(left)))) if not callable(jobs) else jobs
     script = any(type(policy).__module__ == "__main__" for _, policy, _ in tasks)
     finished = done

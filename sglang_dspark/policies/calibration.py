@@ -113,7 +113,7 @@ def corrected_block(live: LiveBlock, numbers: tuple[float, float] | None) -> Liv
         loops.corrected(given, *numbers, confidence, units)
         return LiveBlock(units, confidence, live.invalid)
     bins = np.minimum((live.confidence * np.float32(BINS)).astype(np.int64) + 1, BINS)
-    confidence = table(*numbers)[np.where(live.confidence > 0, bins, 0)]
+    confidence = _of_bins(np.where(live.confidence > 0, bins, 0), *numbers)
     return LiveBlock(survival_units(confidence), confidence, live.invalid)
 
 
@@ -127,4 +127,12 @@ def corrected_units(units: Ints, numbers: tuple[float, float] | None) -> Ints:
         loops.corrected_lagged(plain(units), *numbers, out)
         return out
     bins = np.minimum(units * BINS // np.maximum(before(units), 1) + 1, BINS)
-    return survival_units(table(*numbers)[np.where(units > 0, bins, 0)])
+    return survival_units(_of_bins(np.where(units > 0, bins, 0), *numbers))
+
+
+def _of_bins(bins: Ints, slope: float, shift: float) -> NDArray[np.float32]:
+    """Corrected confidences of bins: off the table where it has fewer entries."""
+    if bins.size > BINS // 2:
+        return table(slope, shift)[bins]
+    corrected = sigmoid(slope * _middles()[bins - 1] + shift)  # bin 0 is of confidence 0, which stays
+    return np.where(bins > 0, corrected, 0.0).astype(np.float32)

@@ -8,96 +8,26 @@ finishes, unless one more token is all that a request wanted (_reqs_finishing_in
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from itertools import islice
-from math import inf
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import simpy
 
 from sglang_dspark.policies.arithmetic import Ints
-from simulator.engine.admission import Chunk, Memory, Waiting, next_chunk
-from simulator.engine.batch import DecodeBatch
-from simulator.engine.bursts import Gaps
-from simulator.engine.clock import Clock
-from simulator.engine.decoding import Decoder, Drafted, Step
-from simulator.engine.departures import Departures
-from simulator.engine.loops.layout import (
-    COMMITTED,
-    SECONDS,
-    TOTAL,
-    cut,
-    new_room,
-)
-from simulator.engine.model import EngineModel
+from simulator.engine.admission import Chunk, Waiting, next_chunk
+from simulator.engine.decoding import Drafted, Step
+from simulator.engine.loops.layout import COMMITTED, SECONDS, TOTAL
 from simulator.engine.prefix_cache import PrefixCache
-from simulator.engine.recorder import DecodeView, Recorder, StepView
+from simulator.engine.recorder import DecodeView, StepView
 from simulator.engine.retraction import make_room
+from simulator.engine.state import Replica
 from simulator.engine.stepping import Stepper
 
 
-class Outside(Protocol):
-    """Those who send requests, as a replica sees them."""
-
-    next_arrival_s: float
-    """When the next request comes by the clock; infinite if none does."""
-
-    @property
-    def answers_finishes(self) -> bool:
-        """Whether the end of a request makes them send another."""
-
-    @property
-    def looks_at_no_loads(self) -> bool:
-        """Whether what a replica does between two arrivals is nobody's business until it is over."""
-
-
-class Engine:
-    """A replica. `submit` hands it a request; it reports first and last tokens as they come."""
-
-    def __init__(
-        self,
-        env: Clock,
-        model: EngineModel,
-        recorder: Recorder,
-        on_finish: Callable[[int], None],
-        replica: int = 0,
-        outside: Outside | None = None,
-    ) -> None:
-        """outside: what it knows of those who send requests; None: nothing."""
-        self.env, self.model, self.recorder, self.replica = env, model, recorder, replica
-        self.on_finish = on_finish
-        policy = model.policy
-        self._limit, self._free_slots = model.server.max_running_requests, model.server.free_slots
-        self._outside = outside
-        self.arrays = new_room(self._limit, model.gamma, policy.max_lag, confidence=policy.reads_confidence)
-        self.room = room = cut(*self.arrays)
-        self.batch = DecodeBatch(room, model.source)
-        self._overlap = model.schedule != "no-overlap"
-        cache = None if model.prompts is None else PrefixCache(model.prompts, overlap=self._overlap)
-        self.memory = Memory(model.kv_tokens, model.kv_reserve, cache, model.slack)
-        self.queue: deque[Waiting] = deque()
-        self._inbox: deque[tuple[float, Waiting]] = deque()  # (time, request): came since the host last looked
-        self.looked_s = 0.0
-        self.entering = 0  # requests in a prefill step under way that ends their prompt
-        self.tally = recorder.tally()
-        self.gaps = Gaps(self.tally.bursts, room.joined_slots, room.joined_s)
-        self.decoder = Decoder(model, recorder, room)
-        self._closed = False  # SGLang's batch_is_full: nobody new enters until a request leaves
-        self.leaving = Departures(room.left, self._overlap)
-        self.steps = self.decode_steps = 0
-        self._wake: simpy.Event | None = None
-
-    @property
-    def load(self) -> int:
-        """Requests that run or wait."""
-        return self.batch.size - len(self.leaving) + self.entering + self.waiting
-
-    @property
-    def waiting(self) -> int:
-        """Requests that wait, those that the host has not seen yet included."""
-        return len(self.queue) + len(self._inbox)
+class Engine(Replica):
+    """A replica at work. `submit` hands it a request; it reports first and last tokens as they come."""
 
     def submit(self, waiting: Waiting) -> None:
         """Hand over a request and wake an idle engine."""
@@ -300,30 +230,6 @@ class Engine:
             self._finish(request, at_s)
         if recorder.on_step is not None:
             self._watch("decode", room.f.item(SECONDS), int(verified), int(committed), kv)
-
-    def horizon(self) -> tuple[float, bool, bool]:
-        """(when somebody outside may do something, whether the host sees it only at the step after, whether nobody can
-        enter until a request leaves): what compiled steps must heed."""
-        outside, elsewhere = self._outside, self.model.settings.prefill_elsewhere_s is not None
-        own = outside is not None and outside.looks_at_no_loads and not elsewhere
-        cut_off = bool(self.queue) and self.queue[0].done > 0
-        full = self._limit - self.batch.size < self._free_slots or (self._closed and self.memory.cache is None)
-        blocked = own and full and not cut_off
-        if self.waiting:
-            return -inf, False, blocked
-        if own:
-            assert outside is not None
-            return outside.next_arrival_s, self._overlap, blocked
-        return self.env.peek(), False, False
-
-    @property
-    def answers_finishes(self) -> bool:
-        """Whether the end of a request makes somebody send another."""
-        return self._outside is None or self._outside.answers_finishes
-
-    def reopen(self) -> None:
-        """A request left: somebody may enter again."""
-        self._closed = False
 
     def _show_tokens(self, committed: Ints) -> None:
         """Every request's chunk of this decode step."""

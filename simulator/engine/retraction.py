@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from simulator.engine.admission import Waiting
-
-if TYPE_CHECKING:
-    from simulator.engine.replica import Engine
+from simulator.engine.state import Replica
 
 
-def make_room(engine: Engine) -> None:
+def make_room(engine: Replica) -> None:
     """Retract until the next decode step fits; the last request always fits, or the router had refused it."""
     batch, memory = engine.batch, engine.memory
     if memory.used(batch.size) <= memory.capacity:
@@ -26,7 +22,7 @@ def make_room(engine: Engine) -> None:
     engine.reopen()
 
 
-def retract(engine: Engine) -> None:
+def retract(engine: Replica) -> None:
     """The request with the fewest generated tokens, of those the longest prompt, waits again with all it has."""
     batch, recorder = engine.batch, engine.recorder
     requests, remaining = batch.request[: batch.size], batch.remaining[: batch.size]

@@ -158,7 +158,7 @@ def assemble(
     if setting.request_rate is not None:
         trace = with_poisson_arrivals(trace, setting.request_rate, seed)
     model = _engine_model(setting, policy, trace, seed)
-    expect(setting, policy, replication)
+    expect(trace, setting.concurrency, policy)
     env = Clock()
     recorder = Recorder(trace.input_length, trace.output_length, model.gamma, on_step, on_tokens, on_decode)
     router = Router(env, trace, recorder, model.kv_tokens, model.kv_reserve, setting.engine.prefill_elsewhere_s)

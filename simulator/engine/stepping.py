@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sglang_dspark import jit
 from sglang_dspark.policies import Argmax, Goodput, Outcome, StepTiming, tier_costs
 from sglang_dspark.policies.programs import Program, carry_of, learned_parts, program_of
 from simulator.engine.admission import RATIO_LEAST, RATIO_STEP
+from simulator.engine.decoding import Step
 from simulator.engine.loops import layout as at
 from simulator.engine.price_tables import PriceTables
 from simulator.engine.settings import OVERLAPPED_LAG
-
-if TYPE_CHECKING:
-    from simulator.engine.decoding import Step
-    from simulator.engine.replica import Engine
-
+from simulator.engine.state import Replica
 
 LOOPS = "simulator.engine.loops.steps"
 PACKAGES = (jit.POLICY_LOOPS, LOOPS)
@@ -29,7 +26,7 @@ class Stepper:
     `begin` runs from now until a step must end before the eyes of others and says when that is; `end` ends it then.
     """
 
-    def __init__(self, engine: Engine, program: Program, steps: Any) -> None:
+    def __init__(self, engine: Replica, program: Program, steps: Any) -> None:
         self._engine, self._program, self._loops = engine, program, steps
         model, recorder = engine.model, engine.recorder
         most = int((recorder.input_length + recorder.output_length).max(initial=0))
@@ -42,7 +39,7 @@ class Stepper:
         self._learned_in()
 
     @classmethod
-    def of(cls, engine: Engine) -> Stepper | None:
+    def of(cls, engine: Replica) -> Stepper | None:
         """None where the steps of this engine are left to Python: a policy of somebody's own, or one that is shown what
         compiled code does not know."""
         model = engine.model

@@ -118,7 +118,7 @@ def tune(
         return hired(runner, list(each))
 
     if hire is None:
-        compile_ahead([(setting, 0) for setting in seen] * trials, workers or available_cores())
+        compile_ahead([(one.part(0), one.concurrency) for one in seen] * trials, workers or available_cores())
     with hired(evaluator, seen, wanted, plan.segments) as processes:
         reachable = partial(_check_reachable, plan, seen[0])
         found = search(plan, trials, processes, study, telling("trials"), reachable)
