@@ -146,6 +146,7 @@ def decisions(repeats: int) -> None:
     upstream = sglang_budget()
     times = [least_of_decisions(size, upstream, repeats) for size in BATCHES]
     print(f"\nhost us of one decision, by requests in the batch{' (share of SGLang)' if upstream else ''}")
+    jit.prepare()
     print(f"here decisions are {jit.stated()}")
     print("policy                 " + "".join(f"{f'R={size}':>8s}" + " " * 7 * bool(upstream) for size in BATCHES))
     for row in times[0]:
