@@ -86,9 +86,10 @@ def load_trace(
 
 def example_trace() -> Trace:
     """Return the shipped example: 600 requests in about two and a half minutes, of math, code and chat."""
-    file = importlib.resources.files("simulator") / "examples" / "example.jsonl"
+    file = importlib.resources.files("simulator") / "examples" / "example.jsonl.gz"
     with importlib.resources.as_file(file) as path:
-        return load_trace(path, format="own")
+        trace = load_trace(path, format="own")
+    return replace(trace, source=trace.source.replace(".gz", ""))
 
 
 def _put_right(requests: RawRequests, name: str, source: str) -> Trace:
