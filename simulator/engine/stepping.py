@@ -171,7 +171,7 @@ class Stepper:
         engine, n, room = self._engine, self._n, self._engine.room
         tiers, room.fit[:], inner = learned_parts(engine.model.policy, engine.decoder.carry)
         n[at.MET] = len(tiers)
-        n[at.VERSION] += 1
+        n[at.VERSION] += self._program.repriced  # tables without corrections stay right
         room.grains[:] = 0
         for index, (tokens, mean, steps) in enumerate(tiers):
             room.met[:, index], room.means[index] = (tokens, steps), mean
