@@ -226,7 +226,7 @@ def queue_of(*lengths: tuple[int, int]) -> deque[Waiting]:
 class NoBatch:
     """An empty decode batch as admission sees it."""
 
-    size = 0
+    size = wanted = 0
     remaining = np.zeros(0, dtype=np.int64)
 
 
