@@ -7,10 +7,9 @@ verifies l tokens commits min(l, depth) + 1 (design.md 5).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from statistics import NormalDist
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,8 +38,7 @@ class AcceptanceSource(Protocol):
         """Write `len(out.depth)` blocks, the first one at anchor `first` of `request`."""
 
 
-@dataclass(frozen=True)
-class BlockTable:
+class BlockTable(NamedTuple):
     """Blocks by row: units [n, gamma] int64 survivals as reported, confidence [n, gamma] float32 or None, depth [n]."""
 
     units: Ints
