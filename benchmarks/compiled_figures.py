@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +67,12 @@ def worlds(data: Path, minutes: float, requests: int) -> Iterator[tuple[str, Set
     azure = str(data / "azure2023" / "AzureLLMInferenceTrace_{}.csv")
     conv, code = (load_trace(azure.format(name), end_s=60 * minutes or None) for name in ("conv", "code"))
     mooncake = load_trace(data / "mooncake" / "synthetic_trace.jsonl", limit=requests or None)
-    may_ask = Load(conv, max_tokens=max(2048, int(conv.output_length.max())), request_rate=20.0)
+    may_end_early = replace(conv, max_tokens=conv.output_length)
     yield from (("example", served("example")), ("azure conv", served(conv)), ("azure code", served(code)))
     yield "azure conv, context", prepare(conv, PROFILES[1])
     yield "64 in flight", prepare(Load(conv, concurrency=64), PROFILES[1])
     yield "mooncake", served(mooncake, kv_tokens=400_000)
-    yield "tight memory", served(may_ask, kv_tokens=30_000)
+    yield "tight memory", served(Load(may_end_early, request_rate=40.0), kv_tokens=8_000)
     for router in ("round-robin", "least-loaded"):
         yield f"2 replicas, {router}", served(conv, replicas=2, router=router, max_running_requests=16)
     yield "dp attention", served(conv, replicas=2, dp_attention=True)
