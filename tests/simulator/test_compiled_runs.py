@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from simulated_worlds import ROOM, flat_cost, prefix_blocks, setting_of
 
@@ -161,7 +161,7 @@ def runs(setting: Setting, policy: Policy) -> bool:
     return True
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(worlds())
 def test_compiled_runs_give_what_pythons_steps_give(world: tuple[Setting, Policy]) -> None:
     """Watched at every step or not, which takes steps one by one."""
@@ -201,7 +201,7 @@ class Mixed:
         return []
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(worlds(), st.integers(0, 99))
 def test_it_does_not_matter_who_takes_a_step(world: tuple[Setting, Policy], seed: int) -> None:
     assume(runs(*world))
