@@ -118,7 +118,7 @@ def publish(n: Any, columns: Any, ring: Any, owners: Any, live: Any) -> None:
     """This step's survivals go into the ring."""
     head, gamma = n[at.HEAD], n[at.GAMMA]
     newest = (head + 1) % n[at.DEPTH]
-    if newest != head:
+    if newest != head and n[at.SIZE] < n[at.HIGH_SLOT]:  # else every slot that was ever used is written below
         for slot in range(n[at.HIGH_SLOT]):
             owners[newest, slot] = owners[head, slot]
             for j in range(gamma):
