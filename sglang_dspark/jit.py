@@ -18,7 +18,7 @@ import platform
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import cache
@@ -43,7 +43,7 @@ _SOURCES = (
 )
 """What compiled code is made from."""
 
-_WORTH_IT = 100_000  # times that one process wanted compiled code: some seconds of NumPy, about what compiling takes
+_WORTH_IT = 400_000  # times that one process wanted compiled code: NumPy has taken about as long as compiling takes
 _NOW_AND_THEN = 20_000  # of these times it looks whether somebody else has compiled
 _UNUSED_S = 30 * 86_400.0
 _LOCK, _WORK = "lock", "work"
@@ -177,17 +177,16 @@ def add_work(seconds: float) -> float:
     return seconds
 
 
-def expect(seconds: float, packages: Sequence[str], loads_s: float, compiles_s: float) -> None:
+def expect(seconds: float, package: str, loads_s: float, compiles_s: float) -> None:
     """So many seconds of work begin that compiled code would do at once: take it into use if that pays by now.
 
     loads_s, compiles_s: work, all of this process together, that is worth loading what is kept, and worth compiling.
     """
     _here.expected_s += seconds
-    if _here.numpy or _here.failed or _here.expected_s < loads_s or all(package in _here.ready for package in packages):
+    if _here.numpy or _here.failed or _here.expected_s < loads_s or package in _here.ready:
         return
-    for package in packages:
-        if _here.expected_s >= compiles_s or kept(package):
-            prepare(package, wait=False)
+    if _here.expected_s >= compiles_s or kept(package):
+        prepare(package, wait=False)
 
 
 def _wanted() -> ModuleType | None:

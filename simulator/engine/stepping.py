@@ -16,8 +16,6 @@ from simulator.engine.settings import OVERLAPPED_LAG
 from simulator.engine.state import Replica
 
 LOOPS = "simulator.engine.loops.steps"
-PACKAGES = (jit.POLICY_LOOPS, LOOPS)
-"""What is compiled of a run."""
 
 
 class Stepper:
