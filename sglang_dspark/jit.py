@@ -40,6 +40,7 @@ POLICY_LOOPS = "sglang_dspark.policies.loops"
 _SOURCES = (
     *("sglang_dspark/jit.py", "sglang_dspark/policies/elementary.py"),
     *("sglang_dspark/policies/loops/*.py", "simulator/engine/loops/*.py"),
+    *("sglang_dspark/policies/programs.py", "sglang_dspark/cost/model.py"),  # constants
 )
 """What compiled code is made from."""
 

@@ -1,4 +1,4 @@
-"""One engine replica: a SimPy process with one event per engine step.
+"""One engine replica: a SimPy process with one event a step, or a run of decode steps (`stepping`).
 
 It models SGLang's loop (design.md 5): prefill before decode; a decode step drafts, chooses verify lengths, verifies and
 commits; a batch larger than the captured slots runs eager and verifies everything, whatever the policy says. The

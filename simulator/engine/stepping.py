@@ -24,14 +24,10 @@ class Stepper:
     `begin` runs from now until a step must end before the eyes of others and says when that is; `end` ends it then.
     """
 
-    def __init__(self, engine: Replica, program: Program, steps: Any) -> None:
-        self._engine, self._program, self._loops = engine, program, steps
-        model, recorder = engine.model, engine.recorder
-        most = int((recorder.input_length + recorder.output_length).max(initial=0))
-        self._tables = PriceTables(
-            model.cost, model.belief, program, model.gamma, engine.batch.capacity, most + model.kv_reserve
-        )
+    def __init__(self, engine: Replica, program: Program, tables: PriceTables, steps: Any) -> None:
+        self._engine, self._program, self._tables, self._loops = engine, program, tables, steps
         self._n, self._f = engine.room.n, engine.room.f
+        recorder = engine.recorder
         self._one_by_one = any((recorder.on_step, recorder.on_tokens, recorder.on_decode))
         self._fix()
         self._learned_in()
@@ -40,13 +36,15 @@ class Stepper:
     def of(cls, engine: Replica) -> Stepper | None:
         """None where the steps of this engine are left to Python: a policy of somebody's own, or one that is shown what
         compiled code does not know."""
-        model = engine.model
+        model, recorder, capacity = engine.model, engine.recorder, engine.batch.capacity
         program, steps = program_of(model.policy), jit.in_use(LOOPS)
-        most = int((engine.recorder.input_length + engine.recorder.output_length).max(initial=0)) + model.kv_reserve
-        fits = all(PriceTables.fits(cost, engine.batch.capacity, most) for cost in (model.cost, model.belief))
-        if program is None or steps is None or model.online or model.explore or not fits:
+        if program is None or steps is None or model.online or model.explore:
             return None
-        return cls(engine, program, steps)
+        most = int((recorder.input_length + recorder.output_length).max(initial=0)) + model.kv_reserve
+        if not all(PriceTables.fits(cost, capacity, most) for cost in (model.cost, model.belief)):
+            return None
+        tables = PriceTables(model.cost, model.belief, program, model.gamma, capacity, most)
+        return cls(engine, program, tables, steps)
 
     def _fix(self) -> None:
         """Numbers that never change."""
