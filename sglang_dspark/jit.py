@@ -61,6 +61,7 @@ class _Process:
     expected_s: float = 0.0
     failed: str = ""
     ready: dict[str, ModuleType] = field(default_factory=dict)
+    tell: Callable[[str], None] | None = None
 
 
 _here = _Process()
@@ -87,6 +88,16 @@ def numpy_only() -> Iterator[None]:
         yield
     finally:
         _here.numpy = before
+
+
+@contextmanager
+def telling(tell: Callable[[str], None]) -> Iterator[None]:
+    """Say so when something is compiled meanwhile."""
+    before, _here.tell = _here.tell, tell
+    try:
+        yield
+    finally:
+        _here.tell = before
 
 
 def policy_loops() -> Any:
@@ -120,6 +131,8 @@ def prepare(package: str = POLICY_LOOPS, wait: bool = True) -> Exception | None:
             if not mine:
                 return None
             compiles = not kept(package)
+            if compiles and _here.tell is not None:
+                _here.tell("compiling, once on this machine: 10 to 30 s")
             module = importlib.import_module(package)
             module.warm()
             with suppress(OSError):

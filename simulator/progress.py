@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from sglang_dspark.jit import telling
+
 _EVERY_S = 10.0
 
 
@@ -60,7 +62,8 @@ def progress(what: str, unit: str = "requests") -> Iterator[Teller]:
     if not sys.stderr.isatty():
         lines = _Lines(unit)
         lines.says(what)
-        yield lines
+        with telling(lambda text: print(text, file=sys.stderr, flush=True)):
+            yield lines
         return
     columns = (
         TextColumn("{task.description}"),
@@ -72,4 +75,5 @@ def progress(what: str, unit: str = "requests") -> Iterator[Teller]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         teller = _Bar(unit, bar)
         teller.says(what)
-        yield teller
+        with telling(bar.console.print):
+            yield teller

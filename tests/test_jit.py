@@ -130,6 +130,16 @@ def test_numpy_goes_on_while_another_process_compiles(fresh, monkeypatch) -> Non
     assert jit.policy_loops() is not None and ran == [1]
 
 
+def test_who_waits_is_told_and_who_loads_is_not(fresh, monkeypatch) -> None:
+    said: list[str] = []
+    for _ in range(2):
+        monkeypatch.setattr(jit, "_here", jit._Process())
+        warmed(monkeypatch, lambda: None)
+        with jit.telling(said.append):
+            assert jit.prepare() is None
+    assert said == ["compiling, once on this machine: 10 to 30 s"]
+
+
 def test_a_compiler_that_raises_leaves_numpy_for_good(fresh, monkeypatch, caplog) -> None:
     worth(monkeypatch, 1)
     ran = warmed(monkeypatch, lambda: 1 / 0)
