@@ -144,9 +144,9 @@ def peak_mib(requests: int) -> float:
 def decisions(repeats: int) -> None:
     """Part `decisions`: compiled, where anything is, and in NumPy; either as a share of SGLang's."""
     upstream = sglang_budget()
+    jit.prepare()
     times = [least_of_decisions(size, upstream, repeats) for size in BATCHES]
     print(f"\nhost us of one decision, by requests in the batch{' (share of SGLang)' if upstream else ''}")
-    jit.prepare()
     print(f"here decisions are {jit.stated()}")
     print("policy                 " + "".join(f"{f'R={size}':>8s}" + " " * 7 * bool(upstream) for size in BATCHES))
     for row in times[0]:

@@ -4,9 +4,9 @@ What runs often is written twice: in NumPy, and as loops that numba compiles. Bo
 of policies and the tests of the simulator prove, so a machine without numba, or without a folder to keep compiled code
 in, is slower and nothing else.
 
-A package of loops compiles as a whole and before any of it is used (`prepare`), and is kept on disk from then on. Who
-has much to do asks for that; everybody else uses what is kept, and NumPy where nothing is, so that no command ever
-waits for a compiler.
+A package of loops compiles as a whole and before any of it is used (`prepare`), and is kept on disk from then on. A
+server asks for that, and so does a simulation that has enough to do; everybody else begins in NumPy, and takes what is
+kept once there has been something to do.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ FOLDER = "DSPARK_COMPILED_CACHE"
 POLICY_LOOPS = "sglang_dspark.policies.loops"
 
 _SOURCES = (
-    *("sglang_dspark/jit.py", "sglang_dspark/policies/elementary.py"),
+    "sglang_dspark/jit.py",
     *("sglang_dspark/policies/loops/*.py", "simulator/engine/loops/*.py"),
-    *("sglang_dspark/policies/programs.py", "sglang_dspark/cost/model.py"),  # constants
+    *("sglang_dspark/policies/*.py", "sglang_dspark/policies/rules/*.py", "sglang_dspark/cost/model.py"),  # constants
 )
 """What compiled code is made from."""
 
 _WORTH_IT = 400_000  # times that one process wanted compiled code: NumPy has taken about as long as compiling takes
-_NOW_AND_THEN = 20_000  # of these times it looks whether somebody else has compiled
+_NOW_AND_THEN = 20_000  # every so many of them it looks whether there is some, which takes as long as it would save
 _UNUSED_S = 30 * 86_400.0
 _LOCK, _WORK = "lock", "work"
 
@@ -101,7 +101,7 @@ def telling(tell: Callable[[str], None]) -> Iterator[None]:
 
 
 def policy_loops() -> Any:
-    """`sglang_dspark.policies.loops`, or None where NumPy is used: where nothing is kept and little has been done."""
+    """`sglang_dspark.policies.loops`, or None where NumPy is used: where little has been done, or nothing is kept."""
     if _here.numpy:
         return None
     found = _here.ready.get(POLICY_LOOPS)
@@ -205,7 +205,7 @@ def expect(seconds: float, package: str, loads_s: float, compiles_s: float) -> N
 
 def _wanted() -> ModuleType | None:
     _here.wanted += 1
-    if _here.wanted % _NOW_AND_THEN == 1 and (_here.wanted > _WORTH_IT or kept()):
+    if _here.wanted % _NOW_AND_THEN == 0 and (_here.wanted > _WORTH_IT or kept()):
         error = prepare(wait=False)
         if error is not None:
             logger.warning("%s; NumPy is used, which gives the same results more slowly", _here.failed)

@@ -21,6 +21,9 @@ Floats = NDArray[np.float64]
 SCALE = 1 << 24
 """Survival 1.0 in units of 2^-24."""
 
+SPARE = 3 * 512
+"""Room that compiled code sorts in, besides that for the values: three digits of nine bits hold a survival."""
+
 NO_CAPS: Ints = np.empty(0, dtype=np.int64)
 """For compiled code, where no request has a cap of its own."""
 

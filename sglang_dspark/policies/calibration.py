@@ -76,11 +76,6 @@ def before(units: Ints) -> Ints:
     return np.concatenate([np.full((len(units), 1), SCALE, dtype=np.int64), units[:, :-1]], axis=1)
 
 
-def conditional(units: Ints) -> NDArray[np.float64]:
-    """Confidences [R, gamma] back from survivals [R, gamma] units."""
-    return units / np.maximum(before(units), 1)
-
-
 def correction(state: State) -> tuple[float, float] | None:
     """(a, b) of a state, None for the identity."""
     return None if state[:2] == (1.0, 0.0) else (float(state[0]), float(state[1]))

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from policy_strategies import policies
 
 from sglang_dspark.audit.variants import default_policies
+from sglang_dspark.jit import policy_loops
 from sglang_dspark.policies import (
     POLICIES,
     SCALE,
@@ -21,11 +22,15 @@ from sglang_dspark.policies import (
     EarlyStop,
     Fixed,
     LengthRule,
+    LengthTable,
     LiveBlock,
     Outcome,
     Past,
     Policy,
     StoppingRule,
+    StopTables,
+    TableLength,
+    TableStop,
     Unrestricted,
 )
 from sglang_dspark.policies.contract import check_policy, check_stopping_rule
@@ -258,3 +263,31 @@ def test_a_length_that_sees_other_requests_is_found_even_if_consistent() -> None
 
     with pytest.raises(ContractViolation, match="later positions or other requests"):
         check_policy(Hidden(), cases=100)
+
+
+def test_tables_of_other_types_are_numpy_s_and_nothing_is_compiled_for_them() -> None:
+    """A server would wait for the compiler while requests run."""
+
+    @dataclass(frozen=True)
+    class Wide(TableLength):
+        __module__ = OWN
+        name: ClassVar[str] = "wide"
+
+        def tables(self, past: Past) -> LengthTable:
+            return LengthTable(np.full(past.gamma, 0.5), np.full(past.gamma, 1 << 20, dtype=np.int32))
+
+    @dataclass(frozen=True)
+    class Narrow(TableStop):
+        __module__ = OWN
+        name: ClassVar[str] = "narrow"
+
+        def tables(self, past: Past) -> StopTables:
+            return StopTables(past.prices.inverse.astype(np.float32))
+
+    loops = policy_loops()
+    compiled = loops.table_lengths, loops.first_decline
+    check_policy(Fixed())
+    before = [len(function.signatures) for function in compiled]
+    check_policy(Wide())
+    check_policy(Narrow())
+    assert [len(function.signatures) for function in compiled] == before

@@ -54,7 +54,7 @@ def best_budget(past: Past, units: Ints, inverse: Floats, floor: int, cap: int, 
     inverse: [R * gamma + 1] float64, 1 / T by admitted count. Survivals below `least` units are left out.
     """
     loops = policy_loops()
-    if loops is not None:
+    if loops is not None and units.dtype == np.int64 and inverse.dtype == np.float64:
         caps = NO_CAPS if past.caps is None else plain(past.caps)
         return int(loops.best_budget(plain(units), sealed(inverse), floor, cap, caps, least))
     num_requests = past.num_requests

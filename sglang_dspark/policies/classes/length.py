@@ -91,6 +91,12 @@ class LengthTable(NamedTuple):
     confidence: NDArray[np.float32] | None = None
     survival: Ints | None = None
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether the types are those: others are NumPy's, nothing is compiled for them."""
+        right = self.confidence is None or self.confidence.dtype == np.float32
+        return right and (self.survival is None or self.survival.dtype == np.int64)
+
 
 @dataclass(frozen=True)
 class TableLength(LengthRule):
@@ -111,7 +117,7 @@ class TableLength(LengthRule):
 
     def lengths(self, past: Past, tables: LengthTable, live: LiveBlock) -> Ints:
         loops = policy_loops()
-        if loops is not None:
+        if loops is not None and tables.is_plain:
             confidence, least = NOTHING
             if tables.confidence is not None:
                 assert live.confidence is not None, f"'{self.name}' reads confidences"

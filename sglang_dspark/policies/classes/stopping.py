@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from operator import index
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
+
 from sglang_dspark.jit import policy_loops
 from sglang_dspark.policies.arithmetic import (
     SCALE,
@@ -145,7 +147,7 @@ class TableStop(StoppingRule):
 def first_decline(survivals: Ints, tau: int, inverse: Floats) -> int:
     """How many are admitted before tau * inverse first fails to rise. survivals: [n] sorted, inverse: [n + 1]."""
     loops = policy_loops()
-    if loops is not None:
+    if loops is not None and inverse.dtype == np.float64:
         return int(loops.first_decline(plain(survivals), tau, sealed(inverse)))
     theta = tau_along(survivals, tau) * inverse
     rises = theta[1:] > theta[:-1]

@@ -12,9 +12,7 @@ import numpy as np
 
 from sglang_dspark.jit import njit
 from sglang_dspark.policies.loops.learning import log
-
-MEMORY, TIERS = 50, 32
-FARTHEST, DOUBT, COMMON_DOUBT, GRAIN = 0.7, 1.0, 0.1, 1 / 128
+from sglang_dspark.policies.tier_costs import COMMON_DOUBT, DOUBT, FARTHEST, GRAIN, MEMORY, TIERS
 
 
 @njit

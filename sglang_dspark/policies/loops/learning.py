@@ -9,10 +9,9 @@ import numpy as np
 
 from sglang_dspark.jit import njit
 from sglang_dspark.policies import elementary
+from sglang_dspark.policies.arithmetic import SCALE
+from sglang_dspark.policies.calibration import BINS, KEPT, LEAST_SLOPE, MOST_SHIFT, MOST_SLOPE
 from sglang_dspark.policies.elementary import LARGEST, LN2_HIGH, LN2_LOW, LOG2_E, SQRT_HALF
-
-SCALE, BINS = 1 << 24, 4096
-KEPT, LEAST_SLOPE, MOST_SLOPE, MOST_SHIFT = 0.99, 0.2, 5.0, 4.0
 
 _MIDDLES = np.concatenate([[-LARGEST], elementary.logit(2 * np.arange(BINS) + 1, 2 * BINS)])
 _exp_of_rest, _log_of_mantissa = njit(elementary.exp_of_rest), njit(elementary.log_of_mantissa)

@@ -7,13 +7,11 @@ from typing import Any
 import numpy as np
 
 from sglang_dspark.jit import njit, njit_making_arrays
+from sglang_dspark.policies.arithmetic import SCALE, SPARE
 
-SCALE = 1 << 24
 _FEW = 48  # up to so many values insertion beats counting
-_DIGIT = 512  # three digits of nine bits hold a survival
+_DIGIT = SPARE // 3
 _TOP = 14  # bits that the search for the K-th leaves to its second look
-SPARE = 3 * _DIGIT
-"""Room that sorting takes besides that for the values."""
 
 
 @njit

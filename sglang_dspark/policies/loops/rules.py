@@ -8,8 +8,7 @@ import numpy as np
 
 from sglang_dspark.jit import njit, njit_making_arrays
 from sglang_dspark.policies.loops.order import SCALE, SPARE, candidates, highest, sort_descending
-
-MOST_RATIO = 4  # of `foresight`
+from sglang_dspark.policies.rules.foresight import MOST_RATIO
 
 
 @njit

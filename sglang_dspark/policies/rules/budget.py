@@ -15,7 +15,7 @@ from sglang_dspark.policies.parameters import parameter
 from sglang_dspark.policies.state import Outcome, Past
 
 SGLANG_LEAST = 17  # SGLang leaves out survivals below 1e-6; 17 units of 2^-24 is the first that it keeps
-_PRIOR_WEIGHT = 16  # an outcome moves the running prior by 1/16
+PRIOR_WEIGHT = 16  # an outcome moves the running prior by 1/16
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Argmax(BudgetRule):
         if not self.learns or len(outcome.survival) == 0:
             return carry
         mean = outcome.survival.sum(axis=0) // len(outcome.survival)
-        return carry + (mean - carry) // _PRIOR_WEIGHT
+        return carry + (mean - carry) // PRIOR_WEIGHT
 
     def budget(self, past: Past) -> int:
         units, published = past.survival(self.lag)

@@ -13,7 +13,7 @@ from sglang_dspark.policies.classes import StoppingRule
 from sglang_dspark.policies.parameters import parameter
 from sglang_dspark.policies.state import Past
 
-_MOST_RATIO = 4
+MOST_RATIO = 4
 """A candidate counts for at most so many times the lagged survival of its rank."""
 
 
@@ -102,6 +102,6 @@ def _pays(past: Past, beyond: Beyond, at: Ints, tau: Ints, survival: Ints) -> np
     ahead = tops[None, :] - here[:, None]  # [n, m]
     more = beyond.summed[None, :] - beyond.summed[at][:, None]
     scaled = more * survival[:, None] // np.maximum(beyond.next[at], 1)[:, None]
-    gain = np.minimum(np.minimum(scaled, _MOST_RATIO * more), ahead * survival[:, None])
+    gain = np.minimum(np.minimum(scaled, MOST_RATIO * more), ahead * survival[:, None])
     reach = np.where(ahead > 0, (tau[:, None] + gain) * inverse[tops][None, :], 0.0)
     return np.asarray(reach.max(axis=1) > tau * inverse[here])

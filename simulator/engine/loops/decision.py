@@ -20,9 +20,8 @@ from sglang_dspark.policies.loops.rules import (
     lookahead_walk,
     table_lengths,
 )
+from sglang_dspark.policies.rules.budget import PRIOR_WEIGHT
 from simulator.engine.loops import layout as at
-
-PRIOR_WEIGHT = 16  # of `Argmax`
 
 
 @njit

@@ -9,12 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sglang_dspark.policies.arithmetic import SPARE
+from sglang_dspark.policies.tier_costs import TIERS
+
 BLOCKS_AHEAD = 256
 """Anchors whose blocks are at hand for a request."""
-TIERS = 32
-"""See `tier_costs.TIERS`."""
-SPARE = 1536
-"""See `policies.loops.order`."""
 
 # Columns of the batch.
 REQUEST, SLOT, GENERATION, ROW, REMAINING, JOINED, FIRST, WHOLE = range(8)
